@@ -1,0 +1,14 @@
+"""Vision Transformers made faster by carrying fewer tokens.
+
+>>> import timm, vitrim
+>>> model = vitrim.reduce_tokens(timm.create_model("deit_tiny_patch16_224"), "evit", keep_rate=0.7)
+"""
+
+from .api import list_methods, method_from, reduce_tokens, restore
+from .backbones.reader import UnsupportedModel
+from .core.method import Method
+from .methods import EViT
+
+__version__ = "0.1.0"
+
+__all__ = ["EViT", "Method", "UnsupportedModel", "list_methods", "method_from", "reduce_tokens", "restore"]

@@ -1,0 +1,59 @@
+"""Reduce the tokens of a model in place, and undo it."""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar
+
+from torch import nn
+
+from .backbones.reader import find_stack, read_backbone
+from .core.method import Method
+from .core.stack import TokenStack
+from .methods import METHODS
+
+M = TypeVar("M", bound=nn.Module)
+
+
+def list_methods() -> list[str]:
+    """Names that `method_from` and `reduce_tokens` understand."""
+    return sorted(METHODS)
+
+
+def method_from(name: str, **settings: Any) -> Method:
+    """The method of that name with those settings.
+
+    >>> method_from("evit", keep_rate=0.5).keep_rate
+    0.5
+    """
+    if name not in METHODS:
+        raise ValueError(f"no method is called {name!r}; there are {', '.join(list_methods())}.")
+    try:
+        return METHODS[name](**settings)
+    except TypeError as error:
+        raise ValueError(f"method {name!r} does not take these settings: {error}.") from error
+
+
+def reduce_tokens(model: M, method: Method | str, **settings: Any) -> M:
+    """Make the model carry fewer tokens, in place; returns the same model. Applying again replaces the method.
+
+    method: a method (`EViT(keep_rate=0.7)`) or its name, then with its settings. Errors: UnsupportedModel where a
+    block cannot be read, ValueError where the method does not fit the model; the model is then left as it was.
+    """
+    if isinstance(method, str):
+        method = method_from(method, **settings)
+    elif settings:
+        raise ValueError(f"settings {sorted(settings)} go with a method's name; this method is already made: {method}.")
+    backbone = read_backbone(model)
+    stack = TokenStack(backbone.blocks, backbone.readers, method.build(backbone.spec), backbone.spec)
+    restore(model)
+    backbone.place.install(stack)
+    return model
+
+
+def restore(model: M) -> M:
+    """Take the reduction out, in place; returns the same model, bit-identical to what it was. Twice does no harm."""
+    found = find_stack(model)
+    if found is not None:
+        place, stack = found
+        place.remove(stack)
+    return model

@@ -1,0 +1,132 @@
+"""What a token-reduction method is: a frozen value of settings, acting at three named moments of a block."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import ClassVar, TypeVar
+
+from torch import Tensor
+
+from . import schedule
+from .attention import Attention
+from .tokens import Tokens
+
+
+@dataclass(frozen=True)
+class ViTSpec:
+    """The facts about a Vision Transformer that methods and formulas need."""
+
+    name: str
+    depth: int
+    num_prefix: int  # class, distillation and register tokens
+    has_cls: bool  # whether the first token is a class token
+    pools_patches: bool  # whether the head reads an average (or attention pool) of the patch tokens
+    num_patches: int  # at the resolution that the model was built for
+    channels: int
+    attention_channels: int  # heads times channels per head
+    attention_macs: int  # multiply-adds per token in one block's projections around the attention
+    mlp_macs: int  # multiply-adds per token in one block's MLP
+
+
+class Method:
+    """Base of all methods. Subclasses are frozen dataclasses: settings as fields, no state.
+
+    A method overrides `num_kept`, which fixes all token counts, and one or more of the three hooks.
+    """
+
+    name: ClassVar[str]
+
+    @property
+    def merges(self) -> bool:
+        """Whether a token may come to stand for several patches."""
+        return False
+
+    @property
+    def size_in_attention(self) -> bool:
+        """Whether attention adds log(size) to the logits of each key (ToMe's proportional attention)."""
+        return False
+
+    def build(self, spec: ViTSpec) -> Method:
+        """This method with every default resolved for one model; ValueError where it does not fit."""
+        return self
+
+    def num_kept(self, layer: int, num_patches: int) -> int:
+        """Patch tokens that leave block `layer` (0-based) when num_patches enter it."""
+        return num_patches
+
+    def extra_macs(self, layer: int, num_patches: int, spec: ViTSpec) -> int:
+        """Multiply-adds that the reduction itself costs in block `layer`, for one image."""
+        return 0
+
+    def before_block(self, layer: int, tokens: Tokens) -> Tokens:
+        """Called with the input of block `layer`."""
+        return tokens
+
+    def after_attention(self, layer: int, tokens: Tokens, attention: Attention) -> Tokens:
+        """Called between the attention and the MLP of block `layer`; x_BNC includes the residual."""
+        return tokens
+
+    def finish(self, tokens: Tokens) -> Tokens:
+        """Called once, after the last block."""
+        return tokens
+
+
+def patch_scores(scorer: str, tokens: Tokens, attention: Attention) -> Tensor:
+    """Importance of each patch token, at least in fp32: [B, N - prefix].
+
+    cls: attention of the class token, mean over heads (EViT, section 3.2); received: attention received from
+    all tokens, mean over heads; norm: Euclidean norm of the feature. The last two need no class token.
+    """
+    if scorer == "norm":
+        x = tokens.patches_BNC
+        return x.float().norm(dim=-1) if x.element_size() == 2 else x.norm(dim=-1)
+    row_BHN = attention.cls_row() if scorer == "cls" else attention.received()
+    return row_BHN.mean(dim=1)[:, tokens.num_prefix :]
+
+
+SCORERS = ("cls", "received", "norm")
+
+
+def check_scorer(method: Method, scorer: str, spec: ViTSpec) -> None:
+    """ValueError for an unknown scorer, or for one that needs a class token on a model without it."""
+    if scorer not in SCORERS:
+        raise ValueError(f"{method.name}: scorer must be one of {', '.join(SCORERS)}, not {scorer!r}.")
+    if scorer == "cls" and not spec.has_cls:
+        raise ValueError(
+            f"{method.name} scores patches by the attention of the class token, and {spec.name} has none: "
+            "choose scorer='received' (mean attention received) or scorer='norm' (feature norm)."
+        )
+
+
+K = TypeVar("K", bound="KeepRateMethod")
+
+
+@dataclass(frozen=True, kw_only=True)
+class KeepRateMethod(Method):
+    """Base of methods that keep a share of the patches in a few blocks.
+
+    keep_rate: share of the patches that enter a reducing block, one number or one per layer; above 0, at most 1.
+    layers: reducing blocks, 0-based and increasing; None means a quarter of the depth apart (3, 6, 9 of 12).
+    scorer: how patches are ranked, see `patch_scores`.
+    """
+
+    keep_rate: float | Sequence[float] = 0.7
+    layers: Sequence[int] | None = None
+    scorer: str = "cls"
+
+    def build(self: K, spec: ViTSpec) -> K:
+        check_scorer(self, self.scorer, spec)
+        layers = schedule.default_layers(spec.depth) if self.layers is None else self.layers
+        layers = schedule.check_layers(layers, spec.depth, self.name)
+        return replace(self, layers=layers, keep_rate=schedule.check_rates(self.keep_rate, len(layers), self.name))
+
+    def num_attentive(self, layer: int, num_patches: int) -> int:
+        """Patches that block `layer` keeps as they are: ceil(keep_rate * num_patches), or all of them."""
+        assert isinstance(self.layers, tuple) and isinstance(self.keep_rate, tuple), "build() comes first"
+        if layer not in self.layers:
+            return num_patches
+        return schedule.ceil_share(self.keep_rate[self.layers.index(layer)], num_patches)
+
+    def num_kept(self, layer: int, num_patches: int) -> int:
+        return self.num_attentive(layer, num_patches)

@@ -1,0 +1,143 @@
+"""Every way in which tokens become fewer. Each keeps sizes, sources and weights in step with the features.
+
+`keep_BK` and the like are indices among the patch tokens (0 is the first token after the prefix). The prefix is
+always carried over unchanged and in front.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .tokens import Tokens
+
+
+def rank(score_BN: Tensor, num_keep: int) -> tuple[Tensor, Tensor]:
+    """Indices of the num_keep best patches, best first, and of the others; ties go to the lower index."""
+    order = score_BN.argsort(dim=1, descending=True, stable=True)
+    return order[:, :num_keep], order[:, num_keep:]
+
+
+def take(x: Tensor, index_BK: Tensor) -> Tensor:
+    """Rows of [B, N, ...] by one index list per image: [B, K, ...].
+
+    One index_select on the flattened rows copies whole rows; gather with an expanded index goes element by element.
+    """
+    B, N = x.shape[:2]
+    offset = torch.arange(0, B * N, N, device=x.device).unsqueeze(1)
+    rows = (index_BK + offset).flatten()
+    return x.reshape(B * N, *x.shape[2:]).index_select(0, rows).view(B, -1, *x.shape[2:])
+
+
+def keep(tokens: Tokens, keep_BK: Tensor) -> Tokens:
+    """Only the patches in keep_BK, in that order; the others are dropped. [B, N] -> [B, prefix + K]."""
+    kept = _take_with_prefix(tokens, keep_BK)
+    if tokens.source_BP is None:
+        return kept
+    slot_BN = _slots(tokens, keep_BK)
+    return _follow(kept, tokens, slot_BN, torch.ones_like(tokens.patch_size_BN))
+
+
+def fuse(tokens: Tokens, keep_BK: Tensor, weight_BN: Tensor) -> Tokens:
+    """The patches in keep_BK, then one token: the weighted sum of all others. [B, N] -> [B, prefix + K + 1].
+
+    The weights are taken as they are, not normalised (EViT, eq. 3).
+    """
+    slot_BN = _slots(tokens, keep_BK, others=keep_BK.shape[1])
+    fused = slot_BN == keep_BK.shape[1]
+    weight_BN = weight_BN.to(tokens.x_BNC.dtype)
+    kept = _take_with_prefix(tokens, keep_BK)
+    fused_B1C = torch.where(fused, weight_BN, 0.0).unsqueeze(1) @ tokens.patches_BNC
+    out = kept._replace(x_BNC=torch.cat([kept.x_BNC, fused_B1C], dim=1))
+    if kept.size_BN is not None:
+        size_B1 = torch.where(fused, tokens.patch_size_BN, 0.0).sum(dim=1, keepdim=True)
+        out = out._replace(size_BN=torch.cat([kept.size_BN, size_B1], dim=1))
+    return _follow(out, tokens, slot_BN, torch.where(fused, weight_BN, 1.0))
+
+
+def merge(
+    tokens: Tokens,
+    keep_BK: Tensor,
+    rest_BM: Tensor,
+    slot_BM: Tensor,
+    weight_BN: Tensor,
+    *,
+    normalize: bool = True,
+    sizes: bool = False,
+) -> Tokens:
+    """Each patch in rest_BM joins the kept patch at position slot_BM of keep_BK. [B, N] -> [B, prefix + K].
+
+    A token that receives others becomes the mean of its group, weighted by weight_BN (over the patches that come
+    in), or with normalize=False the weighted sum; one that receives none stays as it is. Sizes add up, and with
+    sizes=True are counted from here on if nobody did before.
+    """
+    if sizes and tokens.size_BN is None:
+        tokens = tokens._replace(size_BN=tokens.x_BNC.new_ones(tokens.x_BNC.shape[:2]))
+    weight_BN = weight_BN.to(tokens.x_BNC.dtype)
+    kept = _take_with_prefix(tokens, keep_BK)
+    own_BK, joining_BM = take(weight_BN, keep_BK), take(weight_BN, rest_BM)
+    total_BK = own_BK.scatter_add(1, slot_BM, joining_BM)
+    if normalize:
+        own_BK, joining_BM = own_BK / total_BK, joining_BM / total_BK.gather(1, slot_BM)
+    else:
+        alone = torch.zeros_like(own_BK).scatter_add(1, slot_BM, torch.ones_like(joining_BM)) == 0
+        own_BK = torch.where(alone, 1.0, own_BK)
+    x_BKC = _add_rows(
+        kept.patches_BNC * own_BK.unsqueeze(-1), slot_BM, take(tokens.patches_BNC, rest_BM) * joining_BM.unsqueeze(-1)
+    )
+    out = kept._replace(x_BNC=torch.cat([kept.x_BNC[:, : kept.num_prefix], x_BKC], dim=1))
+    if kept.size_BN is not None:
+        size_BM = take(tokens.patch_size_BN, rest_BM)
+        out = out._replace(size_BN=kept.size_BN.scatter_add(1, slot_BM + kept.num_prefix, size_BM))
+    if tokens.source_BP is None:
+        return out
+    slot_BN = _slots(tokens, keep_BK).scatter(1, rest_BM, slot_BM)
+    coefficient_BN = torch.zeros_like(weight_BN).scatter(1, keep_BK, own_BK).scatter(1, rest_BM, joining_BM)
+    return _follow(out, tokens, slot_BN, coefficient_BN)
+
+
+def spread(tokens: Tokens) -> Tokens:
+    """Every patch gets the features of the token that holds it: [B, N] -> [B, prefix + P]. Needs sources.
+
+    Averages and attention pools over the result weigh each token by the patches it stands for. A dropped patch
+    gets zeros.
+    """
+    assert tokens.source_BP is not None
+    dropped = tokens.source_BP < 0
+    x_BPC = take(tokens.x_BNC, tokens.source_BP.clamp(min=0)).masked_fill(dropped.unsqueeze(-1), 0.0)
+    x = torch.cat([tokens.x_BNC[:, : tokens.num_prefix], x_BPC], dim=1)
+    return Tokens(x, tokens.num_prefix)
+
+
+def _take_with_prefix(tokens: Tokens, keep_BK: Tensor) -> Tokens:
+    """Prefix and kept patches in one copy; sources are left to the caller."""
+    prefix = torch.arange(tokens.num_prefix, device=keep_BK.device).expand(keep_BK.shape[0], -1)
+    index = torch.cat([prefix, keep_BK + tokens.num_prefix], dim=1)
+    size = None if tokens.size_BN is None else tokens.size_BN.gather(1, index)
+    return tokens._replace(x_BNC=take(tokens.x_BNC, index), size_BN=size)
+
+
+def _slots(tokens: Tokens, keep_BK: Tensor, others: int = -1) -> Tensor:
+    """For each patch token its position in keep_BK, or `others` if it is not in there: [B, N - prefix]."""
+    B, K = keep_BK.shape
+    slot = torch.full((B, tokens.num_patches), others, dtype=torch.long, device=keep_BK.device)
+    return slot.scatter(1, keep_BK, torch.arange(K, device=keep_BK.device).expand(B, -1))
+
+
+def _add_rows(x_BKC: Tensor, slot_BM: Tensor, rows_BMC: Tensor) -> Tensor:
+    """x with each row added at its slot."""
+    B, K, C = x_BKC.shape
+    rows = (slot_BM + torch.arange(0, B * K, K, device=slot_BM.device).unsqueeze(1)).flatten()
+    return x_BKC.reshape(B * K, C).index_add(0, rows, rows_BMC.reshape(-1, C)).view(B, K, C)
+
+
+def _follow(out: Tokens, before: Tokens, slot_BN: Tensor, coefficient_BN: Tensor) -> Tokens:
+    """Sources and weights of the original patches, carried through one reduction."""
+    if before.source_BP is None or before.weight_BP is None:
+        return out
+    at_BP = (before.source_BP - before.num_prefix).clamp(min=0)
+    slot_BP = slot_BN.gather(1, at_BP)
+    gone = (before.source_BP < 0) | (slot_BP < 0)
+    source = torch.where(gone, -1, slot_BP + before.num_prefix)
+    weight = torch.where(gone, 0.0, before.weight_BP * coefficient_BN.gather(1, at_BP))
+    return out._replace(source_BP=source, weight_BP=weight)

@@ -1,0 +1,48 @@
+"""How many tokens each block keeps. Plain integers and tuples; no tensors."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+
+def default_layers(depth: int) -> tuple[int, ...]:
+    """The papers' reducing blocks, 0-based: 3, 6, 9 of 12; 4, 8, 12 of 16; a quarter of the depth apart."""
+    if depth < 4:
+        raise ValueError(f"the default layers need at least 4 blocks, and this model has {depth}: name the layers.")
+    return tuple(depth // 4 * i for i in (1, 2, 3))
+
+
+def check_layers(layers: Sequence[int], depth: int, who: str) -> tuple[int, ...]:
+    """The layers as a tuple, if they are increasing block indices below depth; else ValueError."""
+    layers = tuple(layers)
+    if any(not isinstance(i, int) for i in layers):
+        raise ValueError(f"{who}: layers must be whole block indices, not {layers}.")
+    if list(layers) != sorted(set(layers)):
+        raise ValueError(f"{who}: layers must be in increasing order without repeats, not {layers}.")
+    if layers and (layers[0] < 0 or layers[-1] >= depth):
+        raise ValueError(f"{who}: layers {layers} do not fit a model with blocks 0 to {depth - 1}.")
+    return layers
+
+
+def check_rates(rate: float | Sequence[float], num_layers: int, who: str) -> tuple[float, ...]:
+    """One keep rate in (0, 1] per reducing layer; else ValueError."""
+    rates = tuple(rate) if isinstance(rate, Sequence) else (rate,) * num_layers
+    if len(rates) != num_layers:
+        raise ValueError(f"{who}: {num_layers} reducing layers need {num_layers} keep rates, and {len(rates)} came.")
+    for value in rates:
+        if not 0 < value <= 1:
+            raise ValueError(f"{who}: a keep rate is above 0 and at most 1, not {value}.")
+    return rates
+
+
+def ceil_share(rate: float, count: int) -> int:
+    """ceil(rate * count), exact for rates with up to five decimals (a float product gives 56 for 0.55 x 100)."""
+    return math.ceil(rate * count - 1e-6)
+
+
+def linear_r(r: int, inflect: float, depth: int) -> tuple[int, ...]:
+    """Tokens to remove per block, from r (1 - inflect) to r (1 + inflect) in equal steps, truncated (ToMe)."""
+    low = int(r * (1 - inflect))
+    step = (2 * r - 2 * low) / (depth - 1) if depth > 1 else 0.0
+    return tuple(int(low + step * i) for i in range(depth))

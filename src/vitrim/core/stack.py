@@ -1,0 +1,153 @@
+"""The loop over blocks, with a method acting inside it.
+
+`TokenStack` takes the place of a model's list of blocks and nothing else: class, parameter names, embedding, norm
+and head of the model stay as they are. It is a Sequential of `TokenBlock`s; the first turns features into `Tokens`,
+the last turns them back, so code that walks the list block by block (gradient checkpointing) works unchanged.
+"""
+
+from __future__ import annotations
+
+import warnings
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from . import ops
+from .attention import Attention
+from .method import Method, ViTSpec
+from .tokens import Tokens, start
+
+
+class BlockReader(ABC):
+    """How to read one class of blocks of one library. Stateless; one instance serves all blocks of the class."""
+
+    @abstractmethod
+    def attention(self, block: nn.Module, x_BNC: Tensor) -> Attention:
+        """Norm, projection and split of the block's input."""
+
+    @abstractmethod
+    def add_attention(self, block: nn.Module, x_BNC: Tensor, mixed_BHND: Tensor) -> Tensor:
+        """x plus the attention residual (output projection, LayerScale and drop-path included)."""
+
+    @abstractmethod
+    def add_mlp(self, block: nn.Module, x_BNC: Tensor) -> Tensor:
+        """x plus the MLP residual (norm, LayerScale and drop-path included)."""
+
+
+class Snapshot(NamedTuple):
+    """Where the patches live after one reducing block."""
+
+    layer: int
+    tokens: Tokens
+
+
+class TokenBlock(nn.Module):
+    """A second view of one block: same children and parameters under the same names, but Tokens in and out."""
+
+    method: Method
+    recorder: list[Snapshot] | None
+
+    def __init__(self, block: nn.Module, reader: BlockReader, method: Method, spec: ViTSpec, layer: int):
+        super().__init__()
+        # The very dicts are shared, so that .to(), load_state_dict and optimisers act on both views at once.
+        for name in ("_parameters", "_buffers", "_modules", "_non_persistent_buffers_set"):
+            self.__dict__[name] = block.__dict__[name]
+        # Plain attributes, set past nn.Module: registered, they would add keys to the state_dict.
+        self.__dict__.update(block=block, reader=reader, method=method, recorder=None)
+        self.spec, self.layer = spec, layer
+        self.training = block.training
+
+    def forward(self, x: Tensor | Tokens, attn_mask: None = None, is_causal: bool = False) -> Tensor | Tokens:
+        """One block. The first accepts features [B, N, C], the last returns them."""
+        if attn_mask is not None or is_causal:
+            raise ValueError("a model with reduced tokens takes no attention mask: its tokens move; restore it first.")
+        tokens = x if isinstance(x, Tokens) else self._start(x)
+        num_before = tokens.num_patches
+        tokens = self._step(tokens)
+        if self.recorder is not None and tokens.num_patches != num_before:
+            self.recorder.append(Snapshot(self.layer, tokens))
+        return self._leave(tokens) if self.layer == self.spec.depth - 1 else tokens
+
+    def _start(self, x_BNC: Tensor) -> Tokens:
+        spreads = self.spec.pools_patches and self.method.merges
+        return start(x_BNC, self.spec.num_prefix, sources=spreads or self.recorder is not None)
+
+    def _step(self, tokens: Tokens) -> Tokens:
+        tokens = self.method.before_block(self.layer, tokens)
+        attention = self.reader.attention(self.block, tokens.x_BNC)
+        if self.method.size_in_attention and tokens.size_BN is not None:
+            attention = attention._replace(bias=tokens.size_BN.log()[:, None, None])
+        x = self.reader.add_attention(self.block, tokens.x_BNC, attention.output())
+        tokens = self.method.after_attention(self.layer, tokens._replace(x_BNC=x), attention)
+        return tokens._replace(x_BNC=self.reader.add_mlp(self.block, tokens.x_BNC))
+
+    def _leave(self, tokens: Tokens) -> Tensor:
+        tokens = self.method.finish(tokens)
+        if self.spec.pools_patches and self.method.merges:
+            tokens = ops.spread(tokens)
+        return tokens.x_BNC
+
+
+class TokenStack(nn.Sequential):
+    """The blocks of a model, carrying ever fewer tokens. [B, N, C] -> [B, N', C]."""
+
+    def __init__(self, blocks: nn.Module, readers: Sequence[BlockReader], method: Method, spec: ViTSpec):
+        layers = list(blocks.children())
+        _warn_about_hooks(layers, spec.name)
+        super().__init__(
+            *(
+                TokenBlock(block, reader, method, spec, i)
+                for i, (block, reader) in enumerate(zip(layers, readers, strict=True))
+            )
+        )
+        self.__dict__["original"] = blocks  # unregistered: its parameters are already here, under the same names
+        self.spec = spec
+        self.training = blocks.training
+
+    @property
+    def method(self) -> Method:
+        """The method at work, with every setting resolved for this model."""
+        return next(iter(self)).method
+
+    def record_into(self, recorder: list[Snapshot] | None) -> None:
+        """From the next forward on, append a snapshot after every reducing block; None stops it."""
+        for block in self:
+            block.__dict__["recorder"] = recorder
+
+    def release(self) -> nn.Module:
+        """The original container of blocks, in this stack's training mode."""
+        original: nn.Module = self.__dict__["original"]
+        original.training = self.training
+        for mine, block in zip(self, original.children(), strict=True):
+            block.training = mine.training
+        return original
+
+
+def _warn_about_hooks(blocks: list[nn.Module], name: str) -> None:
+    hooked = [i for i, block in enumerate(blocks) if block._forward_hooks or block._forward_pre_hooks]
+    if hooked:
+        warnings.warn(f"{name}: forward hooks on blocks {hooked} do not run while tokens are reduced.", stacklevel=4)
+
+
+@torch.no_grad()
+def check_reader(block: nn.Module, reader: BlockReader, channels: int) -> float:
+    """Largest relative difference between the residual updates of the block and of its reader, on random input.
+
+    Updates, not outputs, are compared: under a small LayerScale a wrong reader hardly shows in the output.
+    """
+    weight = next(block.parameters())
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(2, 17, channels, generator=generator).to(weight.device, weight.dtype)
+    modes = [(module, module.training) for module in block.modules()]
+    block.eval()
+    try:
+        wanted = block(x) - x
+        read = reader.add_attention(block, x, reader.attention(block, x).output())
+        got = reader.add_mlp(block, read) - x
+    finally:
+        for module, mode in modes:
+            module.training = mode
+    return float((got - wanted).float().norm() / wanted.float().norm().clamp(min=1e-30))

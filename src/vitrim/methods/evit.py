@@ -1,0 +1,87 @@
+"""EViT: Expediting Vision Transformers via Token Reorganizations (Liang et al., ICLR 2022).
+
+Paper: https://arxiv.org/abs/2202.07800. Official code: https://github.com/youweiliang/evit (Apache-2.0).
+The patches to which the class token attends most stay; the others are fused into one token, or dropped.
+
+As in the official code: the score is the block's own class attention, averaged over heads; the fused token is the
+sum of the dropped features times their raw scores, not renormalised (eq. 3), comes last, and competes in the next
+reduction like any other token; a block that would keep all patches does nothing.
+Different: a distillation token is never pruned, and counts are exact where a float product is not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from ..core import ops
+from ..core.attention import Attention
+from ..core.method import KeepRateMethod, ViTSpec, patch_scores
+from ..core.tokens import Tokens
+
+
+@dataclass(frozen=True, kw_only=True)
+class EViT(KeepRateMethod):
+    """Keep the most attended patches, fuse the rest into one token.
+
+    fuse: whether the rest is fused (EViT) or dropped (its Table 1 and 2a).
+    tokens: patches to keep in each block, one entry per block, counted before the fused token; None entries follow
+        keep_rate. A count equal to what enters the block does nothing there.
+
+    >>> EViT(keep_rate=0.7)
+    EViT(keep_rate=0.7, layers=None, scorer='cls', fuse=True, tokens=None)
+    """
+
+    name = "evit"
+
+    fuse: bool = True
+    tokens: Sequence[int | None] | None = None
+
+    @property
+    def merges(self) -> bool:
+        return self.fuse
+
+    def build(self, spec: ViTSpec) -> EViT:
+        built = super().build(spec)
+        if self.tokens is None:
+            return built
+        counts = tuple(self.tokens)
+        if len(counts) != spec.depth:
+            raise ValueError(f"{self.name}: tokens needs one entry per block, {spec.depth}, and {len(counts)} came.")
+        if any(count is not None and count < 1 for count in counts):
+            raise ValueError(f"{self.name}: every block must keep at least 1 patch, not {counts}.")
+        built = replace(built, tokens=counts)
+        built._check_counts(spec)
+        return built
+
+    def _check_counts(self, spec: ViTSpec) -> None:
+        num_patches = spec.num_patches
+        for layer in range(spec.depth):
+            num_patches = self.num_kept(layer, num_patches)
+
+    def num_attentive(self, layer: int, num_patches: int) -> int:
+        count = None if self.tokens is None else self.tokens[layer]
+        if count is None:
+            return super().num_attentive(layer, num_patches)
+        if count > num_patches:
+            raise ValueError(f"{self.name}: block {layer} cannot keep {count} patches: only {num_patches} enter it.")
+        return count
+
+    def num_kept(self, layer: int, num_patches: int) -> int:
+        num_keep = self.num_attentive(layer, num_patches)
+        return num_keep + self.fuse if num_keep < num_patches else num_patches
+
+    def extra_macs(self, layer: int, num_patches: int, spec: ViTSpec) -> int:
+        num_keep = self.num_attentive(layer, num_patches)
+        if num_keep == num_patches:
+            return 0
+        score = (num_patches + spec.num_prefix) * spec.channels if self.scorer == "cls" else 0
+        return score + (num_patches * spec.channels if self.fuse else 0)
+
+    def after_attention(self, layer: int, tokens: Tokens, attention: Attention) -> Tokens:
+        num_keep = self.num_attentive(layer, tokens.num_patches)
+        if num_keep == tokens.num_patches:
+            return tokens
+        score_BN = patch_scores(self.scorer, tokens, attention)
+        keep_BK, _ = ops.rank(score_BN, num_keep)
+        return ops.fuse(tokens, keep_BK, score_BN) if self.fuse else ops.keep(tokens, keep_BK)
