@@ -7,8 +7,20 @@
 from .api import list_methods, method_from, reduce_tokens, restore
 from .backbones.reader import UnsupportedModel
 from .core.method import Method
-from .methods import EViT
+from .methods import BeyondAttentive, EViT, Random, ToMe, TokenMergence
 
 __version__ = "0.1.0"
 
-__all__ = ["EViT", "Method", "UnsupportedModel", "list_methods", "method_from", "reduce_tokens", "restore"]
+__all__ = [
+    "BeyondAttentive",
+    "EViT",
+    "Method",
+    "Random",
+    "ToMe",
+    "TokenMergence",
+    "UnsupportedModel",
+    "list_methods",
+    "method_from",
+    "reduce_tokens",
+    "restore",
+]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from timm.layers import Attention as TimmAttention
 from timm.models.vision_transformer import Block, ResPostBlock, VisionTransformer
 from torch import Tensor, nn
@@ -18,26 +20,26 @@ WALKERS = ("forward_intermediates", "get_intermediate_layers", "prune_intermedia
 class PreNormReader(BlockReader):
     """timm's Block: x + ls1(attn(norm1(x))), then x + ls2(mlp(norm2(x)))."""
 
-    def attention(self, block: nn.Module, x_BNC: Tensor) -> Attention:
+    def attention(self, block: Any, x_BNC: Tensor) -> Attention:
         return _split(block.attn, block.norm1(x_BNC))
 
-    def add_attention(self, block: nn.Module, x_BNC: Tensor, mixed_BHND: Tensor) -> Tensor:
+    def add_attention(self, block: Any, x_BNC: Tensor, mixed_BHND: Tensor) -> Tensor:
         return x_BNC + block.drop_path1(block.ls1(_project(block.attn, mixed_BHND)))
 
-    def add_mlp(self, block: nn.Module, x_BNC: Tensor) -> Tensor:
+    def add_mlp(self, block: Any, x_BNC: Tensor) -> Tensor:
         return x_BNC + block.drop_path2(block.ls2(block.mlp(block.norm2(x_BNC))))
 
 
 class PostNormReader(BlockReader):
     """timm's ResPostBlock: x + norm1(attn(x)), then x + norm2(mlp(x))."""
 
-    def attention(self, block: nn.Module, x_BNC: Tensor) -> Attention:
+    def attention(self, block: Any, x_BNC: Tensor) -> Attention:
         return _split(block.attn, x_BNC)
 
-    def add_attention(self, block: nn.Module, x_BNC: Tensor, mixed_BHND: Tensor) -> Tensor:
+    def add_attention(self, block: Any, x_BNC: Tensor, mixed_BHND: Tensor) -> Tensor:
         return x_BNC + block.drop_path1(block.norm1(_project(block.attn, mixed_BHND)))
 
-    def add_mlp(self, block: nn.Module, x_BNC: Tensor) -> Tensor:
+    def add_mlp(self, block: Any, x_BNC: Tensor) -> Tensor:
         return x_BNC + block.drop_path2(block.norm2(block.mlp(x_BNC)))
 
 
@@ -46,13 +48,13 @@ READERS: dict[type[nn.Module], BlockReader] = {Block: PreNormReader(), ResPostBl
 
 def read(model: nn.Module) -> Backbone:
     """The backbone of a timm model; UnsupportedModel if it is not a plain Vision Transformer."""
-    name = getattr(model, "pretrained_cfg", None) and model.pretrained_cfg.get("architecture") or type(model).__name__
+    name = _name(model)
     if not isinstance(model, VisionTransformer):
         raise UnsupportedModel(
             f"{name} is a {type(model).__name__}: of timm's models, vitrim reads the Vision Transformers that are a "
             f"VisionTransformer of {version('timm')} (ViT, DeiT, DINOv2, CLIP, SigLIP)."
         )
-    blocks = list(model.blocks.children())
+    blocks: list[Any] = list(model.blocks.children())
     readers = [_reader(block, i, name) for i, block in enumerate(blocks)]
     pools = model.attn_pool is not None or model.global_pool in POOLS_PATCHES
     spec = ViTSpec(
@@ -63,6 +65,7 @@ def read(model: nn.Module) -> Backbone:
         pools_patches=pools,
         num_patches=model.patch_embed.num_patches,
         channels=model.embed_dim,
+        num_heads=blocks[0].attn.num_heads,
         attention_channels=blocks[0].attn.proj.in_features,
         attention_macs=_linear_macs(blocks[0].attn),
         mlp_macs=_linear_macs(blocks[0].mlp),
@@ -70,7 +73,7 @@ def read(model: nn.Module) -> Backbone:
     return Backbone("timm", Place(model, "blocks", WALKERS), model.blocks, readers, spec)
 
 
-def _reader(block: nn.Module, index: int, name: str) -> BlockReader:
+def _reader(block: Any, index: int, name: str) -> BlockReader:
     reader = READERS.get(type(block))
     if reader is None:
         wanted = " or ".join(cls.__name__ for cls in READERS)
@@ -87,18 +90,23 @@ def _reader(block: nn.Module, index: int, name: str) -> BlockReader:
     return reader
 
 
+def _name(model: Any) -> str:
+    cfg = getattr(model, "pretrained_cfg", None) or {}
+    return cfg.get("architecture") or type(model).__name__
+
+
 def _linear_macs(module: nn.Module) -> int:
     return sum(part.weight.numel() for part in module.modules() if isinstance(part, nn.Linear))
 
 
-def _split(attn: nn.Module, x_BNC: Tensor) -> Attention:
+def _split(attn: Any, x_BNC: Tensor) -> Attention:
     B, N, _ = x_BNC.shape
     q, k, v = attn.qkv(x_BNC).reshape(B, N, 3, attn.num_heads, -1).permute(2, 0, 3, 1, 4).unbind(0)
     dropout = attn.attn_drop.p if attn.training else 0.0
     return Attention(attn.q_norm(q), attn.k_norm(k), v, attn.scale, dropout=dropout)
 
 
-def _project(attn: nn.Module, mixed_BHND: Tensor) -> Tensor:
+def _project(attn: Any, mixed_BHND: Tensor) -> Tensor:
     x = mixed_BHND.transpose(1, 2).flatten(2)
     x = attn.norm(x) if hasattr(attn, "norm") else x
     return attn.proj_drop(attn.proj(x))

@@ -44,5 +44,5 @@ class Attention(NamedTuple):
     def received(self) -> Tensor:
         """Attention that each token receives, averaged over all queries, in chunks of queries: [B, H, N]."""
         N = self.q_BHND.shape[2]
-        total = sum(self.rows(i, min(i + QUERY_CHUNK, N)).sum(dim=2) for i in range(0, N, QUERY_CHUNK))
-        return total / N
+        chunks = [self.rows(i, min(i + QUERY_CHUNK, N)).sum(dim=2) for i in range(0, N, QUERY_CHUNK)]
+        return torch.stack(chunks).sum(dim=0) / N

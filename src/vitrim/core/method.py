@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar, TypeVar
 
+import torch
 from torch import Tensor
 
 from . import schedule
@@ -24,6 +25,7 @@ class ViTSpec:
     pools_patches: bool  # whether the head reads an average (or attention pool) of the patch tokens
     num_patches: int  # at the resolution that the model was built for
     channels: int
+    num_heads: int
     attention_channels: int  # heads times channels per head
     attention_macs: int  # multiply-adds per token in one block's projections around the attention
     mlp_macs: int  # multiply-adds per token in one block's MLP
@@ -85,6 +87,13 @@ def patch_scores(scorer: str, tokens: Tokens, attention: Attention) -> Tensor:
     return row_BHN.mean(dim=1)[:, tokens.num_prefix :]
 
 
+def pseudo_random(count: int, seed: int, layer: int, device: torch.device) -> Tensor:
+    """`count` numbers in [0, 1) that depend on seed and layer alone, from sines: compiles and exports, no generator."""
+    position = torch.arange(1, count + 1, device=device, dtype=torch.float64)
+    phase = position * 12.9898 + (seed + 1) * 78.233 + (layer + 1) * 37.719
+    return (phase.sin() * 43758.5453).frac().abs()
+
+
 SCORERS = ("cls", "received", "norm")
 
 
@@ -108,25 +117,46 @@ class KeepRateMethod(Method):
 
     keep_rate: share of the patches that enter a reducing block, one number or one per layer; above 0, at most 1.
     layers: reducing blocks, 0-based and increasing; None means a quarter of the depth apart (3, 6, 9 of 12).
-    scorer: how patches are ranked, see `patch_scores`.
     """
 
     keep_rate: float | Sequence[float] = 0.7
     layers: Sequence[int] | None = None
-    scorer: str = "cls"
 
     def build(self: K, spec: ViTSpec) -> K:
-        check_scorer(self, self.scorer, spec)
         layers = schedule.default_layers(spec.depth) if self.layers is None else self.layers
         layers = schedule.check_layers(layers, spec.depth, self.name)
         return replace(self, layers=layers, keep_rate=schedule.check_rates(self.keep_rate, len(layers), self.name))
 
-    def num_attentive(self, layer: int, num_patches: int) -> int:
-        """Patches that block `layer` keeps as they are: ceil(keep_rate * num_patches), or all of them."""
+    def rate(self, layer: int) -> float:
+        """Keep rate of block `layer`; 1 where it is no reducing layer."""
         assert isinstance(self.layers, tuple) and isinstance(self.keep_rate, tuple), "build() comes first"
-        if layer not in self.layers:
-            return num_patches
-        return schedule.ceil_share(self.keep_rate[self.layers.index(layer)], num_patches)
+        return self.keep_rate[self.layers.index(layer)] if layer in self.layers else 1.0
+
+    def num_attentive(self, layer: int, num_patches: int) -> int:
+        """Patches that block `layer` keeps as they are: ceil(keep_rate * num_patches)."""
+        return schedule.ceil_share(self.rate(layer), num_patches)
 
     def num_kept(self, layer: int, num_patches: int) -> int:
         return self.num_attentive(layer, num_patches)
+
+
+S = TypeVar("S", bound="ScoredMethod")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoredMethod(KeepRateMethod):
+    """Base of keep-rate methods that rank the patches.
+
+    scorer: cls, received or norm, see `patch_scores`; a model without a class token needs one of the last two.
+    """
+
+    scorer: str = "cls"
+
+    def build(self: S, spec: ViTSpec) -> S:
+        check_scorer(self, self.scorer, spec)
+        return super().build(spec)
+
+    def score_macs(self, num_patches: int, spec: ViTSpec) -> int:
+        """Multiply-adds of the scores of one image."""
+        queries = {"cls": 1, "received": num_patches + spec.num_prefix, "norm": 0}[self.scorer]
+        return queries * (num_patches + spec.num_prefix) * spec.attention_channels

@@ -34,8 +34,7 @@ def keep(tokens: Tokens, keep_BK: Tensor) -> Tokens:
     kept = _take_with_prefix(tokens, keep_BK)
     if tokens.source_BP is None:
         return kept
-    slot_BN = _slots(tokens, keep_BK)
-    return _follow(kept, tokens, slot_BN, torch.ones_like(tokens.patch_size_BN))
+    return _follow(kept, tokens, _slots(tokens, keep_BK), torch.ones_like(tokens.patch_size_BN))
 
 
 def fuse(tokens: Tokens, keep_BK: Tensor, weight_BN: Tensor) -> Tokens:
@@ -43,16 +42,17 @@ def fuse(tokens: Tokens, keep_BK: Tensor, weight_BN: Tensor) -> Tokens:
 
     The weights are taken as they are, not normalised (EViT, eq. 3).
     """
-    slot_BN = _slots(tokens, keep_BK, others=keep_BK.shape[1])
-    fused = slot_BN == keep_BK.shape[1]
+    K = keep_BK.shape[1]
     weight_BN = weight_BN.to(tokens.x_BNC.dtype)
-    kept = _take_with_prefix(tokens, keep_BK)
-    fused_B1C = torch.where(fused, weight_BN, 0.0).unsqueeze(1) @ tokens.patches_BNC
-    out = kept._replace(x_BNC=torch.cat([kept.x_BNC, fused_B1C], dim=1))
-    if kept.size_BN is not None:
-        size_B1 = torch.where(fused, tokens.patch_size_BN, 0.0).sum(dim=1, keepdim=True)
-        out = out._replace(size_BN=torch.cat([kept.size_BN, size_B1], dim=1))
-    return _follow(out, tokens, slot_BN, torch.where(fused, weight_BN, 1.0))
+    rest_weight_BN = weight_BN.scatter(1, keep_BK, 0.0)
+    out = _take_with_prefix(tokens, torch.cat([keep_BK, keep_BK[:, :1]], dim=1))
+    out.x_BNC[:, -1:] = rest_weight_BN.unsqueeze(1) @ tokens.patches_BNC  # over the row taken for its room
+    if tokens.size_BN is None and tokens.source_BP is None:
+        return out
+    slot_BN = _slots(tokens, keep_BK, others=K)
+    if out.size_BN is not None:
+        out.size_BN[:, -1] = torch.where(slot_BN == K, tokens.patch_size_BN, 0.0).sum(dim=1)
+    return _follow(out, tokens, slot_BN, torch.where(slot_BN == K, weight_BN, 1.0))
 
 
 def merge(
@@ -62,37 +62,37 @@ def merge(
     slot_BM: Tensor,
     weight_BN: Tensor,
     *,
-    normalize: bool = True,
+    how: str = "mean",
     sizes: bool = False,
 ) -> Tokens:
     """Each patch in rest_BM joins the kept patch at position slot_BM of keep_BK. [B, N] -> [B, prefix + K].
 
-    A token that receives others becomes the mean of its group, weighted by weight_BN (over the patches that come
-    in), or with normalize=False the weighted sum; one that receives none stays as it is. Sizes add up, and with
-    sizes=True are counted from here on if nobody did before.
+    weight_BN holds a weight for every patch that comes in, at least 0. A token that receives others becomes, by
+    `how`, the weighted mean of its group, its weighted sum, or its unweighted maximum in each channel; one that
+    receives none stays as it is. Sizes add up, and with sizes=True are counted from here on if nobody did before.
     """
     if sizes and tokens.size_BN is None:
         tokens = tokens._replace(size_BN=tokens.x_BNC.new_ones(tokens.x_BNC.shape[:2]))
+    prefix = tokens.num_prefix
+    out = _take_with_prefix(tokens, keep_BK)
     weight_BN = weight_BN.to(tokens.x_BNC.dtype)
-    kept = _take_with_prefix(tokens, keep_BK)
-    own_BK, joining_BM = take(weight_BN, keep_BK), take(weight_BN, rest_BM)
-    total_BK = own_BK.scatter_add(1, slot_BM, joining_BM)
-    if normalize:
-        own_BK, joining_BM = own_BK / total_BK, joining_BM / total_BK.gather(1, slot_BM)
-    else:
-        alone = torch.zeros_like(own_BK).scatter_add(1, slot_BM, torch.ones_like(joining_BM)) == 0
-        own_BK = torch.where(alone, 1.0, own_BK)
-    x_BKC = _add_rows(
-        kept.patches_BNC * own_BK.unsqueeze(-1), slot_BM, take(tokens.patches_BNC, rest_BM) * joining_BM.unsqueeze(-1)
-    )
-    out = kept._replace(x_BNC=torch.cat([kept.x_BNC[:, : kept.num_prefix], x_BKC], dim=1))
-    if kept.size_BN is not None:
-        size_BM = take(tokens.patch_size_BN, rest_BM)
-        out = out._replace(size_BN=kept.size_BN.scatter_add(1, slot_BM + kept.num_prefix, size_BM))
+    joining_BM = weight_BN.gather(1, rest_BM)
+    total_BK = weight_BN.gather(1, keep_BK).scatter_add(1, slot_BM, joining_BM)
+    share_BM = joining_BM / total_BK.gather(1, slot_BM).clamp(min=torch.finfo(total_BK.dtype).tiny)
+    _join(out.x_BNC, slot_BM + prefix, take(tokens.x_BNC, rest_BM + prefix), share_BM, how)
+    if how == "sum":
+        received_BK = torch.zeros_like(total_BK).scatter(1, slot_BM, 1.0)
+        factor_BK = torch.where(received_BK > 0, total_BK, 1.0)
+        out.x_BNC[:, prefix:] *= factor_BK.unsqueeze(-1)
+    if tokens.size_BN is not None and out.size_BN is not None:
+        out.size_BN.scatter_add_(1, slot_BM + prefix, tokens.patch_size_BN.gather(1, rest_BM))
     if tokens.source_BP is None:
         return out
     slot_BN = _slots(tokens, keep_BK).scatter(1, rest_BM, slot_BM)
-    coefficient_BN = torch.zeros_like(weight_BN).scatter(1, keep_BK, own_BK).scatter(1, rest_BM, joining_BM)
+    own_BK = torch.ones_like(total_BK).scatter_add(1, slot_BM, -share_BM)
+    coefficient_BN = torch.zeros_like(weight_BN).scatter(1, keep_BK, own_BK).scatter(1, rest_BM, share_BM)
+    if how == "sum":
+        coefficient_BN = coefficient_BN * factor_BK.gather(1, slot_BN)
     return _follow(out, tokens, slot_BN, coefficient_BN)
 
 
@@ -110,7 +110,7 @@ def spread(tokens: Tokens) -> Tokens:
 
 
 def _take_with_prefix(tokens: Tokens, keep_BK: Tensor) -> Tokens:
-    """Prefix and kept patches in one copy; sources are left to the caller."""
+    """Prefix and kept patches, in fresh memory that the caller may write to; sources are left to the caller."""
     prefix = torch.arange(tokens.num_prefix, device=keep_BK.device).expand(keep_BK.shape[0], -1)
     index = torch.cat([prefix, keep_BK + tokens.num_prefix], dim=1)
     size = None if tokens.size_BN is None else tokens.size_BN.gather(1, index)
@@ -124,11 +124,15 @@ def _slots(tokens: Tokens, keep_BK: Tensor, others: int = -1) -> Tensor:
     return slot.scatter(1, keep_BK, torch.arange(K, device=keep_BK.device).expand(B, -1))
 
 
-def _add_rows(x_BKC: Tensor, slot_BM: Tensor, rows_BMC: Tensor) -> Tensor:
-    """x with each row added at its slot."""
-    B, K, C = x_BKC.shape
-    rows = (slot_BM + torch.arange(0, B * K, K, device=slot_BM.device).unsqueeze(1)).flatten()
-    return x_BKC.reshape(B * K, C).index_add(0, rows, rows_BMC.reshape(-1, C)).view(B, K, C)
+def _join(x_BNC: Tensor, slot_BM: Tensor, rows_BMC: Tensor, share_BM: Tensor, how: str) -> None:
+    """Work rows into x in place: only the M rows are touched, x + sum of share * (row - x) being the mean."""
+    B, N, C = x_BNC.shape
+    index = (slot_BM + torch.arange(0, B * N, N, device=slot_BM.device).unsqueeze(1)).flatten()
+    flat_XC, rows_XC = x_BNC.view(B * N, C), rows_BMC.reshape(-1, C)
+    if how == "max":
+        flat_XC.scatter_reduce_(0, index.unsqueeze(1).expand(-1, C), rows_XC, "amax")
+        return
+    flat_XC.index_add_(0, index, (rows_XC - flat_XC.index_select(0, index)) * share_BM.reshape(-1, 1))
 
 
 def _follow(out: Tokens, before: Tokens, slot_BN: Tensor, coefficient_BN: Tensor) -> Tokens:

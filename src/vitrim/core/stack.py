@@ -10,7 +10,7 @@ from __future__ import annotations
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -25,15 +25,15 @@ class BlockReader(ABC):
     """How to read one class of blocks of one library. Stateless; one instance serves all blocks of the class."""
 
     @abstractmethod
-    def attention(self, block: nn.Module, x_BNC: Tensor) -> Attention:
+    def attention(self, block: Any, x_BNC: Tensor) -> Attention:
         """Norm, projection and split of the block's input."""
 
     @abstractmethod
-    def add_attention(self, block: nn.Module, x_BNC: Tensor, mixed_BHND: Tensor) -> Tensor:
+    def add_attention(self, block: Any, x_BNC: Tensor, mixed_BHND: Tensor) -> Tensor:
         """x plus the attention residual (output projection, LayerScale and drop-path included)."""
 
     @abstractmethod
-    def add_mlp(self, block: nn.Module, x_BNC: Tensor) -> Tensor:
+    def add_mlp(self, block: Any, x_BNC: Tensor) -> Tensor:
         """x plus the MLP residual (norm, LayerScale and drop-path included)."""
 
 
@@ -47,6 +47,8 @@ class Snapshot(NamedTuple):
 class TokenBlock(nn.Module):
     """A second view of one block: same children and parameters under the same names, but Tokens in and out."""
 
+    block: nn.Module
+    reader: BlockReader
     method: Method
     recorder: list[Snapshot] | None
 
@@ -110,7 +112,9 @@ class TokenStack(nn.Sequential):
     @property
     def method(self) -> Method:
         """The method at work, with every setting resolved for this model."""
-        return next(iter(self)).method
+        first = self[0]
+        assert isinstance(first, TokenBlock)
+        return first.method
 
     def record_into(self, recorder: list[Snapshot] | None) -> None:
         """From the next forward on, append a snapshot after every reducing block; None stops it."""

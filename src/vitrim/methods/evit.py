@@ -16,12 +16,12 @@ from dataclasses import dataclass, replace
 
 from ..core import ops
 from ..core.attention import Attention
-from ..core.method import KeepRateMethod, ViTSpec, patch_scores
+from ..core.method import ScoredMethod, ViTSpec, patch_scores
 from ..core.tokens import Tokens
 
 
 @dataclass(frozen=True, kw_only=True)
-class EViT(KeepRateMethod):
+class EViT(ScoredMethod):
     """Keep the most attended patches, fuse the rest into one token.
 
     fuse: whether the rest is fused (EViT) or dropped (its Table 1 and 2a).
@@ -75,8 +75,7 @@ class EViT(KeepRateMethod):
         num_keep = self.num_attentive(layer, num_patches)
         if num_keep == num_patches:
             return 0
-        score = (num_patches + spec.num_prefix) * spec.channels if self.scorer == "cls" else 0
-        return score + (num_patches * spec.channels if self.fuse else 0)
+        return self.score_macs(num_patches, spec) + (num_patches * spec.channels if self.fuse else 0)
 
     def after_attention(self, layer: int, tokens: Tokens, attention: Attention) -> Tokens:
         num_keep = self.num_attentive(layer, tokens.num_patches)

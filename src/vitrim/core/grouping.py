@@ -1,0 +1,108 @@
+"""Ways to form groups among M tokens of each image: similar pairs, density peaks, k-means, consecutive runs.
+
+Each returns `Groups`: a centre per group (a token that stays), and every other token with the group it joins. The
+number of groups is fixed, so shapes are static.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class Groups(NamedTuple):
+    """G centres and the M - G other tokens; indices among the tokens given."""
+
+    centre: Tensor  # [B, G]
+    member: Tensor  # [B, M - G]
+    slot: Tensor  # [B, M - G]: position in `centre` of the group that each member joins
+
+
+def match_similar(x_BMC: Tensor, num_merged: int) -> Groups:
+    """The num_merged tokens most similar (by cosine) to an earlier token join it; the earliest token always stays.
+
+    A token may join one that itself joins a third; all of them are then one group.
+    """
+    B, M, _ = x_BMC.shape
+    x = x_BMC / x_BMC.norm(dim=-1, keepdim=True)
+    later = torch.ones(M, M, dtype=torch.bool, device=x.device).triu()
+    similarity_BM, partner_BM = (x @ x.transpose(1, 2)).masked_fill(later, -torch.inf).max(dim=-1)
+    joins_BM = similarity_BM.argsort(dim=1, descending=True, stable=True)[:, :num_merged]
+    parent_BM = torch.arange(M, device=x.device).repeat(B, 1)
+    parent_BM = parent_BM.scatter(1, joins_BM, partner_BM.gather(1, joins_BM))
+    for _ in range(num_merged.bit_length()):  # each step doubles how far a chain has been followed
+        parent_BM = parent_BM.gather(1, parent_BM)
+    joined_BM = torch.zeros(B, M, dtype=torch.bool, device=x.device).scatter(1, joins_BM, True)
+    return _groups(joined_BM, parent_BM, M - num_merged)
+
+
+def density_peaks(x_BMC: Tensor, num_groups: int, neighbours: int) -> Groups:
+    """Density-peak clustering: centres are dense and far from anything denser (BAT, eq. 6 and 7).
+
+    Every other token joins the nearest centre of higher density than its own. Equal densities rank by index.
+    """
+    B, M, C = x_BMC.shape
+    square_BMM = squared_distances(x_BMC, x_BMC) / C
+    nearest = square_BMM.topk(min(neighbours, M), dim=-1, largest=False).values
+    rank_BM = (-nearest.mean(dim=-1)).argsort(dim=1, descending=True, stable=True).argsort(dim=1)
+    density_BM = (-nearest.mean(dim=-1)).exp()
+    denser_BMM = rank_BM.unsqueeze(1) < rank_BM.unsqueeze(2)  # [b, i, j]: token j is denser than token i
+    distance_BMM = square_BMM.sqrt()
+    to_denser_BM = distance_BMM.masked_fill(~denser_BMM, torch.inf).amin(dim=-1)
+    to_denser_BM = torch.where(rank_BM == 0, distance_BMM.flatten(1).amax(dim=1, keepdim=True), to_denser_BM)
+    peak_BM = (density_BM * to_denser_BM).argsort(dim=1, descending=True, stable=True)
+    centre_BM = torch.zeros(B, M, dtype=torch.bool, device=x_BMC.device).scatter(1, peak_BM[:, :num_groups], True)
+    # The densest token must be a centre: it has nothing denser to join.
+    centre_BM = _force(centre_BM, rank_BM == 0, peak_BM[:, num_groups - 1 : num_groups])
+    eligible = centre_BM.unsqueeze(1) & denser_BMM
+    parent_BM = distance_BMM.masked_fill(~eligible, torch.inf).argmin(dim=-1)
+    return _groups(~centre_BM, parent_BM, num_groups)
+
+
+def kmeans(x_BMC: Tensor, num_groups: int, iterations: int) -> Groups:
+    """K-means from evenly spaced tokens, which stay in their own group so that none is ever empty."""
+    B, M, _ = x_BMC.shape
+    seed = torch.arange(num_groups, device=x_BMC.device) * M // num_groups
+    centre_BGC = x_BMC[:, seed]
+    for step in range(iterations):
+        nearest_BM = squared_distances(x_BMC, centre_BGC).argmin(dim=-1)
+        nearest_BM = nearest_BM.index_copy(1, seed, torch.arange(num_groups, device=seed.device).expand(B, -1))
+        if step + 1 < iterations:
+            member_BGM = torch.nn.functional.one_hot(nearest_BM, num_groups).transpose(1, 2).to(x_BMC.dtype)
+            centre_BGC = (member_BGM @ x_BMC) / member_BGM.sum(dim=-1, keepdim=True)
+    joined = torch.ones(M, dtype=torch.bool, device=seed.device).index_fill(0, seed, False).expand(B, -1)
+    return _groups(joined, seed[nearest_BM], num_groups)
+
+
+def consecutive(num_images: int, num_tokens: int, num_groups: int, device: torch.device) -> Groups:
+    """Runs of neighbours in the given order, as equal in length as can be; the first of a run is its centre."""
+    group_M = torch.arange(num_tokens, device=device) * num_groups // num_tokens
+    first_M = torch.searchsorted(group_M, group_M)
+    joined = first_M != torch.arange(num_tokens, device=device)
+    return _groups(joined.expand(num_images, -1), first_M.expand(num_images, -1), num_groups)
+
+
+def squared_distances(a_BMC: Tensor, b_BKC: Tensor) -> Tensor:
+    """Squared Euclidean distances [B, M, K] through one matrix product."""
+    product = a_BMC @ b_BKC.transpose(1, 2)
+    a_norm, b_norm = a_BMC.square().sum(dim=-1).unsqueeze(2), b_BKC.square().sum(dim=-1).unsqueeze(1)
+    return (a_norm + b_norm - 2 * product).clamp(min=0)
+
+
+def _force(centre_BM: Tensor, wanted_BM: Tensor, last_B1: Tensor) -> Tensor:
+    """The centres with the wanted token among them, in exchange for the last one where it was missing."""
+    missing_B1 = ~(centre_BM & wanted_BM).any(dim=1, keepdim=True)
+    out = centre_BM.scatter(1, last_B1, centre_BM.gather(1, last_B1) & ~missing_B1)
+    return out | wanted_BM
+
+
+def _groups(joined_BM: Tensor, parent_BM: Tensor, num_groups: int) -> Groups:
+    """Groups from the flag of every token that joins another, and the centre that it joins."""
+    order = joined_BM.to(torch.uint8).argsort(dim=1, stable=True)
+    centre, member = order[:, :num_groups], order[:, num_groups:]
+    position_BM = torch.zeros_like(parent_BM).scatter(
+        1, centre, torch.arange(num_groups, device=centre.device).expand(centre.shape[0], -1)
+    )
+    return Groups(centre, member, position_BM.gather(1, parent_BM.gather(1, member)))

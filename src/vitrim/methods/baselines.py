@@ -1,0 +1,30 @@
+"""Baselines that a method has to beat: patches kept at random. (Top-k and feature norm are settings of EViT.)"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..core import ops
+from ..core.attention import Attention
+from ..core.method import KeepRateMethod, pseudo_random
+from ..core.tokens import Tokens
+
+
+@dataclass(frozen=True, kw_only=True)
+class Random(KeepRateMethod):
+    """Keep patches at random, drop the rest; the same positions for every image, so that batches agree.
+
+    seed: chooses the positions.
+    """
+
+    name = "random"
+
+    seed: int = 0
+
+    def after_attention(self, layer: int, tokens: Tokens, attention: Attention) -> Tokens:
+        num_keep = self.num_attentive(layer, tokens.num_patches)
+        if num_keep == tokens.num_patches:
+            return tokens
+        score_N = pseudo_random(tokens.num_patches, self.seed, layer, tokens.x_BNC.device)
+        keep_BK, _ = ops.rank(score_N.expand(tokens.x_BNC.shape[0], -1), num_keep)
+        return ops.keep(tokens, keep_BK)

@@ -1,0 +1,179 @@
+"""BAT, Beyond Attentive Tokens: Incorporating Token Importance and Diversity (Long et al., CVPR 2023).
+
+Paper: https://arxiv.org/abs/2211.11315. No official code is public, training logs are.
+A decoupler splits the patches by class attention (eq. 5). Inattentive ones are grouped by density-peak clustering
+(eq. 6 and 7), the most similar attentive ones are matched, and each group becomes one token weighted by importance.
+
+Readings of ours where the paper is silent or cannot be taken literally:
+- Density is exp of minus the mean squared distance to the 5 nearest tokens, over the channels, as in the clustering
+  code that the paper builds on: the sum over all tokens of eq. 6 underflows. Ties go to the lower index.
+- Eq. 8 is a weighted sum; weights that sum to 1 in each group keep the features at the scale that the next blocks
+  know (normalize=False is eq. 8 to the letter).
+- An attentive token is matched with a more important one, so that the most important tokens never vanish.
+- How many clusters and pairs there are is not published: the defaults make the token counts, hence the MACs, those
+  of the training logs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..core import grouping, ops
+from ..core.attention import Attention
+from ..core.method import ScoredMethod, ViTSpec, patch_scores
+from ..core.tokens import Tokens
+
+STRATEGIES = ("cluster", "kmeans", "average", "max", "spatial", "fuse", "drop")
+
+# Keep rate -> share of the patches that leaves a reducing layer, clusters and pairs counted, so that DeiT-S has the
+# logged MACs: 3.0048 G at 0.7, 2.5832 at 0.6, 2.3444 at 0.5, 2.0830 at 0.4, 1.8233 at 0.3, 1.6451 at 0.2.
+LOGGED_SHARE = (
+    (0.0, 0.0),
+    (0.2, 0.208),
+    (0.3, 0.308),
+    (0.4, 0.424),
+    (0.5, 0.516),
+    (0.6, 0.588),
+    (0.7, 0.702),
+    (1.0, 1.0),
+)
+
+
+class Split(NamedTuple):
+    """How many patches go where in one reducing layer."""
+
+    attentive: int
+    inattentive: int
+    clusters: int  # tokens that the inattentive patches become
+    pairs: int  # attentive patches that merge into another
+
+
+@dataclass(frozen=True, kw_only=True)
+class BeyondAttentive(ScoredMethod):
+    """Cluster the inattentive patches, match the attentive ones.
+
+    inattentive: what becomes of inattentive patches: cluster (density peaks), or of the paper's Tables 3 and 4:
+        drop, fuse (one token, as in EViT), average, max (groups of neighbours in rank), spatial (groups of neighbours
+        in the sequence), kmeans.
+    match: whether the most similar attentive patches are merged.
+    clusters, pairs: how many per reducing layer, a number or one per layer; None takes a tenth of the inattentive
+        patches as clusters, and as many pairs as bring the token count to the one of the published logs.
+    neighbours: nearest tokens, itself included, that make up the density. iterations: of kmeans.
+    normalize: weights of a group sum to 1; False takes eq. 8 literally.
+    """
+
+    name = "beyond_attentive"
+
+    inattentive: str = "cluster"
+    match: bool = True
+    clusters: int | Sequence[int] | None = None
+    pairs: int | Sequence[int] | None = None
+    neighbours: int = 5
+    iterations: int = 1
+    normalize: bool = True
+
+    @property
+    def merges(self) -> bool:
+        return True
+
+    def build(self, spec: ViTSpec) -> BeyondAttentive:
+        if self.inattentive not in STRATEGIES:
+            raise ValueError(
+                f"{self.name}: inattentive must be one of {', '.join(STRATEGIES)}, not {self.inattentive!r}."
+            )
+        built = super().build(spec)
+        num_patches = spec.num_patches
+        for layer in range(spec.depth):
+            num_patches = built.num_kept(layer, num_patches)
+        return built
+
+    def split(self, layer: int, num_patches: int) -> Split:
+        """The counts of one reducing layer; ValueError if clusters or pairs do not fit."""
+        attentive = self.num_attentive(layer, num_patches)
+        inattentive = num_patches - attentive
+        if inattentive == 0:
+            return Split(attentive, 0, 0, 0)
+        wanted = round(_interpolate(self.rate(layer)) * num_patches)  # tokens to leave this layer, by the logs
+        clusters = {"drop": 0, "fuse": 1}.get(self.inattentive)
+        if clusters is None:
+            clusters = self._setting(self.clusters, layer)
+        if clusters is None:
+            clusters = min(inattentive, max(1, wanted - attentive, round(inattentive / 10)))
+        pairs = self._setting(self.pairs, layer) if self.match else 0
+        if pairs is None:
+            pairs = min(attentive - 1, max(0, attentive + clusters - wanted))
+        if not 0 <= pairs < attentive or not 0 <= clusters <= inattentive:
+            raise ValueError(
+                f"{self.name}: block {layer} splits {num_patches} patches into {attentive} attentive and {inattentive} "
+                f"inattentive ones, and cannot make {pairs} pairs and {clusters} clusters of them."
+            )
+        return Split(attentive, inattentive, clusters, pairs)
+
+    def num_kept(self, layer: int, num_patches: int) -> int:
+        split = self.split(layer, num_patches)
+        return split.attentive - split.pairs + split.clusters
+
+    def extra_macs(self, layer: int, num_patches: int, spec: ViTSpec) -> int:
+        split = self.split(layer, num_patches)
+        if split.inattentive == 0:
+            return 0
+        distances = {"cluster": split.inattentive**2, "kmeans": split.inattentive * split.clusters * self.iterations}
+        matching = split.attentive**2 if split.pairs else 0
+        products = distances.get(self.inattentive, 0) + matching
+        return self.score_macs(num_patches, spec) + products * spec.channels
+
+    def after_attention(self, layer: int, tokens: Tokens, attention: Attention) -> Tokens:
+        split = self.split(layer, tokens.num_patches)
+        if split.inattentive == 0:
+            return tokens
+        score_BN = patch_scores(self.scorer, tokens, attention)
+        attentive, inattentive = ops.rank(score_BN, split.attentive)
+        kept, merged, target = self._match(tokens, attentive, split.pairs)
+        if split.clusters > 0:
+            centres, members, cluster = self._group(tokens, inattentive, split.clusters)
+            target = torch.cat([target, cluster + kept.shape[1]], dim=1)
+            kept, merged = torch.cat([kept, centres], dim=1), torch.cat([merged, members], dim=1)
+        how = "max" if self.inattentive == "max" else "mean" if self.normalize else "sum"
+        return ops.merge(tokens, kept, merged, target, score_BN, how=how)
+
+    def _match(self, tokens: Tokens, attentive: Tensor, pairs: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Attentive patches that stay, those that merge, and the position that each of these merges into."""
+        if pairs == 0:
+            return attentive, attentive[:, :0], attentive[:, :0]
+        groups = grouping.match_similar(ops.take(tokens.x_BNC, attentive + tokens.num_prefix), pairs)
+        return attentive.gather(1, groups.centre), attentive.gather(1, groups.member), groups.slot
+
+    def _group(self, tokens: Tokens, inattentive: Tensor, clusters: int) -> tuple[Tensor, Tensor, Tensor]:
+        """The same for the inattentive patches: group centres, members, and the group of each member."""
+        if self.inattentive == "spatial":
+            inattentive = inattentive.sort(dim=1).values
+        if self.inattentive in ("cluster", "kmeans"):
+            x = ops.take(tokens.x_BNC, inattentive + tokens.num_prefix)
+            if self.inattentive == "cluster":
+                groups = grouping.density_peaks(x, clusters, self.neighbours)
+            else:
+                groups = grouping.kmeans(x, clusters, self.iterations)
+        else:
+            B, M = inattentive.shape
+            groups = grouping.consecutive(B, M, clusters, inattentive.device)
+        return inattentive.gather(1, groups.centre), inattentive.gather(1, groups.member), groups.slot
+
+    def _setting(self, setting: int | Sequence[int] | None, layer: int) -> int | None:
+        if setting is None or isinstance(setting, int):
+            return setting
+        assert isinstance(self.layers, tuple), "build() comes first"
+        if len(setting) != len(self.layers):
+            raise ValueError(f"{self.name}: {len(self.layers)} reducing layers need as many entries, not {setting}.")
+        return setting[self.layers.index(layer)]
+
+
+def _interpolate(rate: float) -> float:
+    """Share of the patches that leaves at a keep rate, linear between the logged ones."""
+    steps = zip(LOGGED_SHARE, LOGGED_SHARE[1:], strict=False)
+    (low, at_low), (high, at_high) = next(step for step in steps if rate <= step[1][0])
+    return at_low + (at_high - at_low) * (rate - low) / (high - low)

@@ -1,0 +1,91 @@
+"""TM: the token mergence of Multi-Scale And Token Mergence: Make Your ViT More Efficient (Bian et al., 2023).
+
+Paper: https://arxiv.org/abs/2306.04897. No official code is public.
+The patches to which the class token attends most are crucial; each other patch merges into the crucial one that it
+resembles most, as a mean weighted by importance (eq. 4). Off the shelf it needs no training.
+
+Readings of ours where the paper is silent: similarity is taken between the features after the attention residual;
+the class token is crucial and takes part in no merge; the attention similarity is the mean over heads of the
+attention that a non-crucial token pays to each crucial one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..core import ops
+from ..core.attention import Attention
+from ..core.method import ScoredMethod, ViTSpec, patch_scores, pseudo_random
+from ..core.tokens import Tokens
+
+SIMILARITIES = ("cosine", "l1", "l2", "attention", "random")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenMergence(ScoredMethod):
+    """Merge each unimportant patch into the most similar important one.
+
+    similarity: cosine, l1, l2, attention or random (Table 4 of the paper).
+    seed: of the random similarity; the pairing depends on positions alone, so runs and batches agree.
+    """
+
+    name = "token_mergence"
+
+    similarity: str = "cosine"
+    seed: int = 0
+
+    @property
+    def merges(self) -> bool:
+        return True
+
+    def build(self, spec: ViTSpec) -> TokenMergence:
+        if self.similarity not in SIMILARITIES:
+            raise ValueError(
+                f"{self.name}: similarity must be one of {', '.join(SIMILARITIES)}, not {self.similarity!r}."
+            )
+        return super().build(spec)
+
+    def extra_macs(self, layer: int, num_patches: int, spec: ViTSpec) -> int:
+        num_keep = self.num_attentive(layer, num_patches)
+        if num_keep == num_patches:
+            return 0
+        products = {"cosine": spec.channels, "l2": spec.channels, "attention": spec.attention_channels}
+        merging = (num_patches - num_keep) * num_keep * products.get(self.similarity, 0)
+        return self.score_macs(num_patches, spec) + merging
+
+    def after_attention(self, layer: int, tokens: Tokens, attention: Attention) -> Tokens:
+        num_keep = self.num_attentive(layer, tokens.num_patches)
+        if num_keep == tokens.num_patches:
+            return tokens
+        score_BN = patch_scores(self.scorer, tokens, attention)
+        keep_BK, rest_BM = ops.rank(score_BN, num_keep)
+        slot_BM = self._similarity(layer, tokens, attention, keep_BK, rest_BM).argmax(dim=-1)
+        return ops.merge(tokens, keep_BK, rest_BM, slot_BM, score_BN)
+
+    def _similarity(self, layer: int, tokens: Tokens, attention: Attention, keep_BK: Tensor, rest_BM: Tensor) -> Tensor:
+        """How much each patch of rest resembles each kept one: [B, M, K], higher is closer, on any scale per row."""
+        shape = (keep_BK.shape[0], rest_BM.shape[1], keep_BK.shape[1])
+        if self.similarity == "random":
+            values = pseudo_random(shape[1] * shape[2], self.seed, layer, keep_BK.device)
+            return values.view(1, *shape[1:]).expand(shape)
+        if self.similarity == "attention":
+            return _attention_paid(attention, rest_BM + tokens.num_prefix, keep_BK + tokens.num_prefix)
+        kept = ops.take(tokens.x_BNC, keep_BK + tokens.num_prefix)
+        rest = ops.take(tokens.x_BNC, rest_BM + tokens.num_prefix)
+        if self.similarity == "l1":
+            return -torch.cdist(rest, kept, p=1)
+        if self.similarity == "l2":
+            # |r|^2 is the same for all candidates of a row, so the nearest maximises r k - |k|^2 / 2
+            return rest @ kept.transpose(1, 2) - kept.square().sum(dim=-1).unsqueeze(1) / 2
+        return rest @ (kept / kept.norm(dim=-1, keepdim=True)).transpose(1, 2)  # |r| is the same for a whole row
+
+
+def _attention_paid(attention: Attention, query_BM: Tensor, key_BK: Tensor) -> Tensor:
+    """Mean over heads of the attention that the tokens query_BM pay to the tokens key_BK: [B, M, K]."""
+    channels = attention.q_BHND.shape[-1]
+    query = attention.q_BHND.gather(2, query_BM[:, None, :, None].expand(-1, attention.q_BHND.shape[1], -1, channels))
+    paid_BHMN = attention._replace(q_BHND=query).rows(0, query_BM.shape[1])
+    return paid_BHMN.mean(dim=1).gather(2, key_BK.unsqueeze(1).expand(-1, query_BM.shape[1], -1))

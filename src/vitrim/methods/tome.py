@@ -1,0 +1,124 @@
+"""ToMe, Token Merging: Your ViT But Faster (Bolya et al., ICLR 2023).
+
+Paper: https://arxiv.org/abs/2210.09461. Official code: https://github.com/facebookresearch/ToMe (CC-BY-NC 4.0; this
+file is written from the paper). In every block the r most similar pairs of patches merge, between two halves of
+the sequence (section 3.2), and attention weighs each token by the patches it stands for (section 3.3, eq. 1).
+
+As in the official code: similarity of keys averaged over heads; unmerged tokens of the first half, then the second
+half, which shuffles the next split; the prefix is never merged.
+Different: a block asked to merge more than half of its patches is an error, where the official code merges fewer
+and says nothing; works with LayerScale, query-key norm, registers and gradient checkpointing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from ..core import ops, schedule
+from ..core.attention import Attention
+from ..core.method import Method, ViTSpec
+from ..core.tokens import Tokens
+
+
+@dataclass(frozen=True, kw_only=True)
+class ToMe(Method):
+    """Merge the r most similar pairs of patches in every block.
+
+    r: patches to remove per block: one number; a pair (r, inflect), which runs linearly from r (1 - inflect) in the
+        first block to r (1 + inflect) in the last, so (13, -1.0) removes more early on; or a list, one number per
+        block, padded with 0. No block can remove more than half of its patches.
+    prop_attn: proportional attention, log(size) added to the logits; off for models trained without it that the
+        paper finds better so (MAE off the shelf).
+
+    >>> ToMe(r=13)
+    ToMe(r=13, prop_attn=True)
+    """
+
+    name = "tome"
+
+    r: int | tuple[int, float] | Sequence[int] = 13
+    prop_attn: bool = True
+
+    @property
+    def merges(self) -> bool:
+        return True
+
+    @property
+    def size_in_attention(self) -> bool:
+        return self.prop_attn
+
+    def build(self, spec: ViTSpec) -> ToMe:
+        built = replace(self, r=_per_block(self.r, spec.depth))
+        num_patches = spec.num_patches
+        for layer in range(spec.depth):
+            num_patches = built.num_kept(layer, num_patches)
+        return built
+
+    def num_removed(self, layer: int, num_patches: int) -> int:
+        """Patches that block `layer` merges away; ValueError above half of them."""
+        assert isinstance(self.r, tuple), "build() comes first"
+        removed = int(self.r[layer])
+        if removed > num_patches // 2:
+            raise ValueError(
+                f"tome: r = {removed} in block {layer} is too large: {num_patches} patches arrive there and at most "
+                f"half of them, {num_patches // 2}, can merge. Give a smaller r, or a list with one r per block."
+            )
+        return removed
+
+    def num_kept(self, layer: int, num_patches: int) -> int:
+        return num_patches - self.num_removed(layer, num_patches)
+
+    def extra_macs(self, layer: int, num_patches: int, spec: ViTSpec) -> int:
+        if self.num_removed(layer, num_patches) == 0:
+            return 0
+        head_channels = spec.attention_channels // spec.num_heads
+        return (num_patches // 2) * (num_patches - num_patches // 2) * head_channels
+
+    def after_attention(self, layer: int, tokens: Tokens, attention: Attention) -> Tokens:
+        num_removed = self.num_removed(layer, tokens.num_patches)
+        if num_removed == 0:
+            return tokens
+        keep_BK, rest_BM, slot_BM = match(attention.k_BHND.mean(dim=1), tokens.num_prefix, num_removed)
+        return ops.merge(tokens, keep_BK, rest_BM, slot_BM, tokens.patch_size_BN, sizes=True)
+
+
+def match(metric_BND: Tensor, num_prefix: int, num_removed: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Bipartite soft matching (section 3.2) of the patches behind the prefix, as arguments for `ops.merge`.
+
+    The tokens at even positions, A, each propose to the most similar one at an odd position, B; the num_removed
+    best proposals are taken, and several tokens of A may join one of B.
+    """
+    if metric_BND.element_size() == 2:
+        metric_BND = metric_BND.float()
+    metric_BND = metric_BND / metric_BND.norm(dim=-1, keepdim=True)
+    patches = metric_BND[:, num_prefix:]
+    B, P = patches.shape[:2]
+    first_a = num_prefix % 2
+    a, b = patches[:, first_a::2], patches[:, 1 - first_a :: 2]
+    similarity_BA, partner_BA = (a @ b.transpose(1, 2)).max(dim=-1)
+    order_BA = similarity_BA.argsort(dim=1, descending=True, stable=True)
+    taken, left = order_BA[:, :num_removed], order_BA[:, num_removed:]
+    if num_prefix > 0:  # without a prefix the official code leaves these in the order of falling similarity
+        left = left.sort(dim=1).values
+    position_A = torch.arange(first_a, P, 2, device=patches.device)
+    position_B = torch.arange(1 - first_a, P, 2, device=patches.device).expand(B, -1)
+    keep_BK = torch.cat([position_A[left], position_B], dim=1)
+    return keep_BK, position_A[taken], partner_BA.gather(1, taken) + left.shape[1]
+
+
+def _per_block(r: int | tuple[int, float] | Sequence[int], depth: int) -> tuple[int, ...]:
+    if isinstance(r, int):
+        per_block: tuple[int, ...] = (r,) * depth
+    elif isinstance(r, tuple) and len(r) == 2 and isinstance(r[1], float):
+        per_block = schedule.linear_r(int(r[0]), r[1], depth)
+    else:
+        per_block = (*(int(value) for value in r), *(0,) * (depth - len(r)))
+    if len(per_block) != depth:
+        raise ValueError(f"tome: r lists {len(per_block)} blocks, and the model has {depth}.")
+    if any(value < 0 for value in per_block):
+        raise ValueError(f"tome: r must be at least 0 in every block, not {per_block}.")
+    return per_block
