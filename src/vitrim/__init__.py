@@ -7,7 +7,7 @@
 from .api import list_methods, method_from, reduce_tokens, restore
 from .backbones.reader import UnsupportedModel
 from .core.method import Method
-from .methods import BeyondAttentive, EViT, Random, ToMe, TokenMergence
+from .methods import BeyondAttentive, EViT, Random, TokenMergence, ToMe
 
 __version__ = "0.1.0"
 

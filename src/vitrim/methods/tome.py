@@ -82,7 +82,7 @@ class ToMe(Method):
         num_removed = self.num_removed(layer, tokens.num_patches)
         if num_removed == 0:
             return tokens
-        keep_BK, rest_BM, slot_BM = match(attention.k_BHND.mean(dim=1), tokens.num_prefix, num_removed)
+        keep_BK, rest_BM, slot_BM = match(attention.mean_key(), tokens.num_prefix, num_removed)
         return ops.merge(tokens, keep_BK, rest_BM, slot_BM, tokens.patch_size_BN, sizes=True)
 
 
