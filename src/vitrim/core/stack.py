@@ -67,9 +67,9 @@ class TokenBlock(nn.Module):
         if attn_mask is not None or is_causal:
             raise ValueError("a model with reduced tokens takes no attention mask: its tokens move; restore it first.")
         tokens = x if isinstance(x, Tokens) else self._start(x)
-        num_before = tokens.num_patches
+        source_before = tokens.source_BP
         tokens = self._step(tokens)
-        if self.recorder is not None and tokens.num_patches != num_before:
+        if self.recorder is not None and tokens.source_BP is not source_before:
             self.recorder.append(Snapshot(self.layer, tokens))
         return self._leave(tokens) if self.layer == self.spec.depth - 1 else tokens
 
