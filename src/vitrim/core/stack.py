@@ -84,6 +84,7 @@ class TokenBlock(nn.Module):
             attention = attention._replace(bias=tokens.size_BN.log()[:, None, None])
         x = self.reader.add_attention(self.block, tokens.x_BNC, attention.output())
         tokens = self.method.after_attention(self.layer, tokens._replace(x_BNC=x), attention)
+        del attention, x  # queries, keys, values and the longer sequence need not outlive the MLP's peak
         return tokens._replace(x_BNC=self.reader.add_mlp(self.block, tokens.x_BNC))
 
     def _leave(self, tokens: Tokens) -> Tensor:

@@ -6,10 +6,10 @@ The weights lie beside this file: ``pretrained=True`` needs no network.
 """
 
 import os
-import shutil
 import tempfile
 import zipfile
 from pathlib import Path
+from typing import Any
 
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 from timm.models.vision_transformer import VisionTransformer
@@ -25,12 +25,14 @@ default_cfgs = generate_default_cfgs(
     {
         MODEL_NAME: {
             "file": str(WEIGHTS),
-            "input_size": (1, 28, 28),
+            "input_size": (1, 30, 30),
             "fixed_input_size": True,
             "mean": (0.2860,),
             "std": (0.3530,),
             "interpolation": "bicubic",
-            "crop_pct": 1.0,
+            # Resize to 28, then centre-crop to 30: the crop adds one black pixel on each
+            # side, so a 28x28 image keeps its pixels and splits into 10x10 patches.
+            "crop_pct": 1.07,
             "num_classes": 10,
             "pool_size": None,
             "classifier": "head",
@@ -42,14 +44,14 @@ default_cfgs = generate_default_cfgs(
 
 
 @register_model
-def vitrim_fashion_tiny(pretrained: bool = False, **kwargs) -> VisionTransformer:
-    """Build the 12-block ViT: 28x28 gray, 2x2 patches, 196 patch tokens + class token.
+def vitrim_fashion_tiny(pretrained: bool = False, **kwargs: Any) -> VisionTransformer:
+    """Build the 12-block ViT: 28x28 gray padded to 30x30, 100 patch tokens + class token.
 
     pretrained=True loads the packaged weights, stored as fp16, into fp32 parameters.
     """
     arguments = {
-        "img_size": 28,
-        "patch_size": 2,
+        "img_size": 30,
+        "patch_size": 3,
         "in_chans": 1,
         "num_classes": 10,
         "embed_dim": 96,
@@ -57,6 +59,32 @@ def vitrim_fashion_tiny(pretrained: bool = False, **kwargs) -> VisionTransformer
         "num_heads": 3,
         "mlp_ratio": 4.0,
     }
-    return build_model_with_cfg(
-        VisionTransformer, MODEL_NAME, pretrained, **(arguments | kwargs)
-    )
+    return build_model_with_cfg(VisionTransformer, MODEL_NAME, pretrained, **(arguments | kwargs))
+
+
+def demo_images(folder: Path) -> Path:
+    """Unpack the 1,000 labelled test images into folder, unless they are there, and return it.
+
+    The folder then holds images/, labels.csv (header file,label; files relative to images/),
+    classes.txt (line k names class k, counted from 0) and LICENSE.
+    """
+    folder = Path(folder)
+    if (folder / "labels.csv").exists():
+        return folder
+    if folder.exists() and any(folder.iterdir()):
+        raise FileExistsError(f"{folder} holds other files; name a folder that is new or empty")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    # Unpacked beside its place, then renamed: a folder with labels.csv is always complete.
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as beside:
+        unpacked = Path(beside) / "unpacked"
+        with zipfile.ZipFile(IMAGES) as archive:
+            archive.extractall(unpacked)
+        try:
+            if folder.exists():
+                folder.rmdir()  # empty; Windows renames onto nothing that exists
+            os.rename(unpacked, folder)
+        except OSError:
+            # Another process may have been faster; its copy is as good as ours.
+            if not (folder / "labels.csv").exists():
+                raise
+    return folder

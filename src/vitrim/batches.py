@@ -1,0 +1,152 @@
+"""Images decoded into batches of tensors: once into memory where they fit, else anew each time they are read.
+
+Decoding an ImageNet image takes about 3 ms on one core, so a comparison of many models keeps the tensors.
+Shape letters: B batch, C channels, H height, W width.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from .images import ImageDataError, LabelledImages, open_image
+
+MAX_BYTES = 2 * 1024**3  # tensors beyond this are not kept in memory
+FEW_IMAGES = 512  # up to here, starting worker processes takes longer than they save
+
+Transform = Callable[[Image.Image], Tensor]
+Progress = Callable[[int, int], None]  # images done, images in all
+
+
+class Batch(NamedTuple):
+    """Decoded images with their class indices, and the names of those in between that could not be read."""
+
+    x_BCHW: Tensor
+    labels_B: Tensor
+    skipped: tuple[str, ...] = ()
+
+
+class Sample(NamedTuple):
+    """One decoded image; or none, and why. A failure travels as a value: worker processes share no state."""
+
+    x_CHW: Tensor | None
+    label: int
+    name: str
+    failure: str = ""
+
+
+class ImageDataset(Dataset[Sample]):
+    """Decodes and transforms one image at a time, in any process."""
+
+    def __init__(self, images: LabelledImages, transform: Transform, channels: int):
+        self.images, self.transform, self.channels = images, transform, channels
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> Sample:
+        label, name = self.images.labels[index], self.images.name(index)
+        try:
+            image = open_image(self.images.files[index], self.channels)
+        except ImageDataError as error:
+            return Sample(None, label, name, str(error))
+        return Sample(self.transform(image), label, name)
+
+
+@dataclass(frozen=True)
+class ImageBatches:
+    """Batches that can be read any number of times."""
+
+    batches: Iterable[Batch]
+    num_images: int  # those that cannot be read included
+    in_memory: bool
+
+    def __iter__(self) -> Iterator[Batch]:
+        return iter(self.batches)
+
+
+def load_images(
+    images: LabelledImages,
+    transform: Transform,
+    channels: int,
+    *,
+    batch_size: int = 32,
+    skip_bad: bool = False,
+    num_workers: int | None = None,
+    max_bytes: int = MAX_BYTES,
+    progress: Progress | None = None,
+) -> ImageBatches:
+    """Batches of the images in their order, kept in memory if all tensors together take at most max_bytes.
+
+    skip_bad: leave out images that cannot be read and name them in their batch's `skipped`; otherwise the first one
+    raises ImageDataError. num_workers: decoding processes, None for a number that suits this machine.
+    """
+    if batch_size < 1:
+        raise ValueError(f"the batch size must be at least 1, not {batch_size}.")
+    dataset = ImageDataset(images, transform, channels)
+    workers = _num_workers(len(images)) if num_workers is None else num_workers
+    stream = _Stream(DataLoader(dataset, batch_size, num_workers=workers, collate_fn=_collate), skip_bad)
+    if max_bytes == 0 or not 0 < _num_bytes(dataset) <= max_bytes:
+        return ImageBatches(stream, len(images), in_memory=False)
+    kept, done = [], 0
+    for batch in stream:
+        kept.append(batch)
+        done += len(batch.labels_B) + len(batch.skipped)
+        if progress is not None:
+            progress(done, len(images))
+    return ImageBatches(kept, len(images), in_memory=True)
+
+
+@dataclass(frozen=True)
+class _Stream:
+    """Decodes all images each time it is read."""
+
+    loader: DataLoader[Sample]  # whose collate function is _collate
+    skip_bad: bool
+
+    def __iter__(self) -> Iterator[Batch]:
+        decoded = iter(self.loader)
+        while (found := _next(decoded)) is not None:
+            batch, failure = found
+            if failure and not self.skip_bad:
+                raise ImageDataError(failure)
+            yield batch
+
+
+def _collate(samples: list[Sample]) -> tuple[Batch, str]:
+    """The images that could be decoded, and why the first of the others could not."""
+    decoded = [sample.x_CHW for sample in samples if sample.x_CHW is not None]
+    labels = [sample.label for sample in samples if sample.x_CHW is not None]
+    failed = [sample for sample in samples if sample.x_CHW is None]
+    x_BCHW = torch.stack(decoded) if decoded else torch.empty(0)
+    batch = Batch(x_BCHW, torch.tensor(labels, dtype=torch.long), tuple(sample.name for sample in failed))
+    return batch, failed[0].failure if failed else ""
+
+
+def _next(decoded: Iterator[tuple[Batch, str]]) -> tuple[Batch, str] | None:
+    """The next batch, decoded on one thread: one image is too little work for several, which then wait and spin."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        return next(decoded, None)
+    finally:
+        torch.set_num_threads(before)
+
+
+def _num_bytes(dataset: ImageDataset) -> int:
+    """Size of all tensors, by the first image that can be read; 0 if none can."""
+    samples = (dataset[i].x_CHW for i in range(len(dataset)))
+    first = next((x_CHW for x_CHW in samples if x_CHW is not None), None)
+    return 0 if first is None else first.nbytes * len(dataset)
+
+
+def _num_workers(num_images: int) -> int:
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return 0 if cores <= 2 or num_images <= FEW_IMAGES else min(8, cores - 1)

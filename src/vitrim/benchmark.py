@@ -1,0 +1,210 @@
+"""Speed and memory of several models, measured together. Knows nothing of token reduction.
+
+On a shared or throttling machine times drift by more than the differences of interest, so the models take turns
+within each round, in rotating order, and speed-ups are ratios within a round.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import time
+import weakref
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from .evaluate import check_device, evaluating
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+MIN_SECONDS = 0.02  # of one sample: a single call at batch 1 would measure the clock and the scheduler
+MIB = 2**20
+
+
+@dataclass(frozen=True)
+class Timing:
+    """One model's speed, as medians over the rounds, against the baseline's."""
+
+    images_per_s: float
+    latency_ms: float  # of one batch
+    speedup: float  # of images_per_s over the baseline's in the same round
+    speedup_low: float  # 10th percentile of that over the rounds
+    speedup_high: float  # 90th percentile
+    rounds: int
+    peak_memory_mb: float  # MiB of weights, input and activations at the worst moment of a forward
+
+
+def benchmark(
+    models: Mapping[str, nn.Module],
+    input_size: tuple[int, int, int] = (3, 224, 224),
+    *,
+    batch_size: int = 32,
+    rounds: int = 30,
+    warmup: int = 3,
+    device: torch.device | str = "cpu",
+    dtype: str = "fp32",
+    compile: bool = False,
+    baseline: str | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> dict[str, Timing]:
+    """Forward times of the models on random images, taking turns; by the models' names.
+
+    A sample is as many forwards in a row as take 20 ms. A model whose weights are not of that dtype and on that
+    device is copied; none is changed. baseline: the model whose speed-up is 1, by default the first. progress:
+    called after each round with rounds done and rounds in all. Memory is the allocator's on CUDA, else that of
+    tensors alive (`PeakMemory`), where a compiled model counts as its uncompiled self.
+    """
+    first = _check(models, batch_size=batch_size, rounds=rounds, warmup=warmup, dtype=dtype, baseline=baseline)
+    place = check_device(device)
+    x_BCHW = torch.randn(batch_size, *input_size, device=place, dtype=DTYPES[dtype])
+    runners = {name: _Runner(_placed(model, place, DTYPES[dtype]), x_BCHW, compile) for name, model in models.items()}
+    with ExitStack() as stack, torch.inference_mode():
+        for runner in runners.values():
+            stack.enter_context(evaluating(runner.model))
+            runner.prepare(warmup)
+        seconds = _take_turns(runners, rounds, progress)
+    return {name: _timing(seconds[name], seconds[first], batch_size, runners[name].peak_bytes) for name in runners}
+
+
+def _take_turns(
+    runners: Mapping[str, _Runner], rounds: int, progress: Callable[[int, int], None] | None
+) -> dict[str, list[float]]:
+    """One sample of each model per round, each round beginning with another model."""
+    seconds: dict[str, list[float]] = {name: [] for name in runners}
+    names = list(runners)
+    for done in range(rounds):
+        start = done % len(names)
+        for name in names[start:] + names[:start]:
+            seconds[name].append(runners[name].sample())
+        if progress is not None:
+            progress(done + 1, rounds)
+    return seconds
+
+
+class PeakMemory(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """The most bytes of tensors alive at once while it is entered, on any device.
+
+    Every tensor that an operation returns is followed until its storage is freed. Scratch space inside a kernel is
+    not seen; on ViTs the result equals that of torch.profiler to the byte.
+    """
+
+    def __init__(self, known: list[Tensor]):
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._alive: dict[int, weakref.ref[Any]] = {}
+        self._now = self.peak_bytes = 0
+        for tensor in known:
+            self._follow(tensor)
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        for leaf in tree_leaves(out):
+            if isinstance(leaf, Tensor):
+                self._follow(leaf)
+        return out
+
+    def _follow(self, tensor: Tensor) -> None:
+        storage = tensor.untyped_storage()
+        key, size = storage._cdata, storage.nbytes()
+        if key in self._alive:
+            return
+
+        def freed(_: object) -> None:
+            del self._alive[key]
+            self._now -= size
+
+        self._alive[key] = weakref.ref(storage, freed)
+        self._now += size
+        self.peak_bytes = max(self.peak_bytes, self._now)
+
+
+@dataclass
+class _Runner:
+    """One model with its input; it is timed in eval and inference mode, which the caller sets."""
+
+    model: nn.Module
+    x_BCHW: Tensor
+    compile: bool
+    peak_bytes: int = 0
+    calls: int = 1  # forwards per sample
+    forward: Callable[[Tensor], object] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.forward = torch.compile(self.model) if self.compile else self.model
+
+    def prepare(self, warmup: int) -> None:
+        """Warm up, measure memory, and find how many forwards fill a sample."""
+        for _ in range(max(1, warmup)):
+            self.sample()
+        self.peak_bytes = self._peak_bytes()
+        self.calls = max(1, math.ceil(MIN_SECONDS / self.sample()))
+
+    def sample(self) -> float:
+        """Seconds of one forward, averaged over the calls in a row."""
+        device = self.x_BCHW.device
+        _wait(device)
+        start = time.perf_counter()
+        for _ in range(self.calls):
+            self.forward(self.x_BCHW)
+        _wait(device)
+        return (time.perf_counter() - start) / self.calls
+
+    def _peak_bytes(self) -> int:
+        device = self.x_BCHW.device
+        own = [*self.model.parameters(), *self.model.buffers(), self.x_BCHW]
+        if device.type != "cuda":
+            with PeakMemory(own) as memory:
+                self.model(self.x_BCHW)
+            return memory.peak_bytes
+        _wait(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        self.forward(self.x_BCHW)
+        _wait(device)
+        return torch.cuda.max_memory_allocated(device) - before + sum(tensor.nbytes for tensor in own)
+
+
+def _check(
+    models: Mapping[str, nn.Module], *, batch_size: int, rounds: int, warmup: int, dtype: str, baseline: str | None
+) -> str:
+    """The name of the baseline; ValueError for settings that make no sense."""
+    if not models:
+        raise ValueError("benchmark needs at least one model.")
+    if batch_size < 1 or rounds < 1 or warmup < 0:
+        raise ValueError(
+            "benchmark needs a batch size and rounds of at least 1 and no negative warmup, "
+            f"not batch_size={batch_size}, rounds={rounds}, warmup={warmup}."
+        )
+    if dtype not in DTYPES:
+        raise ValueError(f"dtype must be one of {', '.join(DTYPES)}, not {dtype!r}.")
+    first = next(iter(models)) if baseline is None else baseline
+    if first not in models:
+        raise ValueError(f"the baseline {first!r} is not among the models {', '.join(models)}.")
+    return first
+
+
+def _placed(model: nn.Module, device: torch.device, dtype: torch.dtype) -> nn.Module:
+    tensors = [*model.parameters(), *model.buffers()]
+    floating = [tensor for tensor in tensors if tensor.is_floating_point()]
+    fits = all(t.device == device for t in tensors) and all(t.dtype == dtype for t in floating)
+    return model if fits else copy.deepcopy(model).to(device, dtype)
+
+
+def _timing(seconds: list[float], baseline: list[float], batch_size: int, peak_bytes: int) -> Timing:
+    times = torch.tensor(seconds, dtype=torch.float64)
+    ratios = torch.tensor(baseline, dtype=torch.float64) / times
+    low, middle, high = ratios.quantile(torch.tensor([0.1, 0.5, 0.9], dtype=torch.float64)).tolist()
+    latency = float(times.quantile(0.5))
+    return Timing(batch_size / latency, latency * 1e3, middle, low, high, len(seconds), peak_bytes / MIB)
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()

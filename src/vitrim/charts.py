@@ -1,0 +1,137 @@
+"""Accuracy against cost, as SVG text to put into a page. Text and lines take the colours of the page around them."""
+
+from __future__ import annotations
+
+import html
+import io
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+from .run_folder import Row
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+Cost = Literal["gmacs", "speedup"]
+
+AXES: Mapping[Cost, str] = {"gmacs": "GMACs per image", "speedup": "speed-up over the unreduced model"}
+PALETTE = ("#4477dd", "#e07b28", "#2a9d68", "#c2519c", "#8b66d6", "#cf4a44", "#1c9fb3", "#a08228", "#6b8e23", "#b56a5a")
+INK, FAINT, PAPER = "#010203", "#010204", "#010205"  # stand-ins, exchanged for the page's own colours
+FONT = "DejaVu Sans"  # comes with matplotlib; exchanged for the page's own font
+
+
+def method_colors(rows: Sequence[Row]) -> dict[str, str]:
+    """One colour per method, in order of appearance; the unreduced model takes the colour of the text."""
+    methods = [method for method in dict.fromkeys(row.method for row in rows) if method != rows[0].method]
+    return {rows[0].method: "currentColor"} | {m: PALETTE[i % len(PALETTE)] for i, m in enumerate(methods)}
+
+
+def pareto_front(rows: Sequence[Row], cost: Cost) -> list[Row]:
+    """The rows that no other row beats in both accuracy and cost, cheapest first."""
+    ordered = sorted(rows, key=lambda row: (_price(row, cost), -row.top1))
+    front: list[Row] = []
+    for row in ordered:
+        if not front or row.top1 > front[-1].top1:
+            front.append(row)
+    return front
+
+
+def sampling_error(row: Row) -> float:
+    """Half the 95 % interval of top-1 that comes from the choice of images, in points."""
+    share = row.top1 / 100
+    return 196 * math.sqrt(share * (1 - share) / row.num_images)
+
+
+def accuracy_chart(rows: Sequence[Row], cost: Cost) -> str:
+    """Top-1 against cost; the first row is the unreduced model. Hovering over a point tells its numbers."""
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+
+    style: Any = {
+        "svg.fonttype": "none",
+        "svg.hashsalt": cost,
+        "font.family": FONT,
+        "font.size": 10,
+        "text.color": INK,
+        "axes.labelcolor": INK,
+        "xtick.color": INK,
+        "ytick.color": INK,
+    }
+    with mpl.rc_context(style):
+        figure = Figure(figsize=(6.2, 4.5), layout="tight")
+        axes = figure.subplots()
+        _frame(axes, cost)
+        _draw_front(axes, rows, cost)
+        _draw_methods(axes, rows, cost)
+        _draw_unreduced(axes, rows[0], cost)
+        out = io.StringIO()
+        figure.savefig(
+            out, format="svg", transparent=True, metadata=dict.fromkeys(("Date", "Creator", "Format", "Type"))
+        )
+    return _for_page(out.getvalue(), rows, cost)
+
+
+def _price(row: Row, cost: Cost) -> float:
+    return row.gmacs if cost == "gmacs" else -row.speedup
+
+
+def _frame(axes: Axes, cost: Cost) -> None:
+    axes.set_xlabel(AXES[cost], labelpad=8)
+    axes.set_ylabel("top-1 accuracy, %", labelpad=8)
+    axes.grid(color=FAINT, linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.tick_params(length=0, pad=6)
+    axes.margins(0.07, 0.09)
+    for spine in axes.spines.values():
+        spine.set_visible(False)
+    if cost == "speedup":
+        axes.xaxis.set_major_formatter("{x:g}x")
+
+
+def _draw_front(axes: Axes, rows: Sequence[Row], cost: Cost) -> None:
+    front = pareto_front(rows, cost)
+    xs, ys = [getattr(row, cost) for row in front], [row.top1 for row in front]
+    axes.plot(xs, ys, color=INK, linewidth=7, alpha=0.12, solid_capstyle="round", solid_joinstyle="round", zorder=1)
+    axes.scatter(xs, ys, s=120, facecolor="none", edgecolor=INK, linewidth=1, alpha=0.55, zorder=4)
+
+
+def _draw_methods(axes: Axes, rows: Sequence[Row], cost: Cost) -> None:
+    for method, color in method_colors(rows).items():
+        own = sorted((row for row in rows[1:] if row.method == method), key=lambda row: row.gmacs)
+        xs, ys = [getattr(row, cost) for row in own], [row.top1 for row in own]
+        axes.plot(xs, ys, color=color if own else INK, linewidth=1.4, alpha=0.75, zorder=2)
+        for row in own:
+            if cost == "speedup":
+                axes.plot((row.speedup_low, row.speedup_high), (row.top1,) * 2, color=color, linewidth=1, alpha=0.5)
+            point = axes.scatter(
+                [getattr(row, cost)], [row.top1], s=34, color=color, edgecolor=PAPER, linewidth=0.8, zorder=3
+            )
+            point.set_gid(_gid(rows, row, cost))
+
+
+def _draw_unreduced(axes: Axes, row: Row, cost: Cost) -> None:
+    x = getattr(row, cost)
+    axes.axhline(row.top1, color=INK, linewidth=0.9, alpha=0.45, linestyle=(0, (4, 4)), zorder=1)
+    bar = axes.errorbar(x, row.top1, yerr=sampling_error(row), color=INK, capsize=3, linewidth=1, zorder=3)
+    bar[0].set_alpha(0.8)
+    point = axes.scatter([x], [row.top1], s=52, marker="D", color=INK, edgecolor=PAPER, linewidth=0.8, zorder=5)
+    point.set_gid(_gid([row], row, cost))
+
+
+def _gid(rows: Sequence[Row], row: Row, cost: Cost) -> str:
+    return f"{cost}-{rows.index(row)}"
+
+
+def _for_page(svg: str, rows: Sequence[Row], cost: Cost) -> str:
+    """Without the XML prologue, in the page's colours and font, with the numbers of each point as its tooltip."""
+    svg = svg[svg.index("<svg") :]
+    for stand_in, color in ((INK, "currentColor"), (FAINT, "var(--line)"), (PAPER, "var(--card)")):
+        svg = svg.replace(stand_in, color)
+    svg = svg.replace(f"'{FONT}'", "inherit")
+    for i, row in enumerate(rows):
+        start = f'<g id="{cost}-{i}">'
+        told = f"{row.method} {row.setting}: top-1 {row.top1:.2f} %, {row.gmacs:.3g} GMACs, {row.speedup:.2f}x"
+        svg = svg.replace(start, f"{start}<title>{html.escape(told)}</title>")
+    label = f"Top-1 accuracy against {AXES[cost]}"
+    return svg.replace("<svg ", f'<svg role="img" aria-label="{label}" ', 1)

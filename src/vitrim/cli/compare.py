@@ -1,0 +1,82 @@
+"""`vitrim compare`, the main job."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from . import options
+from .options import DEFAULT_METHODS, DEFAULT_MODEL
+
+if TYPE_CHECKING:
+    from ..run_folder import Run
+
+
+def compare(
+    output: Annotated[Path, typer.Option(help="Folder for the results; the same command goes on where it stopped.")],
+    model: options.Model = DEFAULT_MODEL,
+    checkpoint: options.Checkpoint = None,
+    data: options.Data = None,
+    methods: options.Methods = DEFAULT_METHODS,
+    keep_rates: options.KeepRates = None,
+    gmacs: options.Gmacs = None,
+    r: options.Rs = None,
+    layers: options.Layers = None,
+    scorer: options.Scorer = None,
+    limit: options.Limit = None,
+    batch_size: options.BatchSize = 32,
+    rounds: options.Rounds = 10,
+    device: options.Device = "cpu",
+    dtype: options.Dtype = "fp32",
+    amp: options.Amp = False,
+    compile_: options.Compile = False,
+    skip_bad: options.SkipBad = False,
+    seed: options.Seed = 0,
+    img_size: options.ImgSize = None,
+) -> None:
+    """Measure accuracy, multiply-adds and speed of many methods, and write a report.
+
+    Without --model and --data it runs on the small model and the 1,000 images in the package.
+    """
+    from ..compare import compare as run_job
+    from ..job import Job
+    from .live import watcher_for_terminal
+
+    found = options.chosen(methods, keep_rates, gmacs, r, layers, scorer, default=(0.9, 0.7, 0.5))
+    with options.image_folder(model, data) as folder, watcher_for_terminal() as watcher:
+        job = Job(
+            model=model,
+            data=folder,
+            output=output,
+            configurations=found,
+            checkpoint=checkpoint,
+            img_size=img_size,
+            limit=limit,
+            batch_size=batch_size,
+            rounds=rounds,
+            device=device,
+            dtype=dtype,
+            amp=amp,
+            compile=compile_,
+            skip_bad=skip_bad,
+            seed=seed,
+            command=shlex.join(["vitrim", *sys.argv[1:]]),
+        )
+        try:
+            run = run_job(job, watcher)
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt(
+                f"finished rows are kept in {output}, the same command goes on from there."
+            ) from None
+    typer.echo(f"{output / 'report.html'} is ready, with results.csv and results.json beside it.{_skipped(run)}")
+
+
+def _skipped(run: Run) -> str:
+    count = len(run.skipped_files)
+    if count == 0:
+        return ""
+    return " 1 file that is no image was skipped." if count == 1 else f" {count} files that are no images were skipped."

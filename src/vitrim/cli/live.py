@@ -1,0 +1,133 @@
+"""What `vitrim compare` shows while it runs: a table that fills up in a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from ..job import Watcher
+from ..run_folder import Row, Run
+from . import terminal
+
+Key = tuple[str, str]
+
+AROUND = 7  # lines of the terminal that are not rows: head, rules, progress
+
+
+@contextmanager
+def watcher_for_terminal() -> Iterator[Watcher]:
+    """A live table if standard output is a terminal, else plain lines."""
+    console = Console()
+    if not console.is_terminal:
+        yield PlainLines()
+        return
+    # Redrawn only between steps of the work: a drawing thread would disturb the timing.
+    live = Live(console=console, auto_refresh=False)
+    try:
+        yield LiveTable(live)
+    finally:
+        live.stop()
+
+
+class PlainLines(Watcher):
+    """One line per finished row."""
+
+    def begins(self, keys: Sequence[Key], run: Run) -> None:
+        """Say how much there is to do."""
+        finished = sum(run.row(key) is not None for key in keys)
+        self._tell(f"{len(keys)} rows, {finished} of them finished before" if finished else f"{len(keys)} rows")
+
+    def finishes(self, row: Row) -> None:
+        """The row's numbers."""
+        cells = _cells(row)
+        name, change = " ".join(cells[:2]).strip(), cells[3] and f" ({cells[3]})"
+        speedup = cells[7] and f", {cells[7]}"
+        self._tell(f"{name}: top-1 {cells[2]} %{change}, {cells[4]} GMACs, {cells[6]} images/s{speedup}")
+
+    def _tell(self, line: str) -> None:
+        sys.stdout.write(line + "\n")
+        sys.stdout.flush()
+
+
+class LiveTable(Watcher):
+    """All rows, filled in as they are finished; the one at work shows its step, rate and time left."""
+
+    def __init__(self, live: Live):
+        self.live = live
+        self.keys: Sequence[Key] = ()
+        self.rows: dict[Key, Row] = {}
+        self.at_work: tuple[Key, str] | None = None
+        self.progress = Text()
+        self.step_start = self.last_drawn = 0.0
+
+    def begins(self, keys: Sequence[Key], run: Run) -> None:
+        """Draw the table with the rows that are finished already."""
+        self.live.start()
+        self.keys = keys
+        self.rows = {row.key: row for row in run.rows}
+        self._draw()
+
+    def works(self, key: Key, step: str, done: int, total: int) -> None:
+        """Say how far the step is."""
+        now = time.monotonic()
+        if self.at_work != (key, step):
+            self.at_work, self.step_start = (key, step), now
+        self.progress = _progress(key, step, done, total, now - self.step_start)
+        if now - self.last_drawn >= terminal.REFRESH_SECONDS:
+            self._draw()
+
+    def finishes(self, row: Row) -> None:
+        """Fill in the row."""
+        self.rows[row.key] = row
+        self.at_work, self.progress = None, Text()
+        self._draw()
+
+    def _draw(self) -> None:
+        self.last_drawn = time.monotonic()
+        self.live.update(Group(self.progress, self._table()), refresh=True)
+
+    def _table(self) -> Table:
+        numbers = ("top-1 %", "change", "GMACs", "ratio", "images/s", "speed-up")
+        table = terminal.table("method", "setting", numbers=numbers)
+        for key in self._visible():
+            if key in self.rows:
+                table.add_row(*_cells(self.rows[key]))
+            else:
+                working = self.at_work is not None and self.at_work[0] == key
+                table.add_row(*key, *[""] * 5, "at work" if working else "", style=None if working else "dim")
+        return table
+
+    def _visible(self) -> Sequence[Key]:
+        """All rows if they fit the terminal or all is done; else those up to a little past the one at work."""
+        room = self.live.console.height - AROUND
+        if len(self.keys) <= room or all(key in self.rows for key in self.keys):
+            return self.keys
+        at = next(i for i, key in enumerate(self.keys) if key not in self.rows)
+        end = min(len(self.keys), max(at + 3, room))
+        return (self.keys[0], *self.keys[max(1, end - room + 1) : end])
+
+
+def _cells(row: Row) -> list[str]:
+    """Method, setting, top-1, change, GMACs, MAC ratio, images/s, speed-up with spread."""
+    numbers = [f"{row.top1:.2f}", f"{-row.drop or 0.0:+.2f}", f"{row.gmacs:.3f}", f"{row.mac_ratio:.2f}x"]
+    speed = f"{row.images_per_s:.4g}"
+    if row.setting == "":
+        return [row.method, "", numbers[0], "", numbers[2], "", speed, ""]
+    spread = f"{row.speedup:.2f}x ({row.speedup_low:.2f} to {row.speedup_high:.2f})"
+    return [row.method, row.setting, *numbers, speed, spread]
+
+
+def _progress(key: Key, step: str, done: int, total: int, seconds: float) -> Text:
+    name = " ".join(key).strip()
+    text = f"{name}: {step}, {done} of {total}"
+    if done and seconds > 0.5:
+        rate = done / seconds
+        text += f", {rate:.3g} a second, {(total - done) / rate:.0f} s left"
+    return Text(text, style="cyan")

@@ -1,0 +1,178 @@
+"""`vitrim evaluate`, `vitrim benchmark` and `vitrim macs`: one number at a time."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from . import options, terminal
+from .options import DEFAULT_METHODS, DEFAULT_MODEL
+
+if TYPE_CHECKING:
+    from ..benchmark import Timing
+
+
+def evaluate(
+    model: options.Model = DEFAULT_MODEL,
+    checkpoint: options.Checkpoint = None,
+    data: options.Data = None,
+    method: Annotated[str | None, typer.Option(help="Reduce tokens by this method.")] = None,
+    keep_rate: Annotated[str | None, typer.Option(help="Share of patches to keep.")] = None,
+    gmacs: Annotated[str | None, typer.Option(help="Target in 1e9 multiply-adds.")] = None,
+    r: Annotated[str | None, typer.Option("--r", help="Patches to merge per block, for tome.")] = None,
+    layers: options.Layers = None,
+    scorer: options.Scorer = None,
+    limit: options.Limit = None,
+    batch_size: options.BatchSize = 32,
+    device: options.Device = "cpu",
+    amp: options.Amp = False,
+    skip_bad: options.SkipBad = False,
+    seed: options.Seed = 0,
+    img_size: options.ImgSize = None,
+) -> None:
+    """Top-1 and top-5 of a model on a folder of images, with or without token reduction."""
+    from ..api import reduce_tokens
+    from ..evaluate import evaluate_folder
+    from ..load import build_model, load_model
+
+    if method is None and any(value is not None for value in (keep_rate, gmacs, r, layers, scorer)):
+        raise ValueError("--keep-rate, --gmacs, --r, --layers and --scorer need a --method.")
+    wanted = options.one(options.chosen(method, keep_rate, gmacs, r, layers, scorer)) if method else None
+    with options.image_folder(model, data) as folder:
+        if wanted is not None:
+            wanted.make(build_model(model, img_size=img_size), seed)
+        net = load_model(model, checkpoint, img_size=img_size)
+        if wanted is not None:
+            reduce_tokens(net, wanted.make(net, seed))
+        with terminal.progress_bar("images") as progress:
+            score = evaluate_folder(
+                net,
+                folder,
+                limit=limit,
+                batch_size=batch_size,
+                device=device,
+                amp=amp,
+                skip_bad=skip_bad,
+                progress=progress,
+            )
+    what = model if wanted is None else f"{model}, {wanted.method} {wanted.setting}"
+    skipped = f", {len(score.skipped)} skipped: {', '.join(score.skipped)}" if score.skipped else ""
+    typer.echo(
+        f"{what}: top-1 {score.top1:.2f} %, top-5 {score.top5:.2f} % of {score.num_images} images "
+        f"({score.num_images / score.seconds:.3g} images/s, decoding included){skipped}"
+    )
+
+
+def benchmark(
+    model: options.Model = DEFAULT_MODEL,
+    methods: options.Methods = DEFAULT_METHODS,
+    keep_rates: options.KeepRates = None,
+    gmacs: options.Gmacs = None,
+    r: options.Rs = None,
+    layers: options.Layers = None,
+    scorer: options.Scorer = None,
+    batch_sizes: Annotated[str, typer.Option(help="Images at a time: 1,32")] = "1,32",
+    rounds: options.Rounds = 30,
+    device: options.Device = "cpu",
+    dtype: options.Dtype = "fp32",
+    compile_: options.Compile = False,
+    img_size: options.ImgSize = None,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write the numbers to this file, too.")] = None,
+) -> None:
+    """Speed of methods, measured in turns with the unreduced model; random weights and images do for that."""
+    import copy
+    import json
+
+    from ..api import reduce_tokens
+    from ..benchmark import benchmark as run
+    from ..environment import environment
+    from ..evaluate import check_device, input_size_of
+    from ..load import build_model
+    from ..macs import count_macs
+    from ..run_folder import replace_file
+
+    found = options.chosen(methods, keep_rates, gmacs, r, layers, scorer)
+    sizes = options.numbers(batch_sizes, "--batch-sizes", int)
+    if json_file is not None and not json_file.resolve().parent.is_dir():
+        raise ValueError(f"there is no folder {json_file.parent} to write {json_file.name} into.")
+    place = check_device(device)
+    net = build_model(model, img_size=img_size)
+    models = {"unreduced": net} | {
+        " ".join(each.key): reduce_tokens(copy.deepcopy(net), each.make(net)) for each in found
+    }
+    gmacs_of = {name: count_macs(each) / 1e9 for name, each in models.items()}
+    rows: list[dict[str, Any]] = []
+    for size in sizes:
+        with terminal.progress_bar(f"rounds at batch {size}") as progress:
+            timings = run(
+                models,
+                input_size_of(net),
+                batch_size=size,
+                rounds=rounds,
+                device=device,
+                dtype=dtype,
+                compile=compile_,
+                progress=progress,
+            )
+        rows += [_speed(name, size, gmacs_of, timing) for name, timing in timings.items()]
+    _show_speeds(rows)
+    if json_file is not None:
+        about = {"model": model, "dtype": dtype, "compiled": compile_, "environment": environment(place)}
+        replace_file(json_file, json.dumps({**about, "rows": rows}, indent=1) + "\n")
+
+
+def _speed(name: str, batch: int, gmacs_of: dict[str, float], timing: Timing) -> dict[str, Any]:
+    gmacs = gmacs_of[name]
+    return {"model": name, "batch": batch, "gmacs": gmacs, "mac_ratio": gmacs_of["unreduced"] / gmacs, **vars(timing)}
+
+
+def _show_speeds(rows: list[dict[str, Any]]) -> None:
+    numbers = ("batch", "GMACs", "ratio", "images/s", "ms", "speed-up", "10th to 90th percentile", "MiB")
+    table = terminal.table("model", numbers=numbers)
+    for row in rows:
+        table.add_row(
+            row["model"],
+            str(row["batch"]),
+            f"{row['gmacs']:.3f}",
+            f"{row['mac_ratio']:.2f}x",
+            f"{row['images_per_s']:.4g}",
+            f"{row['latency_ms']:.4g}",
+            f"{row['speedup']:.3f}x",
+            f"{row['speedup_low']:.2f} to {row['speedup_high']:.2f}",
+            f"{row['peak_memory_mb']:.0f}",
+        )
+    terminal.show(table)
+
+
+def macs(
+    model: options.Model = DEFAULT_MODEL,
+    methods: options.Methods = DEFAULT_METHODS,
+    keep_rates: options.KeepRates = None,
+    gmacs: options.Gmacs = None,
+    r: options.Rs = None,
+    layers: options.Layers = None,
+    scorer: options.Scorer = None,
+    img_size: options.ImgSize = None,
+) -> None:
+    """Tokens after each block and multiply-adds, by formula and counted on a forward; loads no weights."""
+    from ..api import reduce_tokens
+    from ..backbones.reader import read_backbone
+    from ..load import build_model
+    from ..macs import count_macs, reduced_macs, token_counts
+
+    found = options.chosen(methods, keep_rates, gmacs, r, layers, scorer)
+    net = build_model(model, img_size=img_size)
+    spec, full = read_backbone(net).spec, count_macs(net)
+    table = terminal.table(
+        "method", "setting", numbers=("GMACs by formula", "counted", "ratio"), last="tokens after each block"
+    )
+    table.add_row("unreduced", "", *(f"{full / 1e9:.4f}",) * 2, "1.000", terminal.runs(token_counts(spec, None)))
+    for each in found:
+        method = each.make(net).build(spec)
+        counted = count_macs(reduce_tokens(net, method))
+        formula = reduced_macs(full, spec, method)
+        numbers = (f"{formula / 1e9:.4f}", f"{counted / 1e9:.4f}", f"{full / counted:.3f}")
+        table.add_row(*each.key, *numbers, terminal.runs(token_counts(spec, method)))
+    terminal.show(table)

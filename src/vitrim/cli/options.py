@@ -1,0 +1,142 @@
+"""Options that several commands share, and how their text is read."""
+
+from __future__ import annotations
+
+import math
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+
+import typer
+
+if TYPE_CHECKING:
+    from ..configuration import Configuration
+
+DEFAULT_MODEL = "vitrim_fashion_tiny"
+DEFAULT_METHODS = "evit,token_mergence,beyond_attentive,tome"
+
+WHAT, HOW_MUCH, MEASURING = "Model and images", "Methods", "Measuring"
+
+Model = Annotated[
+    str, typer.Option(help="Name of a timm model; the default is the small one in the package.", rich_help_panel=WHAT)
+]
+Checkpoint = Annotated[
+    Path | None,
+    typer.Option(help="Weights, .safetensors or .pth; without it timm's pretrained ones.", rich_help_panel=WHAT),
+]
+Data = Annotated[
+    Path | None,
+    typer.Option(help="Folder with labels.csv, or with one sub-folder of images per class.", rich_help_panel=WHAT),
+]
+ImgSize = Annotated[int | None, typer.Option(help="Resolution, if not the model's own.", rich_help_panel=WHAT)]
+Limit = Annotated[
+    int | None, typer.Option(help="Use so many images, evenly spread over classes.", rich_help_panel=WHAT)
+]
+SkipBad = Annotated[
+    bool, typer.Option("--skip-bad", help="Leave out files that are no images, and count them.", rich_help_panel=WHAT)
+]
+
+Methods = Annotated[str, typer.Option(help="Names, see `vitrim methods`: evit,tome", rich_help_panel=HOW_MUCH)]
+KeepRates = Annotated[str | None, typer.Option(help="Shares of patches to keep: 0.9,0.7", rich_help_panel=HOW_MUCH)]
+Gmacs = Annotated[str | None, typer.Option(help="Targets in 1e9 multiply-adds: 3.0,2.5", rich_help_panel=HOW_MUCH)]
+Rs = Annotated[
+    str | None, typer.Option("--r", help="Patches to merge per block, for tome: 8,13", rich_help_panel=HOW_MUCH)
+]
+Layers = Annotated[
+    str | None, typer.Option(help="Reducing blocks, from 0; otherwise 3,6,9 of 12.", rich_help_panel=HOW_MUCH)
+]
+Scorer = Annotated[
+    str | None,
+    typer.Option(help="What ranks patches: cls, received or norm (no class token needed).", rich_help_panel=HOW_MUCH),
+]
+
+BatchSize = Annotated[int, typer.Option(help="Images at a time.", rich_help_panel=MEASURING)]
+Rounds = Annotated[
+    int, typer.Option(help="Rounds of timing; more make a noisy machine's numbers firm.", rich_help_panel=MEASURING)
+]
+Device = Annotated[str, typer.Option(help="cpu, cuda or cuda:1.", rich_help_panel=MEASURING)]
+Dtype = Annotated[str, typer.Option(help="fp32, bf16 or fp16.", rich_help_panel=MEASURING)]
+Amp = Annotated[
+    bool,
+    typer.Option("--amp", help="Autocast while accuracy is measured; timing uses --dtype.", rich_help_panel=MEASURING),
+]
+Compile = Annotated[
+    bool, typer.Option("--compile", help="Time models compiled by torch.compile.", rich_help_panel=MEASURING)
+]
+Seed = Annotated[int, typer.Option(help="For methods that draw numbers.", rich_help_panel=MEASURING)]
+
+T = TypeVar("T", int, float)
+
+
+def names(text: str) -> list[str]:
+    """The parts of a comma-separated list."""
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
+def numbers(text: str | None, option: str, kind: type[T]) -> list[T]:
+    """The numbers of a comma-separated list; ValueError naming the option."""
+    values = []
+    for part in names(text or ""):
+        try:
+            value = kind(part)
+        except ValueError:
+            what = "whole numbers" if kind is int else "numbers"
+            raise ValueError(f"{option} takes {what} separated by commas, and {part!r} is none.") from None
+        if not math.isfinite(value):
+            raise ValueError(f"{option} takes finite numbers, not {part}.")
+        values.append(value)
+    if text is not None and not values:
+        raise ValueError(f"{option} is empty.")
+    return values
+
+
+def chosen(
+    methods: str,
+    keep_rates: str | None,
+    gmacs: str | None = None,
+    r: str | None = None,
+    layers: str | None = None,
+    scorer: str | None = None,
+    *,
+    default: Sequence[float] = (0.7,),
+) -> tuple[Configuration, ...]:
+    """The configurations that the options ask for; with no amount given, the default keep rates."""
+    from ..configuration import configurations, takes
+
+    wanted = names(methods)
+    if not wanted:
+        raise ValueError("--methods is empty: name at least one, see `vitrim methods`.")
+    rates = numbers(keep_rates, "--keep-rates", float)
+    targets, rs = numbers(gmacs, "--gmacs", float), numbers(r, "--r", int)
+    settings: dict[str, Any] = {} if scorer is None else {"scorer": scorer}
+    if layers is not None:
+        settings["layers"] = tuple(numbers(layers, "--layers", int))
+    found = configurations(wanted, rates or ([] if targets or rs else list(default)), targets, rs, settings)
+    for name in settings:
+        without = [method for method in wanted if not takes(method, name)]
+        if without:
+            typer.echo(f"note: --{name} does not apply to {', '.join(without)}.", err=True)
+    return found
+
+
+def one(found: Sequence[Configuration]) -> Configuration | None:
+    """The only configuration, or none; ValueError if there are several."""
+    if len(found) > 1:
+        raise ValueError("give one method and one of --keep-rate, --gmacs and --r.")
+    return found[0] if found else None
+
+
+@contextmanager
+def image_folder(model: str, data: Path | None) -> Iterator[Path]:
+    """The data folder; for the model in the package, if none is given, its own images, unpacked for the while."""
+    if data is not None:
+        yield data
+        return
+    if model != DEFAULT_MODEL:
+        raise ValueError("pass --data FOLDER: images with a labels.csv, or one sub-folder of images per class.")
+    from ..models.embedded import demo_images
+
+    with tempfile.TemporaryDirectory(prefix="vitrim-") as place:
+        yield demo_images(Path(place) / "fashion_mnist_1000")

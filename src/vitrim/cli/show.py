@@ -1,0 +1,111 @@
+"""`vitrim draw`, `vitrim doctor` and `vitrim methods`: what there is to see."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from . import options, terminal
+from .options import DEFAULT_METHODS, DEFAULT_MODEL
+
+
+def draw(
+    images: Annotated[list[Path], typer.Argument(help="Image files.", show_default=False)],
+    output: Annotated[Path, typer.Option(help="Picture to write, .png or .svg.")],
+    model: options.Model = DEFAULT_MODEL,
+    checkpoint: options.Checkpoint = None,
+    methods: options.Methods = DEFAULT_METHODS,
+    keep_rates: Annotated[
+        str | None, typer.Option("--keep-rate", "--keep-rates", help="Share of patches to keep, 0.7 if not given.")
+    ] = None,
+    gmacs: options.Gmacs = None,
+    r: options.Rs = None,
+    layers: options.Layers = None,
+    scorer: options.Scorer = None,
+    seed: options.Seed = 0,
+    img_size: options.ImgSize = None,
+) -> None:
+    """Show which patches methods keep, fuse and merge in images of yours, side by side."""
+    from ..api import reduce_tokens
+    from ..draw import SUFFIXES, draw_tokens
+    from ..evaluate import eval_transform, input_size_of
+    from ..images import open_image
+    from ..load import build_model, load_model
+    from ..pictures import Sample, as_seen, trace_samples
+
+    if output.suffix.lower() not in SUFFIXES or not output.resolve().parent.is_dir():
+        raise ValueError(f"--output is a {' or '.join(SUFFIXES)} file in a folder that exists, not {output}.")
+    found = options.chosen(methods, keep_rates, gmacs, r, layers, scorer)
+    bare = build_model(model, img_size=img_size)
+    made = {" ".join(each.key): each.make(bare, seed) for each in found}
+    channels, transform = input_size_of(bare)[0], eval_transform(bare)
+    inputs = [transform(open_image(path, channels)) for path in images]
+    samples = [
+        Sample(path.name, "", x_CHW, as_seen(x_CHW, transform)) for path, x_CHW in zip(images, inputs, strict=True)
+    ]
+    net = load_model(model, checkpoint, img_size=img_size)
+    traces = {name: trace_samples(reduce_tokens(net, method), samples)[0] for name, method in made.items()}
+    draw_tokens([sample.image for sample in samples], traces, output)
+    typer.echo(f"{output} is ready.")
+
+
+def doctor(
+    model: Annotated[str, typer.Argument(help="Name of a timm model.")],
+    img_size: options.ImgSize = None,
+) -> None:
+    """How a model will be read, or why it cannot be; downloads nothing."""
+    from ..backbones.reader import read_backbone, version
+    from ..core.stack import check_reader
+    from ..evaluate import input_size_of
+    from ..load import build_model
+    from ..macs import count_macs
+
+    net = build_model(model, img_size=img_size)
+    backbone = read_backbone(net)
+    spec, blocks = backbone.spec, list(backbone.blocks.children())
+    errors = [
+        check_reader(block, reader, spec.channels) for block, reader in zip(blocks, backbone.readers, strict=True)
+    ]
+    readers = dict.fromkeys(
+        f"{type(block).__name__}, by {type(reader).__name__}"
+        for block, reader in zip(blocks, backbone.readers, strict=True)
+    )
+    scoring = "the class token's attention" if spec.has_cls else "no class token: use --scorer received or norm"
+    facts = {
+        "model": f"{model}, a {type(net).__name__} of {version(backbone.library)}",
+        "blocks": f"{spec.depth} x {'; '.join(readers)}",
+        "self-check": f"residual updates agree to {max(errors):.1e}",
+        "input": "x".join(map(str, input_size_of(net))),
+        "tokens": f"{spec.num_patches} patches, {spec.num_prefix} more that are never reduced",
+        "scores": scoring,
+        "head": "reads the patches, merged ones by their size" if spec.pools_patches else "reads prefix tokens only",
+        "GMACs": f"{count_macs(net) / 1e9:.3f}",
+    }
+    table = terminal.table("", last="")
+    for name, fact in facts.items():
+        table.add_row(f"[bold]{name}", fact)
+    table.show_header = False
+    terminal.show(table)
+
+
+def methods() -> None:
+    """The methods by name, what they do, and their settings."""
+    import inspect
+    from functools import partial
+
+    from ..methods import METHODS
+
+    table = terminal.table("name", last="what it does, and its settings")
+    for name in sorted(METHODS):
+        make: Any = METHODS[name]
+        signature = inspect.signature(make)
+        fixed = make.keywords if isinstance(make, partial) else {}
+        if fixed:
+            what = f"{make.func.__name__} with " + ", ".join(f"{key}={value!r}" for key, value in fixed.items())
+        else:
+            what = (inspect.getdoc(make) or "").partition("\n")[0]
+        settings = [f"{key}={each.default!r}" for key, each in signature.parameters.items() if key not in fixed]
+        table.add_row(name, f"{what}\n[dim]{', '.join(settings)}[/dim]")
+    terminal.show(table)

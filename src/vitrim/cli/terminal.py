@@ -1,0 +1,67 @@
+"""Tables and progress bars in the terminal."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from itertools import groupby
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
+REFRESH_SECONDS = 0.25
+PLAIN_WIDTH = 200  # of tables that go to a file or a pipe
+
+
+def table(*words: str, numbers: Sequence[str] = (), last: str | None = None) -> Table:
+    """An empty table: columns of words, of numbers, and maybe one of words at the end."""
+    empty = Table(box=None, header_style="bold", padding=(0, 2, 0, 0))
+    for title in words:
+        empty.add_column(title, no_wrap=True)
+    for title in numbers:
+        empty.add_column(title, justify="right", no_wrap=True)
+    if last is not None:
+        empty.add_column(last)
+    return empty
+
+
+def show(filled: Table) -> None:
+    """Print a table, as wide as the terminal, or wide enough for its lines elsewhere."""
+    Console(width=None if sys.stdout.isatty() else PLAIN_WIDTH).print(filled)
+
+
+def runs(counts: Sequence[int]) -> str:
+    """Counts with repeats told as such: '197 x3, 140 x3, 72'."""
+    groups = [(count, len(list(group))) for count, group in groupby(counts)]
+    return ", ".join(f"{count} x{times}" if times > 1 else str(count) for count, times in groups)
+
+
+class _Rate(ProgressColumn):
+    def render(self, task: Task) -> Text:
+        """Steps per second so far."""
+        return Text(f"{task.completed / task.elapsed:.3g}/s" if task.elapsed and task.completed else "")
+
+
+@contextmanager
+def progress_bar(what: str) -> Iterator[Callable[[int, int], None]]:
+    """A bar with rate and time left on standard error, if that is a terminal; yields its progress(done, total)."""
+    console = Console(stderr=True)
+    columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), _Rate(), TimeRemainingColumn())
+    # Redrawn only between steps of the work: a drawing thread would disturb timing.
+    bar = Progress(*columns, console=console, auto_refresh=False, transient=True, disable=not console.is_terminal)
+    drawn = 0.0
+
+    def progress(done: int, total: int) -> None:
+        nonlocal drawn
+        bar.update(task, completed=done, total=total or None)
+        if time.monotonic() - drawn >= REFRESH_SECONDS:
+            drawn = time.monotonic()
+            bar.refresh()
+
+    with bar:
+        task = bar.add_task(what, total=None)
+        yield progress

@@ -1,0 +1,190 @@
+"""The main job: one model, many configurations, each measured for accuracy, multiply-adds and speed.
+
+Everything that can be wrong is found before the long work starts. Each finished row is saved at once, so a job that
+was interrupted goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, is_dataclass, replace
+from functools import partial
+from typing import Any
+
+import torch
+from torch import nn
+
+from .api import reduce_tokens
+from .backbones.reader import read_backbone
+from .batches import Transform, load_images
+from .benchmark import DTYPES, Timing, benchmark
+from .core.method import Method, ViTSpec
+from .environment import environment, versions
+from .evaluate import Score, check_device, eval_transform, evaluate, input_size_of
+from .identity import identity
+from .images import LabelledImages, list_images
+from .job import Job, Watcher
+from .load import build_model, load_model
+from .macs import count_macs, token_counts
+from .pictures import Sample, choose_samples, save_samples, save_tracks
+from .report import write_report
+from .run_folder import PICTURES, Row, Run, check_output, locked, open_run, write_run
+
+UNREDUCED = ("unreduced", "")  # key of the first row
+NUM_SAMPLES = 4  # images with token pictures in the report
+
+
+@dataclass(frozen=True)
+class Bench:
+    """Everything a job needs, checked: the model with its weights, the methods, the list of images."""
+
+    job: Job
+    device: torch.device
+    model: nn.Module
+    spec: ViTSpec
+    methods: dict[tuple[str, str], Method]
+    images: LabelledImages
+    transform: Transform
+    channels: int
+    identity: dict[str, Any]
+
+    def reduced(self, key: tuple[str, str]) -> nn.Module:
+        """The model of a row; a copy, so that the unreduced one stays at hand."""
+        return self.model if key == UNREDUCED else reduce_tokens(copy.deepcopy(self.model), self.methods[key])
+
+    def resolved(self, key: tuple[str, str]) -> Method | None:
+        """The method of a row with every setting resolved for the model; None for the unreduced row."""
+        return None if key == UNREDUCED else self.methods[key].build(self.spec)
+
+
+def compare(job: Job, watcher: Watcher | None = None) -> Run:
+    """Measure what is not yet measured, and write results.json, results.csv, report.html and pictures/."""
+    watcher = watcher or Watcher()
+    bench = prepare(job)
+    with locked(job.output):
+        run = open_run(job.output, bench.identity, environment(bench.device), job.command)
+        write_run(job.output, run)
+        keys = (UNREDUCED, *bench.methods)
+        watcher.begins(keys, run)
+        todo = [key for key in keys if run.row(key) is None]
+        if todo:
+            run = _measure_all(bench, run, todo, watcher)
+        write_report(job.output, run)
+    return run
+
+
+def prepare(job: Job) -> Bench:
+    """Check everything and load the model; ValueError or OSError, one line, for whatever is wrong."""
+    check_output(job.output)
+    device = check_device(job.device)
+    bare = build_model(job.model, img_size=job.img_size)
+    spec = read_backbone(bare).spec
+    methods = {each.key: each.make(bare, job.seed) for each in job.configurations}
+    for method in methods.values():
+        token_counts(spec, method)
+    channels = input_size_of(bare)[0]
+    images = list_images(job.data, int(getattr(bare, "num_classes")), job.limit)  # noqa: B009  (nn.Module has no such)
+    model = load_model(job.model, job.checkpoint, img_size=job.img_size)
+    shared = identity(job, model, images, device)
+    model = model.to(device, DTYPES[job.dtype])
+    return Bench(job, device, model, spec, methods, images, eval_transform(model), channels, shared)
+
+
+def _measure_all(bench: Bench, run: Run, todo: Sequence[tuple[str, str]], watcher: Watcher) -> Run:
+    job = bench.job
+    batches = load_images(
+        bench.images,
+        bench.transform,
+        bench.channels,
+        batch_size=job.batch_size,
+        skip_bad=job.skip_bad,
+        progress=partial(watcher.works, todo[0], "images"),
+    )
+    samples = choose_samples(bench.images, bench.transform, bench.channels, NUM_SAMPLES)
+    for key in todo:
+        model = bench.reduced(key)
+        score = evaluate(
+            model,
+            batches,
+            device=bench.device,
+            amp=job.amp,
+            progress=partial(watcher.works, key, "accuracy"),
+        )
+        row = _row(bench, run, key, model, score, watcher)
+        pictures = _pictures(bench, run, key, model, samples)
+        run = replace(run, rows=_grouped((*run.rows, row)), skipped_files=score.skipped, pictures=pictures)
+        write_run(job.output, run)
+        watcher.finishes(row)
+    return run
+
+
+def _row(bench: Bench, run: Run, key: tuple[str, str], model: nn.Module, score: Score, watcher: Watcher) -> Row:
+    """Time the model and put its numbers together. The unreduced row, which comes first, is what it is compared to."""
+    job, method = bench.job, bench.resolved(key)
+    at_batch, at_one = (_timed(bench, model, key, size, watcher) for size in (job.batch_size, 1))
+    first = run.row(UNREDUCED)
+    macs = count_macs(model)
+    return Row(
+        *key,
+        settings=asdict(method) if is_dataclass(method) else {},
+        top1=score.top1,
+        top5=score.top5,
+        drop=first.top1 - score.top1 if first else 0.0,
+        gmacs=macs / 1e9,
+        mac_ratio=first.gmacs * 1e9 / macs if first else 1.0,
+        images_per_s=at_batch.images_per_s,
+        speedup=at_batch.speedup,
+        speedup_low=at_batch.speedup_low,
+        speedup_high=at_batch.speedup_high,
+        latency_1_ms=at_one.latency_ms,
+        speedup_1=at_one.speedup,
+        peak_memory_mb=at_batch.peak_memory_mb,
+        tokens=token_counts(bench.spec, method),
+        num_images=score.num_images,
+        skipped=len(score.skipped),
+        batch=job.batch_size,
+        rounds=job.rounds,
+        dtype=job.dtype,
+        device=str(bench.device),
+        versions=", ".join(f"{name} {version}" for name, version in versions().items()),
+        seed=job.seed,
+    )
+
+
+def _pictures(
+    bench: Bench, run: Run, key: tuple[str, str], model: nn.Module, samples: Sequence[Sample]
+) -> Sequence[Mapping[str, Any]]:
+    """The run's pictures, with this configuration's if it is the one that stands for its method."""
+    folder = bench.job.output / PICTURES
+    folder.mkdir(exist_ok=True)
+    pictures = run.pictures or save_samples(samples, folder)
+    own = [each for each in bench.methods if each[0] == key[0]]
+    seen = any(track["method"] == key[0] for track in pictures[0]["tracks"]) if pictures else True
+    if seen or not own or key != own[len(own) // 2]:
+        return pictures
+    tracks = save_tracks(model, samples, bench.images.class_names, key, folder)
+    return [{**entry, "tracks": [*entry["tracks"], track]} for entry, track in zip(pictures, tracks, strict=True)]
+
+
+def _timed(bench: Bench, model: nn.Module, key: tuple[str, str], batch_size: int, watcher: Watcher) -> Timing:
+    """Timing in turns with the unreduced model, the reference of the speed-up."""
+    job = bench.job
+    models = {UNREDUCED[0]: bench.model} | ({} if key == UNREDUCED else {" ".join(key): model})
+    timings = benchmark(
+        models,
+        input_size_of(bench.model),
+        batch_size=batch_size,
+        rounds=job.rounds,
+        device=bench.device,
+        dtype=job.dtype,
+        compile=job.compile,
+        progress=partial(watcher.works, key, f"speed at batch {batch_size}"),
+    )
+    return list(timings.values())[-1]
+
+
+def _grouped(rows: Sequence[Row]) -> tuple[Row, ...]:
+    """Rows of one method together, methods in the order in which they came."""
+    methods = list(dict.fromkeys(row.method for row in rows))
+    return tuple(sorted(rows, key=lambda row: methods.index(row.method)))

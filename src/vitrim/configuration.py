@@ -1,0 +1,103 @@
+"""One configuration of a comparison: a method by name, how much it shall reduce, and where."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, is_dataclass, replace
+from functools import partial
+from typing import Any, Literal
+
+from torch import nn
+
+from .api import method_from
+from .core.method import Method
+from .macs import method_for_keep_rate, method_for_macs
+from .methods import METHODS
+
+Amount = Literal["keep_rate", "gmacs", "r"]
+
+
+@dataclass(frozen=True)
+class Configuration:
+    """A method's name with a keep rate, a target in GMACs, or ToMe's r, and what else is set, as (name, value)."""
+
+    method: str
+    amount: Amount
+    value: float
+    settings: tuple[tuple[str, Any], ...] = ()
+
+    def __post_init__(self) -> None:
+        method_from(self.method)
+        if self.amount == "keep_rate" and not 0 < self.value <= 1:
+            raise ValueError(f"a keep rate is above 0 and at most 1, not {self.value:g}.")
+        if self.amount == "gmacs" and not self.value > 0:
+            raise ValueError(f"a target in GMACs is above 0, not {self.value:g}.")
+        if self.amount == "r" and not takes(self.method, "r"):
+            raise ValueError(f"{self.method} has no r: give it keep rates or GMACs.")
+        if self.amount == "r" and (self.value < 0 or self.value != int(self.value)):
+            raise ValueError(f"r is a whole number of patches, at least 0, not {self.value:g}.")
+
+    @property
+    def setting(self) -> str:
+        """In words: 'keep 0.7', '3 GMACs', 'r 13', 'keep 0.7, layers 2 4 6'."""
+        amount = {"keep_rate": f"keep {self.value:g}", "gmacs": f"{self.value:g} GMACs", "r": f"r {self.value:g}"}
+        return ", ".join([amount[self.amount], *(f"{name} {_words(value)}" for name, value in self.settings)])
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """What tells it from others of the same run."""
+        return self.method, self.setting
+
+    def make(self, model: nn.Module, seed: int = 0) -> Method:
+        """The method for that model. seed: for methods that draw numbers. ValueError where it does not fit."""
+        settings = dict(self.settings)
+        if self.amount == "keep_rate":
+            return seeded(method_for_keep_rate(self.method, model, self.value, **settings), seed)
+        if self.amount == "gmacs":
+            return seeded(method_for_macs(self.method, model, self.value, **settings), seed)
+        return seeded(method_from(self.method, r=int(self.value), **settings), seed)
+
+
+def configurations(
+    methods: Sequence[str],
+    keep_rates: Sequence[float] = (),
+    gmacs: Sequence[float] = (),
+    rs: Sequence[int] = (),
+    settings: Mapping[str, Any] | None = None,
+) -> tuple[Configuration, ...]:
+    """Every method at every amount, method by method, each once; settings go to the methods that have them.
+
+    ValueError for an unknown method, a bad amount, or a setting that none of the methods has.
+    """
+    amounts: list[tuple[Amount, float]] = [
+        *(("keep_rate", rate) for rate in keep_rates),
+        *(("gmacs", target) for target in gmacs),
+        *(("r", r) for r in rs),
+    ]
+    given = settings or {}
+    for name in given:
+        if methods and not any(takes(method, name) for method in methods):
+            raise ValueError(f"{' and '.join(methods)} cannot be given {name}.")
+    own = {method: tuple((name, given[name]) for name in given if takes(method, name)) for method in methods}
+    wanted = (Configuration(method, amount, value, own[method]) for method in methods for amount, value in amounts)
+    return tuple(dict.fromkeys(wanted))
+
+
+def takes(method: str, setting: str) -> bool:
+    """Whether a method has a setting, and its name has not fixed it already. ValueError for an unknown method."""
+    method_from(method)
+    make = METHODS[method]
+    fixed = make.keywords if isinstance(make, partial) else {}
+    return setting in inspect.signature(make).parameters and setting not in fixed
+
+
+def seeded(method: Method, seed: int) -> Method:
+    """The method with that seed, if it has one."""
+    if is_dataclass(method) and any(field.name == "seed" for field in fields(method)):
+        return replace(method, seed=seed)
+    return method
+
+
+def _words(value: object) -> str:
+    return " ".join(map(str, value)) if isinstance(value, tuple) else str(value)

@@ -1,0 +1,250 @@
+"""Pictures of where the patches went: EViT's masked patches (its Figure 3), and merged patches in one colour (TM).
+
+Takes images and traces, never a model. An image is what the model sees: resized and cropped, before normalisation.
+`masked` and `grouped` turn pixels into pixels; the rest arranges panels.
+
+Shape letters: Y X pixels, 3 colours, R C rows and columns of patches.
+"""
+
+from __future__ import annotations
+
+import colorsys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from .trace import LayerTrace, Trace
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+Pixels = NDArray[np.uint8]
+Groups = NDArray[np.int64]
+Mask = NDArray[np.bool_]
+Painter = Callable[[Pixels, Groups], Pixels]
+
+SUFFIXES = (".png", ".svg")
+SHORT_SIDE = 400  # pixels that a picture has at least, reached by whole-number enlargement
+MAX_PANELS = 12  # beside the image in one row, as long as each method gets one
+MAX_LAYERS = 4  # of one method
+PANEL, GAP, METHOD_GAP, HEAD, FOOT, MARGIN = 2.0, 0.06, 0.22, 0.52, 0.32, 0.12  # inches
+
+FADE = 0.8  # share of the new colour in a patch that lost its own token
+WHITE = np.array((255, 255, 255))
+DROPPED = np.array((246, 220, 218))  # not white: gray images have white patches
+FUSED = np.array(((186, 208, 232), (240, 214, 178), (196, 226, 196), (228, 198, 226)))  # first fused token, second...
+TINT = 0.18  # share of a hue of its own in the colour of a group
+EDGE = 0.4  # share of white, or on bright images of black, in the edge of a group
+
+
+def masked(pixels_YX3: Pixels, groups_RC: Groups) -> Pixels:
+    """Patches with a token of their own stay as they are, dropped ones fade to rose, fused ones to another tint.
+
+    groups_RC: number of the token that holds each patch, -1 dropped.
+    """
+    out = _blend(pixels_YX3, _per_pixel(groups_RC < 0, pixels_YX3), DROPPED, FADE)
+    for i, group in enumerate(_shared_groups(groups_RC)):
+        out = _blend(out, _per_pixel(groups_RC == group, pixels_YX3), FUSED[i % len(FUSED)], FADE)
+    return out
+
+
+def grouped(pixels_YX3: Pixels, groups_RC: Groups) -> Pixels:
+    """Patches that share a token get one colour, their mean with a tint to tell groups apart, and a thin edge.
+
+    A patch with a token of its own stays as it is, a dropped one fades to rose. groups_RC: as in `masked`.
+    """
+    out = _blend(pixels_YX3, _per_pixel(groups_RC < 0, pixels_YX3), DROPPED, FADE)
+    rim_YX = _rim(groups_RC, pixels_YX3)
+    edge_3 = WHITE * (pixels_YX3.mean() < 170)
+    for group in _shared_groups(groups_RC):
+        here_YX = _per_pixel(groups_RC == group, pixels_YX3)
+        mean_3 = pixels_YX3[here_YX].mean(axis=0)
+        out[here_YX] = mean_3
+        row, column = np.argwhere(groups_RC == group)[0]
+        out = _blend(out, here_YX, _hue(row, column) * (0.4 + 0.6 * mean_3.mean() / 255), TINT)
+        out = _blend(out, here_YX & rim_YX, edge_3, EDGE)
+    return out
+
+
+CAPTIONS: Mapping[Painter, str] = {
+    masked: "Rose: dropped.  Other pale tints: fused, one tint per token.",
+    grouped: "One colour, their mean and a tint: patches that share one token.",
+}
+STYLES: Mapping[str, Painter] = {"masked": masked, "grouped": grouped}
+
+
+def layer_images(
+    image: Image.Image, trace: Trace, index: int, *, style: str = "auto", short_side: int = SHORT_SIDE
+) -> tuple[Image.Image, ...]:
+    """One picture per reducing block, for the image that was number `index` of the traced batch.
+
+    style: masked, grouped, or auto: masked where patches were dropped or the rest was fused into one token.
+    short_side: pixels that a picture has at least; enlargement is by whole numbers, without smoothing.
+    """
+    paint, pixels_YX3 = painter(style, trace), _enlarged(image, short_side)
+    return tuple(Image.fromarray(paint(pixels_YX3, _groups(trace, layer, index))) for layer in trace.layers)
+
+
+def painter(style: str, trace: Trace) -> Painter:
+    """`masked` or `grouped`; auto looks whether every block made at most one token that holds several patches."""
+    if style in STYLES:
+        return STYLES[style]
+    if style != "auto":
+        raise ValueError(f"style must be auto, {' or '.join(STYLES)}, not {style!r}.")
+    num_shared = [int((layer.size_BN > 1).sum(dim=1).max()) for layer in trace.layers]
+    return masked if all(num <= i + 1 for i, num in enumerate(num_shared)) else grouped
+
+
+def draw_tokens(
+    images: Sequence[Image.Image],
+    traces: Mapping[str, Trace],
+    path: Path | str,
+    *,
+    style: str = "auto",
+    max_layers: int | None = None,
+) -> None:
+    """Write `figure_for` to a file, PNG or SVG by its suffix."""
+    path = Path(path)
+    if path.suffix.lower() not in SUFFIXES:
+        raise ValueError(f"a picture is written as {' or '.join(SUFFIXES)}, not as {path.name!r}.")
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"there is no folder {str(path.parent)!r} to write {path.name} into.")
+    figure_for(images, traces, style=style, max_layers=max_layers).savefig(path)
+
+
+def figure_for(
+    images: Sequence[Image.Image],
+    traces: Mapping[str, Trace],
+    *,
+    style: str = "auto",
+    max_layers: int | None = None,
+) -> Figure:
+    """One row per image: the image, then what becomes of it in each method, block by block.
+
+    images: the traced batch, in its order. traces: by the method's label.
+    max_layers: reducing blocks to show of a method, spread evenly, the last one included; None shows what fits.
+    """
+    _check(images, traces, max_layers)
+    max_layers = max_layers or min(MAX_LAYERS, max(1, MAX_PANELS // len(traces)))
+    shown = {method: _spread(trace.layers, max_layers) for method, trace in traces.items()}
+    painters = {method: painter(style, trace) for method, trace in traces.items()}
+    rows = []
+    for index, image in enumerate(images):
+        row = [pixels_YX3 := _enlarged(image, SHORT_SIDE)]
+        for method, trace in traces.items():
+            painted = [painters[method](pixels_YX3, _groups(trace, layer, index)) for layer in shown[method]]
+            row += painted or [pixels_YX3]
+        rows.append(row)
+    titles = {
+        method: [f"block {layer.layer} · {layer.num_tokens} tokens" for layer in layers] or ["nothing reduced"]
+        for method, layers in shown.items()
+    }
+    first = f"image · {next(iter(traces.values())).num_tokens} tokens"
+    return _arrange(rows, first, titles, "  ".join(CAPTIONS[paint] for paint in CAPTIONS if paint in painters.values()))
+
+
+def _arrange(rows: Sequence[Sequence[Pixels]], first: str, titles: Mapping[str, Sequence[str]], caption: str) -> Figure:
+    """Panels with exactly one pixel per dot of the figure; over them the methods' names, rules and titles."""
+    from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
+
+    tall = PANEL * rows[0][0].shape[0] / rows[0][0].shape[1]
+    lefts = [MARGIN]
+    for columns in titles.values():
+        lefts += [lefts[-1] + PANEL + METHOD_GAP + i * (PANEL + GAP) for i in range(len(columns))]
+    width, height = lefts[-1] + PANEL + MARGIN, HEAD + len(rows) * (tall + GAP) + FOOT
+    figure = Figure(figsize=(width, height), dpi=rows[0][0].shape[1] / PANEL, facecolor="white")
+
+    def write(left: float, down: float, text: str, **look: Any) -> None:
+        figure.text(left / width, 1 - down / height, text, **look)
+
+    small: dict[str, Any] = {"fontsize": 8, "color": "#555555"}
+    for r, row in enumerate(rows):
+        bottom = height - HEAD - r * (tall + GAP) - tall
+        for left, pixels_YX3 in zip(lefts, row, strict=True):
+            axes = figure.add_axes((left / width, bottom / height, PANEL / width, tall / height))
+            axes.imshow(pixels_YX3, interpolation="none", aspect="auto")
+            axes.set_axis_off()
+    write(lefts[0], HEAD - 0.07, first, **small)
+    write(lefts[0], height - 0.12, caption, **small)
+    at = 1
+    for method, columns in titles.items():
+        for left, title in zip(lefts[at:], columns, strict=False):
+            write(left, HEAD - 0.07, title, **small)
+        left, right, y = lefts[at], lefts[at + len(columns) - 1] + PANEL, 1 - (HEAD - 0.22) / height
+        fontsize = min(10.0, 90 * (right - left) / max(1, len(method)))  # a long name still fits over its columns
+        write(left, HEAD - 0.28, method, fontsize=fontsize, fontweight="bold", color="#111111")
+        figure.add_artist(Line2D((left / width, right / width), (y, y), linewidth=0.6, color="#bbbbbb"))
+        at += len(columns)
+    return figure
+
+
+def _check(images: Sequence[Image.Image], traces: Mapping[str, Trace], max_layers: int | None) -> None:
+    if not images or not traces:
+        raise ValueError("a picture needs at least one image and one trace.")
+    if max_layers is not None and max_layers < 1:
+        raise ValueError(f"max_layers is at least 1, not {max_layers}.")
+    if len({image.size for image in images}) > 1:
+        raise ValueError("the images of one picture have one size, as the model sees them; these differ.")
+    for method, trace in traces.items():
+        if trace.batch_size != len(images):
+            raise ValueError(f"{method}: {trace.batch_size} images were traced, and {len(images)} came to be drawn.")
+
+
+def _spread(layers: Sequence[LayerTrace], num: int) -> list[LayerTrace]:
+    """At most num of them, evenly spread, the last one included."""
+    last = len(layers) - 1
+    at = np.linspace(last, 0, min(num, len(layers))).round().astype(int)
+    return [layers[i] for i in reversed(at.tolist())]
+
+
+def _groups(trace: Trace, layer: LayerTrace, index: int) -> Groups:
+    groups_RC: Groups = layer.groups()[index].reshape(trace.grid).cpu().numpy()
+    return groups_RC
+
+
+def _shared_groups(groups_RC: Groups) -> list[int]:
+    """Numbers of the tokens that hold several patches, increasing."""
+    numbers, count = np.unique(groups_RC[groups_RC >= 0], return_counts=True)
+    return [int(number) for number in numbers[count > 1]]
+
+
+def _enlarged(image: Image.Image, short_side: int) -> Pixels:
+    times = max(1, -(-short_side // min(image.size)))
+    pixels_YX3 = np.asarray(image.convert("RGB"))
+    return pixels_YX3.repeat(times, axis=0).repeat(times, axis=1)
+
+
+def _per_pixel(patches_RC: NDArray[Any], pixels_YX3: Pixels) -> NDArray[Any]:
+    """What holds for a patch, for each of its pixels."""
+    y, x = (np.arange(size) * num // size for size, num in zip(pixels_YX3.shape, patches_RC.shape, strict=False))
+    return patches_RC[np.ix_(y, x)]
+
+
+def _blend(pixels_YX3: Pixels, here_YX: Mask, colour_3: NDArray[Any], share: float) -> Pixels:
+    """A copy that has the given share of the colour wherever here_YX says so."""
+    out = pixels_YX3.copy()
+    out[here_YX] = (pixels_YX3[here_YX] * (1 - share) + colour_3 * share).round()
+    return out
+
+
+def _rim(groups_RC: Groups, pixels_YX3: Pixels) -> Mask:
+    """Pixels next to another group; the line is thicker on larger pictures."""
+    group_YX = _per_pixel(groups_RC, pixels_YX3)
+    rim_YX: Mask = np.zeros(group_YX.shape, dtype=bool)
+    for step in range(1, max(1, min(group_YX.shape) // 200) + 1):
+        across, down = group_YX[:, step:] != group_YX[:, :-step], group_YX[step:] != group_YX[:-step]
+        rim_YX[:, step:] |= across
+        rim_YX[:, :-step] |= across
+        rim_YX[step:] |= down
+        rim_YX[:-step] |= down
+    return rim_YX
+
+
+def _hue(row: int, column: int) -> NDArray[np.float64]:
+    """A vivid colour for a patch; neighbours lie at least a sixth of the colour circle apart."""
+    return 255 * np.array(colorsys.hsv_to_rgb((0.755 * row + 0.57 * column) % 1, 0.8, 1.0))

@@ -1,0 +1,175 @@
+"""Accuracy of a classifier on labelled images. Knows nothing of token reduction.
+
+Shape letters: B batch, C channels, H height, W width, K classes.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .batches import Batch, ImageBatches, Progress, Transform, load_images
+from .images import list_images
+
+
+@dataclass(frozen=True)
+class Score:
+    """Share of images, in percent, whose class is the model's first choice, or among its first five."""
+
+    top1: float
+    top5: float  # 100 for a model with at most five classes
+    num_images: int  # without the skipped ones
+    skipped: tuple[str, ...]  # images that could not be read
+    seconds: float  # decoding included where images are decoded on the way
+
+
+def evaluate(
+    model: nn.Module,
+    batches: Iterable[Batch | tuple[Tensor, Tensor]],
+    *,
+    device: torch.device | str = "cpu",
+    amp: bool = False,
+    progress: Progress | None = None,
+) -> Score:
+    """Top-1 and top-5 of a model that gives logits [B, K], over batches of images and class indices.
+
+    The model moves to the device and stays there; training modes are put back. amp: autocast to bf16, or to fp16 on
+    a GPU without bf16. progress: called after each batch with images done and images in all (0 if unknown).
+    ValueError for logits that are not finite, or too few for the labels.
+    """
+    start = time.perf_counter()
+    device = check_device(device)
+    total = _num_images(batches)
+    hits1 = hits5 = num_images = 0
+    skipped: list[str] = []
+    with evaluating(model.to(device)), torch.inference_mode(), _autocast(device, amp):
+        for x_BCHW, labels_B, names in (Batch(*batch) for batch in batches):
+            skipped += names
+            if len(labels_B) > 0:
+                in1, in5 = _hits(_logits(model, x_BCHW, device), labels_B.to(device))
+                hits1, hits5, num_images = hits1 + in1, hits5 + in5, num_images + len(labels_B)
+            if progress is not None:
+                progress(num_images + len(skipped), total)
+    if num_images == 0:
+        raise ValueError(f"there was no image to evaluate: {len(skipped)} could not be read.")
+    share = 100 / num_images
+    return Score(hits1 * share, hits5 * share, num_images, tuple(skipped), time.perf_counter() - start)
+
+
+def evaluate_folder(
+    model: nn.Module,
+    folder: Path | str,
+    *,
+    limit: int | None = None,
+    batch_size: int = 32,
+    device: torch.device | str = "cpu",
+    amp: bool = False,
+    skip_bad: bool = False,
+    num_workers: int | None = None,
+    progress: Progress | None = None,
+) -> Score:
+    """Top-1 and top-5 on a folder of images (`list_images`), prepared by timm's transform for the model."""
+    num_classes = getattr(model, "num_classes", None)
+    if not isinstance(num_classes, int):
+        raise ValueError(f"{type(model).__name__} does not say its num_classes: use list_images and evaluate.")
+    images = list_images(folder, num_classes, limit)
+    batches = load_images(
+        images,
+        eval_transform(model),
+        input_size_of(model)[0],
+        batch_size=batch_size,
+        skip_bad=skip_bad,
+        num_workers=num_workers,
+        max_bytes=0,
+    )
+    return evaluate(model, batches, device=device, amp=amp, progress=progress)
+
+
+def eval_transform(model: nn.Module) -> Transform:
+    """timm's evaluation transform for the model at the size it was built for: image -> [C, H, W], normalised."""
+    from timm import data
+
+    size = input_size_of(model)
+    timm_data: Any = data  # untyped
+    config: dict[str, Any] = timm_data.resolve_model_data_config(model, args={"input_size": size})
+    for key in ("mean", "std"):
+        if len(config[key]) != size[0]:  # timm's default has three colours; gray takes their average
+            config[key] = (sum(config[key]) / len(config[key]),) * size[0]
+    transform: Transform = timm_data.create_transform(**config, is_training=False)
+    return transform
+
+
+def input_size_of(model: nn.Module) -> tuple[int, int, int]:
+    """Channels, height and width of the images that a timm model was built for."""
+    embed: Any = getattr(model, "patch_embed", None)
+    size, projection = getattr(embed, "img_size", None), getattr(embed, "proj", None)
+    if size is not None and isinstance(projection, nn.Conv2d):
+        return projection.in_channels, int(size[0]), int(size[1])
+    config: Any = getattr(model, "pretrained_cfg", None) or {}
+    if config.get("input_size") is None:
+        raise ValueError(f"{type(model).__name__} does not say for which image size it was built: pass input_size.")
+    channels, height, width = config["input_size"]
+    return channels, height, width
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """The model in eval mode, each of its modules back in its own mode afterwards."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
+
+
+def check_device(device: torch.device | str) -> torch.device:
+    """The device, if this machine has it; else ValueError."""
+    try:
+        return torch.empty(1, device=device).device  # with its index: "cuda" becomes "cuda:0"
+    except (RuntimeError, AssertionError) as error:  # the latter from a torch built without CUDA
+        here = "cpu, cuda" if torch.cuda.is_available() else "cpu"
+        raise ValueError(f"device {str(device)!r} cannot be used; this machine has {here}.") from error
+
+
+def _num_images(batches: Iterable[Batch | tuple[Tensor, Tensor]]) -> int:
+    if isinstance(batches, ImageBatches):
+        return batches.num_images
+    if isinstance(batches, Sequence):
+        return sum(len(batch[1]) + len(Batch(*batch).skipped) for batch in batches)
+    return 0
+
+
+def _autocast(device: torch.device, amp: bool) -> Any:
+    if not amp:
+        return nullcontext()
+    half = device.type == "cuda" and not torch.cuda.is_bf16_supported()
+    return torch.autocast(device.type, torch.float16 if half else torch.bfloat16)
+
+
+def _logits(model: nn.Module, x_BCHW: Tensor, device: torch.device) -> Tensor:
+    dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), x_BCHW.dtype)
+    logits_BK = model(x_BCHW.to(device, dtype))
+    if not isinstance(logits_BK, Tensor) or logits_BK.ndim != 2:
+        shape = tuple(logits_BK.shape) if isinstance(logits_BK, Tensor) else type(logits_BK).__name__
+        raise ValueError(f"evaluate needs a classifier with logits [batch, classes]; {shape} came out.")
+    if not logits_BK.isfinite().all():
+        raise ValueError("the model's logits are not finite (NaN or infinity): its weights or its precision are unfit.")
+    return logits_BK
+
+
+def _hits(logits_BK: Tensor, labels_B: Tensor) -> tuple[int, int]:
+    num_classes = logits_BK.shape[1]
+    if int(labels_B.max()) >= num_classes:
+        raise ValueError(f"a label is {int(labels_B.max())}, and the model has classes 0 to {num_classes - 1}.")
+    best_B5 = logits_BK.topk(min(5, num_classes), dim=1).indices
+    hit_B5 = best_B5 == labels_B.unsqueeze(1)
+    return int(hit_B5[:, 0].sum()), int(hit_B5.any(dim=1).sum())

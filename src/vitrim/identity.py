@@ -1,0 +1,55 @@
+"""What makes two runs the same run: model, weights, images, and the way of measuring."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+import torch
+from torch import nn
+
+from .environment import device_name, versions
+from .evaluate import input_size_of
+from .images import LabelledImages
+from .job import Job
+
+LENGTH = 16  # hex digits
+
+
+def identity(job: Job, model: nn.Module, images: LabelledImages, device: torch.device) -> dict[str, Any]:
+    """What all rows of a run share, in the order in which a difference is looked for."""
+    return {
+        "model": job.model,
+        "weights": weights_hash(model),
+        "image size": "x".join(map(str, input_size_of(model)[1:])),
+        "data": images.folder.resolve().name,
+        "number of images": len(images),
+        "images": images_hash(images),
+        "bad images": "skipped" if job.skip_bad else "refused",
+        "batch size": job.batch_size,
+        "rounds": job.rounds,
+        "dtype": job.dtype,
+        "autocast": job.amp,
+        "compiled": job.compile,
+        "device": f"{device}, {device_name(device)}",
+        "threads": torch.get_num_threads(),
+        "seed": job.seed,
+        **{name: version for name, version in versions().items() if name in ("vitrim", "torch", "timm")},
+    }
+
+
+def weights_hash(model: nn.Module) -> str:
+    """Of the names and bytes of all parameters and buffers."""
+    digest = hashlib.sha256()
+    for name, tensor in model.state_dict().items():
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()[:LENGTH]
+
+
+def images_hash(images: LabelledImages) -> str:
+    """Of the files' names, labels and sizes; to read every byte would take as long as decoding."""
+    digest = hashlib.sha256()
+    for i, (file, label) in enumerate(zip(images.files, images.labels, strict=True)):
+        digest.update(f"{images.name(i)}\t{label}\t{file.stat().st_size}\n".encode())
+    return digest.hexdigest()[:LENGTH]

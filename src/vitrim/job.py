@@ -1,0 +1,53 @@
+"""What a comparison is asked to do, and who hears how it goes on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from .benchmark import DTYPES
+from .configuration import Configuration
+from .run_folder import Row, Run
+
+
+@dataclass(frozen=True)
+class Job:
+    """What to compare, on what, and how to measure."""
+
+    model: str
+    data: Path
+    output: Path
+    configurations: Sequence[Configuration]
+    checkpoint: Path | None = None
+    img_size: int | None = None
+    limit: int | None = None
+    batch_size: int = 32
+    rounds: int = 10
+    device: str = "cpu"
+    dtype: str = "fp32"
+    amp: bool = False
+    compile: bool = False
+    skip_bad: bool = False
+    seed: int = 0
+    command: str = ""  # as typed, for the report
+
+    def __post_init__(self) -> None:
+        if self.dtype not in DTYPES:
+            raise ValueError(f"the dtype is one of {', '.join(DTYPES)}, not {self.dtype!r}.")
+        for name, value in (("batch size", self.batch_size), ("number of rounds", self.rounds)):
+            if value < 1:
+                raise ValueError(f"the {name} must be at least 1, not {value}.")
+
+
+class Watcher:
+    """Hears what a job does; does nothing with it. Keys are (method, setting)."""
+
+    def begins(self, keys: Sequence[tuple[str, str]], run: Run) -> None:
+        """All is checked; these rows are wanted, and the run holds those that are finished already."""
+
+    def works(self, key: tuple[str, str], step: str, done: int, total: int) -> None:
+        """A row is being measured; done of total images or rounds."""
+
+    def finishes(self, row: Row) -> None:
+        """A row is measured and saved."""

@@ -1,0 +1,115 @@
+"""A comparison as one HTML file that needs nothing else: no network, no script library, no other file."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from .charts import accuracy_chart, method_colors, pareto_front, sampling_error
+from .run_folder import REPORT, Row, Run, replace_file
+
+TEMPLATE = "report.html.jinja"
+SMALL_LOSS = 1.0  # points of top-1 that the report calls a small loss
+GOOD_SPEEDUP = 1.5
+
+
+class Finding(NamedTuple):
+    """One card at the top of the report."""
+
+    title: str
+    value: str
+    detail: str
+    method: str | None = None  # whose colour it takes
+
+
+def write_report(folder: Path, run: Run) -> Path:
+    """Write report.html into the run's folder, with its pictures inside; returns its path."""
+    path = folder / REPORT
+    replace_file(path, render(run, folder))
+    return path
+
+
+def render(run: Run, folder: Path) -> str:
+    """The page. folder: where the run's pictures lie."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+    from markupsafe import Markup
+
+    if not run.rows:
+        raise ValueError("a report needs at least the unreduced model's row.")
+    jinja = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    jinja.filters["points"] = points
+    jinja.filters["inlined"] = lambda file: _data_uri(folder / file)
+    return jinja.get_template(TEMPLATE).render(
+        run=run,
+        rows=run.rows,
+        unreduced=run.rows[0],
+        findings=findings(run.rows),
+        charts=[Markup(accuracy_chart(run.rows, cost)) for cost in ("gmacs", "speedup")],
+        colors=method_colors(run.rows),
+        front={cost: {row.key for row in pareto_front(run.rows, cost)} for cost in ("gmacs", "speedup")},
+        sampling_error=sampling_error(run.rows[0]),
+    )
+
+
+def findings(rows: Sequence[Row]) -> list[Finding]:
+    """What a reader wants to know first, from the rows alone; the first row is the unreduced model."""
+    unreduced, reduced = rows[0], rows[1:]
+    cards = [
+        Finding(
+            "Unreduced model",
+            f"{unreduced.top1:.1f} %",
+            f"top-1 · {unreduced.gmacs:.3g} GMACs · {unreduced.images_per_s:.3g} images/s",
+        )
+    ]
+    if not reduced:
+        return cards
+    close = _fastest(row for row in reduced if row.drop <= SMALL_LOSS)
+    if close is not None:
+        cards.append(_speed_card(f"Fastest within {SMALL_LOSS:g} point", close))
+    else:
+        least = min(reduced, key=lambda row: row.drop)
+        cards.append(
+            Finding("Smallest loss", f"{points(least)} points", f"{_name(least)} · {least.speedup:.2f}x", least.method)
+        )
+    quick = [row for row in reduced if row.speedup >= GOOD_SPEEDUP]
+    if quick:
+        best = min(quick, key=lambda row: row.drop)
+        title = f"Most accurate at {GOOD_SPEEDUP:g}x or more"
+        cards.append(Finding(title, f"{best.top1:.1f} %", f"{_name(best)} · {_cost(best)}", best.method))
+    fastest = _fastest(reduced)
+    if fastest is not None and fastest is not close:
+        cards.append(_speed_card("Fastest of all", fastest))
+    return cards
+
+
+def points(row: Row) -> str:
+    """Change of top-1 against the unreduced model, with a sign as printers set it: '\u22120.7'."""
+    return f"{round(-row.drop, 1) or 0.0:+.1f}".replace("-", "\u2212")
+
+
+def _fastest(rows: Iterable[Row]) -> Row | None:
+    return max(rows, key=lambda row: row.speedup, default=None)
+
+
+def _speed_card(title: str, row: Row) -> Finding:
+    return Finding(title, f"{row.speedup:.2f}x", f"{_name(row)} · {points(row)} points", row.method)
+
+
+def _cost(row: Row) -> str:
+    return f"{row.speedup:.2f}x · {points(row)} points"
+
+
+def _name(row: Row) -> str:
+    return f"{row.method}, {row.setting}"
+
+
+def _data_uri(path: Path) -> str:
+    return "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode()

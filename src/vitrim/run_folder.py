@@ -1,0 +1,157 @@
+"""The output folder of one comparison: finished rows survive an interruption, and two runs never mix.
+
+A folder belongs to one run: the same model, weights, images and way of measuring. Rows can be added to it later,
+in the same way. Every file is replaced as a whole, so a reader or a crash never meets half of one.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+RESULTS, TABLE, REPORT, PICTURES, LOCK = "results.json", "results.csv", "report.html", "pictures", ".lock"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One measured configuration: a line of results.csv."""
+
+    method: str
+    setting: str  # in words: "keep 0.7"; empty for the unreduced model
+    settings: Mapping[str, Any]  # of the method, all of them, as resolved for the model
+    top1: float  # per cent
+    top5: float  # per cent
+    drop: float  # points of top1 lost against the unreduced model
+    gmacs: float
+    mac_ratio: float  # multiply-adds of the unreduced model over these
+    images_per_s: float
+    speedup: float  # over the unreduced model, measured in turns with it: median over rounds
+    speedup_low: float
+    speedup_high: float
+    latency_1_ms: float  # one image at a time
+    speedup_1: float
+    peak_memory_mb: float | None
+    tokens: Sequence[int]  # that leave each block, class token and the like included
+    num_images: int
+    skipped: int  # files that are no images
+    batch: int
+    rounds: int
+    dtype: str
+    device: str
+    versions: str
+    seed: int
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """What makes it a row of its own within one run."""
+        return self.method, self.setting
+
+
+@dataclass(frozen=True)
+class Run:
+    """Everything that results.json holds."""
+
+    identity: Mapping[str, Any]  # what all rows share; another identity is another run
+    environment: Mapping[str, str]
+    commands: Sequence[str]
+    rows: Sequence[Row] = ()
+    skipped_files: Sequence[str] = ()
+    pictures: Sequence[Mapping[str, Any]] = field(default=())
+
+    def row(self, key: tuple[str, str]) -> Row | None:
+        """The finished row of that configuration."""
+        return next((row for row in self.rows if row.key == key), None)
+
+
+def check_output(folder: Path) -> None:
+    """ValueError if the folder cannot become or be the output of a run; creates nothing."""
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"the output {folder} is a file: name a folder.")
+    if not folder.is_dir() or (folder / RESULTS).exists():
+        return
+    if any(not path.name.startswith(".") for path in folder.iterdir()):
+        raise ValueError(f"the output folder {folder} holds files, but no {RESULTS} of an earlier run: name a new one.")
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Create the folder if need be and keep other processes out of it; ValueError if one is at work there.
+
+    The system drops the lock when its process ends, however it ends, so none is ever left behind; its file stays.
+    """
+    import fcntl
+
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / LOCK, "a+", encoding="utf-8") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            owner = file.read().strip() or "unknown"
+            raise ValueError(f"another vitrim (process {owner}) is at work in the output folder {folder}.") from None
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+        yield
+
+
+def open_run(folder: Path, identity: Mapping[str, Any], environment: Mapping[str, str], command: str) -> Run:
+    """The run in that folder, or a new one; ValueError naming the first difference if it is another run."""
+    path = folder / RESULTS
+    if not path.exists():
+        return Run(identity, environment, (command,))
+    run = read_run(path)
+    for name in {**identity, **run.identity}:
+        there, here = run.identity.get(name), identity.get(name)
+        if there != here:
+            raise ValueError(
+                f"the output folder {folder} holds another run: its {name} is {there}, and now it is {here}; "
+                "name another folder."
+            )
+    commands = run.commands if command in run.commands else (*run.commands, command)
+    return Run(run.identity, environment, commands, run.rows, run.skipped_files, run.pictures)
+
+
+def read_run(path: Path) -> Run:
+    """The run in a results.json."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        lists = {name: tuple(content[name]) for name in ("commands", "skipped_files", "pictures")}
+        return Run(**content | lists | {"rows": tuple(Row(**row) for row in content["rows"])})
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise ValueError(f"{path} was not written by this version of vitrim: name another output folder.") from error
+
+
+def write_run(folder: Path, run: Run) -> None:
+    """results.json and results.csv, each replaced as a whole."""
+    replace_file(folder / TABLE, _csv(run.rows))
+    replace_file(folder / RESULTS, json.dumps(asdict(run), indent=1, ensure_ascii=False) + "\n")
+
+
+def replace_file(path: Path, content: str | bytes) -> None:
+    """Write a file so that at any moment the old or the new one is there, whole."""
+    partial = path.with_name(f".{path.name}.partial")
+    with open(partial, "wb") as file:
+        file.write(content.encode() if isinstance(content, str) else content)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(partial, path)
+
+
+def _csv(rows: Sequence[Row]) -> str:
+    out = io.StringIO()
+    writer = csv.DictWriter(out, [column.name for column in fields(Row)], lineterminator="\n")
+    writer.writeheader()
+    for row in rows:
+        values = asdict(row)
+        values["settings"] = json.dumps(values["settings"])
+        values["tokens"] = " ".join(map(str, row.tokens))
+        writer.writerow(values)
+    return out.getvalue()

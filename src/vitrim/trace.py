@@ -1,0 +1,217 @@
+"""Where every patch lives while a reduced model runs.
+
+The core carries the provenance along when somebody listens (`Tokens.source_BP`, `Tokens.weight_BP`); this file is
+the listener. Shape letters as in `core.tokens`: B batch, N tokens, P patches at the start, C channels.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from .backbones.reader import find_stack
+from .core.ops import take
+from .core.stack import Snapshot, TokenBlock, TokenStack
+
+
+@dataclass(frozen=True, eq=False)
+class LayerTrace:
+    """Where the patches live after one block that reduced tokens."""
+
+    layer: int  # index of the block, from 0
+    num_tokens: int  # tokens that leave the block, prefix included
+    num_prefix: int  # class, distillation and register tokens; never reduced, and in front
+    source_BP: Tensor  # index of the token that holds each patch, prefix counted; -1 dropped
+    weight_BP: Tensor  # weight of each patch in that token; 0 dropped
+    features_BNC: Tensor | None = None  # the block's output, with trace(model, features=True)
+
+    @property
+    def size_BN(self) -> Tensor:
+        """Patches that each token holds, 0 for the prefix: [B, N], integers."""
+        size = self.source_BP.new_zeros(self.source_BP.shape[0], self.num_tokens)
+        return size.scatter_add(1, self.source_BP.clamp(min=0), (self.source_BP >= 0).long())
+
+    def groups(self) -> Tensor:
+        """Number of the group that each patch belongs to: its token, prefix not counted; -1 dropped. [B, P]."""
+        return (self.source_BP - self.num_prefix).clamp(min=-1)
+
+    def unmerge(self, values_BN: Tensor, fill: float | None = None) -> Tensor:
+        """Values per token, prefix rows included, laid out per patch: [B, N, ...] -> [B, P, ...].
+
+        A dropped patch gets `fill`: NaN if none is given, which integers cannot hold (ValueError).
+        """
+        wanted = (self.source_BP.shape[0], self.num_tokens)
+        if values_BN.shape[:2] != wanted:
+            raise ValueError(
+                f"unmerge after block {self.layer} takes one value per token, prefix included: "
+                f"[{wanted[0]}, {wanted[1]}, ...], not {list(values_BN.shape)}."
+            )
+        source_BP = self.source_BP.to(values_BN.device)
+        dropped_BP = source_BP < 0
+        if fill is None:
+            fill = math.nan
+            if not values_BN.is_floating_point() and bool(dropped_BP.any()):
+                raise ValueError(f"block {self.layer} dropped patches, and {values_BN.dtype} has no NaN: give a fill.")
+        values_BP = take(values_BN, source_BP.clamp(min=0))
+        if not bool(dropped_BP.any()):
+            return values_BP
+        return values_BP.masked_fill(dropped_BP.view(*dropped_BP.shape, *[1] * (values_BP.dim() - 2)), fill)
+
+
+class Trace:
+    """What `trace` found out about the last complete forward pass."""
+
+    def __init__(self, grid: tuple[int, int] | None = None):
+        self._given_grid = grid
+        self._forward: _Forward | None = None
+
+    @property
+    def layers(self) -> tuple[LayerTrace, ...]:
+        """One entry per block that reduced tokens, in order; empty if none did. ValueError before any forward."""
+        return self._last().layers
+
+    @property
+    def batch_size(self) -> int:
+        """Images of the forward pass."""
+        return self._last().batch_size
+
+    @property
+    def num_patches(self) -> int:
+        """Patches of each image before the first block."""
+        return self._last().num_patches
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens that enter the first block, prefix included."""
+        return self._last().num_tokens
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns in which the patches lie, row by row. ValueError if they cannot be told."""
+        num_patches, convolved = self._last().num_patches, self._last().grid
+        rows, columns = self._given_grid or convolved or (math.isqrt(num_patches),) * 2
+        if rows * columns == num_patches:
+            return rows, columns
+        if self._given_grid is not None:
+            raise ValueError(f"a grid of {rows} x {columns} cannot hold the {num_patches} patches of this forward.")
+        raise ValueError(
+            f"how the {num_patches} patches lie in rows and columns cannot be told: use trace(model, grid=...)."
+        )
+
+    def _last(self) -> _Forward:
+        if self._forward is None:
+            raise ValueError("nothing is traced yet: call the reduced model inside `with vitrim.trace(model) as t:`.")
+        return self._forward
+
+
+@contextmanager
+def trace(model: nn.Module, *, features: bool = False, grid: tuple[int, int] | None = None) -> Iterator[Trace]:
+    """Follow every patch through a reduced model: `with vitrim.trace(model) as t: model(images)`.
+
+    After each complete forward pass, inside the block and after it, `t` holds that pass, and only that: copy
+    `t.layers` to keep more. The logits are the same to the last bit. A compiled model runs uncompiled meanwhile.
+    features: whether to keep each reducing block's output as well.
+    grid: rows and columns of the patches, needed only where no convolution makes them and they form no square.
+    Errors: ValueError if the model is not reduced or is being traced already.
+    """
+    found = find_stack(model)
+    if found is None:
+        raise ValueError(
+            "there is nothing to trace in a model that carries all its tokens: reduce_tokens(model) first."
+        )
+    stack = found[1]
+    if any(block.recorder is not None for block in stack):
+        raise ValueError("this model is being traced already: leave that `with` block first.")
+    result = Trace(grid)
+    with ExitStack() as cleanup:
+        _Listener(result, stack, features).listen(model, cleanup)
+        if (
+            "torch._dynamo" in sys.modules
+        ):  # nothing is compiled before this is imported, and importing it takes seconds
+            cleanup.enter_context(torch.compiler.set_stance("force_eager"))
+        yield result
+
+
+class _Forward(NamedTuple):
+    """One complete forward pass."""
+
+    layers: tuple[LayerTrace, ...]
+    batch_size: int
+    num_tokens: int
+    num_patches: int
+    grid: tuple[int, int] | None
+
+
+class _Listener:
+    """Turns what passes by in one model into a `Trace`, once a forward pass has gone through all blocks in order.
+
+    Gradient checkpointing runs blocks again, some at a time, during backward: such runs never are all blocks in
+    order, or are the same forward once more.
+    """
+
+    def __init__(self, result: Trace, stack: TokenStack, features: bool):
+        self.result, self.stack, self.features = result, stack, features
+        self.snapshots: list[Snapshot] = []
+        self.convolved: list[tuple[int, int]] = []  # output sizes of convolutions since the last forward began
+        self.grid: tuple[int, int] | None = None
+        self.batch_size = self.num_tokens = self.num_patches = 0
+        self.num_blocks_run = 0
+
+    def listen(self, model: nn.Module, cleanup: ExitStack) -> None:
+        """From now until cleanup."""
+        cleanup.callback(self.stack.record_into, None)
+        self.stack.record_into(self.snapshots)
+        blocks = list(self.stack)
+        convolutions = (module for module in model.modules() if isinstance(module, nn.Conv2d))
+        handles = [
+            *(block.register_forward_pre_hook(self._enter) for block in blocks),
+            blocks[-1].register_forward_hook(self._finish),
+            *(convolution.register_forward_hook(self._convolve) for convolution in convolutions),
+        ]
+        for handle in handles:
+            cleanup.callback(handle.remove)
+
+    def _convolve(self, _: nn.Module, __: tuple[Any, ...], output_BCHW: Tensor) -> None:
+        self.convolved.append((output_BCHW.shape[-2], output_BCHW.shape[-1]))
+
+    def _enter(self, block: TokenBlock, args: tuple[Any, ...]) -> None:
+        if block.layer == 0:
+            self._begin(args[0])
+        self.num_blocks_run = self.num_blocks_run + 1 if block.layer == self.num_blocks_run else -1
+
+    def _begin(self, x_BNC: Tensor) -> None:
+        self.num_blocks_run = 0
+        self.snapshots.clear()
+        self.batch_size, self.num_tokens, _ = x_BNC.shape
+        self.num_patches = self.num_tokens - self.stack.spec.num_prefix
+        fitting = [size for size in self.convolved if math.prod(size) == self.num_patches]
+        self.grid = fitting[-1] if fitting else None
+        self.convolved.clear()
+
+    def _finish(self, *_: object) -> None:
+        if self.num_blocks_run != self.stack.spec.depth:
+            return
+        layers = tuple(_layer(snapshot, self.features) for snapshot in self.snapshots)
+        self.result._forward = _Forward(layers, self.batch_size, self.num_tokens, self.num_patches, self.grid)
+        self.snapshots.clear()
+
+
+def _layer(snapshot: Snapshot, features: bool) -> LayerTrace:
+    tokens = snapshot.tokens
+    assert tokens.source_BP is not None, "while a recorder is set, sources are kept from the first block on"
+    assert tokens.weight_BP is not None
+    return LayerTrace(
+        snapshot.layer,
+        tokens.x_BNC.shape[1],
+        tokens.num_prefix,
+        tokens.source_BP,
+        tokens.weight_BP.detach(),
+        tokens.x_BNC.detach() if features else None,
+    )

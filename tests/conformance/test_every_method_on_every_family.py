@@ -1,0 +1,279 @@
+"""What holds for every method on every family of models."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+
+import families
+import pytest
+import torch
+from families import CASES, DROPPING, MERGING, NO_CLASS_TOKEN, SCORED_BY_CLASS_TOKEN
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor, nn
+
+import vitrim
+from vitrim.core.stack import Snapshot
+from vitrim.core.tokens import Tokens
+
+# Mechanics that do not depend on the pairing: every method on two families, and every family with two methods.
+COVERING = [case for case in CASES if case[0] in ("vit", "register_gap") or case[1] in ("evit", "tome")]
+
+every_case = pytest.mark.parametrize(("family", "name"), CASES, ids=["-".join(case) for case in CASES])
+covering_cases = pytest.mark.parametrize(("family", "name"), COVERING, ids=["-".join(case) for case in COVERING])
+
+
+def test_every_method_is_classified() -> None:
+    assert sorted(MERGING + DROPPING) == vitrim.list_methods()
+    assert all(vitrim.method_from(name).merges == (name in MERGING) for name in vitrim.list_methods())
+
+
+@every_case
+def test_keeping_all_is_bit_identical_to_the_unreduced_model(family: str, name: str) -> None:
+    model, images = families.small_model(family), families.small_images(family)
+    wanted = model(images)
+    vitrim.reduce_tokens(model, families.method_that_keeps_all(name, family))
+    assert torch.equal(model(images), wanted)
+
+
+@covering_cases
+def test_reducing_changes_the_logits(family: str, name: str) -> None:
+    model, images = families.small_model(family), families.small_images(family)
+    wanted = model(images)
+    assert not torch.equal(vitrim.reduce_tokens(model, families.method_for(name, family))(images), wanted)
+
+
+@every_case
+def test_every_block_lets_out_the_announced_number_of_tokens(family: str, name: str) -> None:
+    model = families.reduced(family, name)
+    counts: list[int] = []
+    for block in list(model.blocks)[:-1]:  # the last lets out features
+        block.register_forward_hook(lambda _, __, output: counts.append(output.x_BNC.shape[1]))
+    images = families.small_images(family)
+    model(images)
+    num_tokens = families.embedded(model, images).shape[1]
+    num_patches = num_tokens - model.num_prefix_tokens
+    announced = []
+    for layer in range(families.DEPTH):
+        num_patches = model.blocks.method.num_kept(layer, num_patches)
+        announced.append(model.num_prefix_tokens + num_patches)
+    assert counts == announced[:-1]
+    assert announced[-1] < num_tokens
+
+
+@every_case
+def test_no_patch_ever_points_into_the_prefix(family: str, name: str) -> None:
+    model = families.reduced(family, name)
+    snapshots = recorded(model, families.small_images(family))
+    assert snapshots
+    for _, tokens in snapshots:
+        assert tokens.source_BP is not None
+        assert tokens.num_prefix == model.num_prefix_tokens
+        held = tokens.source_BP[tokens.source_BP >= 0]
+        assert int(held.min()) >= tokens.num_prefix
+        assert int(held.max()) < tokens.x_BNC.shape[1]
+        for source_P in tokens.source_BP:  # and no token is empty
+            assert set(range(tokens.num_prefix, tokens.x_BNC.shape[1])) == set(source_P.tolist()) - {-1}
+
+
+@every_case
+def test_merging_methods_lose_no_patch_and_dropping_methods_merge_none(family: str, name: str) -> None:
+    for _, tokens in recorded(families.reduced(family, name), families.small_images(family)):
+        assert tokens.source_BP is not None
+        dropped_B = (tokens.source_BP < 0).sum(dim=1)
+        num_patches = tokens.source_BP.shape[1]
+        wanted = 0 if name in MERGING else num_patches - tokens.num_patches
+        assert dropped_B.tolist() == [wanted] * len(dropped_B)
+        if tokens.size_BN is not None:
+            assert tokens.size_BN.sum(dim=1).tolist() == [num_patches + tokens.num_prefix] * len(dropped_B)
+
+
+@pytest.mark.parametrize(("family", "name"), [case for case in CASES if case[1] != "evit"])  # it fuses by a plain sum
+def test_weights_of_a_token_sum_to_one(family: str, name: str) -> None:
+    for _, tokens in recorded(families.reduced(family, name), families.small_images(family)):
+        assert tokens.source_BP is not None
+        assert tokens.weight_BP is not None
+        total_BN = torch.zeros(tokens.x_BNC.shape[:2]).scatter_add(
+            1, tokens.source_BP.clamp(min=0), tokens.weight_BP
+        )  # dropped patches weigh 0
+        torch.testing.assert_close(total_BN[:, tokens.num_prefix :], torch.ones(total_BN.shape[0], tokens.num_patches))
+
+
+@every_case
+@torch.no_grad()
+def test_the_first_reduction_leaves_the_prefix_as_a_plain_block_makes_it(family: str, name: str) -> None:
+    plain, images = families.small_model(family), families.small_images(family)
+    x_BNC = families.embedded(plain, images)
+    stack = vitrim.reduce_tokens(copy.deepcopy(plain), families.method_for(name, family)).blocks
+    tokens = stack[0](x_BNC)
+    wanted = plain.blocks[0](x_BNC)
+    if tokens.x_BNC.shape == x_BNC.shape:
+        tokens, wanted = stack[1](tokens), plain.blocks[1](wanted)
+    assert tokens.x_BNC.shape[1] < x_BNC.shape[1]
+    prefix = plain.num_prefix_tokens
+    torch.testing.assert_close(tokens.x_BNC[:, :prefix], wanted[:, :prefix], atol=1e-5, rtol=1e-5)
+
+
+@covering_cases
+def test_bf16_is_finite_and_near_fp32(family: str, name: str) -> None:
+    model, images = families.reduced(family, name), families.small_images(family)
+    wanted = model(images)
+    got = model.bfloat16()(images.bfloat16())
+    assert got.dtype == torch.bfloat16
+    assert got.isfinite().all()
+    assert torch.nn.functional.cosine_similarity(got.float(), wanted).min() > 0.7  # other tokens may be kept
+
+
+@every_case
+def test_every_parameter_gets_a_finite_gradient_in_training(family: str, name: str) -> None:
+    model, images = families.reduced(family, name).train(), families.small_images(family)
+    model(images).square().sum().backward()
+    for key, parameter in model.named_parameters():
+        assert parameter.grad is not None, key
+        assert parameter.grad.isfinite().all(), key
+        assert parameter.grad.any(), key
+
+
+@covering_cases
+def test_state_dict_keys_are_those_of_the_plain_model_and_load(family: str, name: str) -> None:
+    plain, model = families.small_model(family), families.reduced(family, name)
+    state = {key: value.clone() for key, value in model.state_dict().items()}
+    assert list(state) == list(plain.state_dict())
+    images = families.small_images(family)
+    wanted = model(images)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.zero_()
+    assert not torch.equal(model(images), wanted)
+    model.load_state_dict(state)
+    assert torch.equal(model(images), wanted)
+    plain.load_state_dict(state)
+
+
+@covering_cases
+def test_restore_brings_the_very_same_blocks_back(family: str, name: str) -> None:
+    model, images = families.small_model(family), families.small_images(family)
+    wanted, container, blocks = model(images), model.blocks, list(model.blocks)
+    attributes = set(model.__dict__)
+    vitrim.reduce_tokens(model, families.method_for(name, family))
+    model(images)
+    assert vitrim.restore(model) is model
+    assert model.blocks is container
+    assert all(mine is other for mine, other in zip(model.blocks, blocks, strict=True))
+    assert set(model.__dict__) == attributes
+    assert torch.equal(model(images), wanted)
+    assert torch.equal(vitrim.restore(model)(images), wanted)  # twice does no harm
+
+
+@covering_cases
+def test_applying_again_replaces(family: str, name: str) -> None:
+    images = families.small_images(family)
+    wanted = families.reduced(family, name)(images)
+    model = families.reduced(family, "random", keep_rate=0.2)
+    vitrim.reduce_tokens(model, families.method_for(name, family))
+    assert torch.equal(model(images), wanted)
+    vitrim.restore(model)
+    assert isinstance(model.blocks[0], type(families.small_model(family).blocks[0]))
+
+
+@covering_cases
+def test_deepcopy_and_pickle_compute_the_same_and_are_independent(family: str, name: str) -> None:
+    model, images = families.reduced(family, name), families.small_images(family)
+    wanted = model(images)
+    for twin in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+        assert torch.equal(twin(images), wanted)
+        with torch.no_grad():
+            twin.blocks[0].mlp.fc2.weight.zero_()
+        assert not torch.equal(twin(images), wanted)
+        assert torch.equal(
+            vitrim.restore(twin).blocks[0].mlp.fc2.weight, torch.zeros_like(twin.blocks[0].mlp.fc2.weight)
+        )
+        assert torch.equal(model(images), wanted)
+
+
+@covering_cases
+def test_gradient_checkpointing_gives_the_same_outputs_and_gradients(family: str, name: str) -> None:
+    model, images = families.reduced(family, name).train(), families.small_images(family)
+    twin = copy.deepcopy(model)
+    twin.set_grad_checkpointing()
+    outputs = [each(images) for each in (model, twin)]
+    assert torch.equal(*outputs)
+    for output in outputs:
+        output.square().sum().backward()
+    for (key, mine), other in zip(model.named_parameters(), twin.parameters(), strict=True):
+        assert mine.grad is not None
+        assert other.grad is not None
+        assert torch.equal(mine.grad, other.grad), key
+
+
+@every_case
+@torch.inference_mode()
+def test_a_batch_equals_its_images_one_by_one(family: str, name: str) -> None:
+    model, images = families.reduced(family, name), families.small_images(family, 3)
+    one_by_one = torch.cat([model(image.unsqueeze(0)) for image in images])
+    assert (model(images) - one_by_one).abs().max() < 1e-5
+
+
+def _permutation_case(family: str, name: str) -> object:
+    reason = f"{name} chooses tokens by their place in the sequence, by design"
+    marks = [pytest.mark.xfail(strict=True, reason=reason)] if name in families.BY_POSITION else []
+    return pytest.param(family, name, marks=marks, id=f"{family}-{name}")
+
+
+@pytest.mark.parametrize(
+    ("family", "name"),
+    [_permutation_case(*case) for case in CASES if case[1] not in families.BY_POSITION or case[0] in ("vit", "siglip")],
+)
+@torch.inference_mode()
+def test_permuting_patches_with_their_positions_does_not_change_the_logits(family: str, name: str) -> None:
+    model, images = families.reduced(family, name), families.small_images(family)
+    x_BNC = families.embedded(model, images)
+    prefix, patches = x_BNC.split([model.num_prefix_tokens, x_BNC.shape[1] - model.num_prefix_tokens], dim=1)
+    order = torch.randperm(patches.shape[1], generator=torch.Generator().manual_seed(2))
+    permuted = torch.cat([prefix, patches[:, order]], dim=1)
+    assert (families.logits_of(model, permuted) - families.logits_of(model, x_BNC)).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize("name", [name for name in vitrim.list_methods() if name not in families.BY_POSITION])
+@torch.inference_mode()
+def test_permuting_an_images_patches_and_the_position_embedding_does_not_change_the_logits(name: str) -> None:
+    model, images = families.reduced("vit", name), families.small_images("vit")
+    wanted = model(images)
+    order = torch.randperm(64, generator=torch.Generator().manual_seed(2))
+    patches = nn.functional.unfold(images, 4, stride=4)[:, :, order]
+    positions = model.pos_embed.clone()
+    positions[:, 1:] = positions[:, 1:][:, order]
+    model.pos_embed = nn.Parameter(positions, requires_grad=False)
+    assert (model(nn.functional.fold(patches, (32, 32), 4, stride=4)) - wanted).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize("family", NO_CLASS_TOKEN)
+@pytest.mark.parametrize("name", SCORED_BY_CLASS_TOKEN)
+def test_a_model_without_a_class_token_needs_another_scorer(family: str, name: str) -> None:
+    model, images = families.small_model(family), families.small_images(family)
+    wanted = model(images)
+    with pytest.raises(ValueError, match=r"has none: choose scorer='received' .* or scorer='norm'"):
+        vitrim.reduce_tokens(model, name)
+    assert torch.equal(model(images), wanted)
+    by_norm = vitrim.reduce_tokens(copy.deepcopy(model), name, scorer="norm")(images)
+    by_received = vitrim.reduce_tokens(model, name, scorer="received")(images)
+    assert not torch.equal(by_norm, by_received)
+
+
+@pytest.mark.parametrize("name", vitrim.list_methods())
+def test_both_heads_of_a_distilled_model_work(name: str) -> None:
+    model, images = families.reduced("deit_distilled", name), families.small_images("deit_distilled")
+    wanted = model(images)
+    model.set_distilled_training()
+    by_class, by_distillation = model.train()(images)
+    torch.testing.assert_close((by_class + by_distillation) / 2, wanted)
+    assert not torch.allclose(by_class, by_distillation)
+
+
+def recorded(model: VisionTransformer, images: Tensor) -> list[tuple[int, Tokens]]:
+    """The tokens after every reducing block."""
+    snapshots: list[Snapshot] = []
+    model.blocks.record_into(snapshots)
+    model(images)
+    model.blocks.record_into(None)
+    return [(snapshot.layer, snapshot.tokens) for snapshot in snapshots]

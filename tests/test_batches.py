@@ -1,0 +1,111 @@
+"""Images become batches, in memory or on the way, in this process or in others, and bad ones are named."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+from vitrim.batches import load_images
+from vitrim.images import ImageDataError, list_images
+
+# Python 3.12 and 3.13 warn when a process with threads forks, which is how worker processes start there.
+pytestmark = pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+
+
+def brightness(image: Image.Image) -> Tensor:
+    return torch.full((1, 2, 2), float(image.getpixel((0, 0))))
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    """Ten gray images, 0 to 9 in brightness, of two classes."""
+    for i in range(10):
+        path = tmp_path / str(i // 5) / f"{i}.png"
+        path.parent.mkdir(exist_ok=True)
+        Image.new("L", (4, 4), i).save(path)
+    return tmp_path
+
+
+def load(folder: Path, **settings):
+    return load_images(list_images(folder, 2), brightness, 1, **({"batch_size": 4} | settings))
+
+
+@pytest.mark.parametrize("settings", [{}, {"max_bytes": 0}, {"max_bytes": 0, "num_workers": 2}], ids=str)
+def test_every_image_comes_once_and_in_order_however_often_it_is_read(folder, settings):
+    batches = load(folder, **settings)
+    for _ in range(2):
+        x = torch.cat([batch.x_BCHW for batch in batches])
+        assert x[:, 0, 0, 0].tolist() == list(range(10))
+        assert torch.cat([batch.labels_B for batch in batches]).tolist() == [0] * 5 + [1] * 5
+    assert [len(batch.labels_B) for batch in batches] == [4, 4, 2]
+    assert batches.num_images == 10
+
+
+def test_images_stay_in_memory_if_they_fit(folder):
+    size = 10 * 4 * 4  # ten images of four fp32 pixels
+    kept, streamed = load(folder, max_bytes=size), load(folder, max_bytes=size - 1)
+    assert kept.in_memory
+    assert not streamed.in_memory
+    for file in folder.rglob("*.png"):
+        file.unlink()
+    assert sum(len(batch.labels_B) for batch in kept) == 10
+    with pytest.raises(ImageDataError, match=r"0/0\.png"):
+        list(streamed)
+
+
+@pytest.mark.parametrize("settings", [{}, {"max_bytes": 0}, {"max_bytes": 0, "num_workers": 2}], ids=str)
+def test_the_first_bad_image_is_an_error_of_one_line(folder, settings):
+    (folder / "1" / "7.png").write_bytes(b"no image")
+    with pytest.raises(ImageDataError, match=r"7\.png is not an image") as error:
+        list(load(folder, **settings))
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("settings", [{}, {"max_bytes": 0}, {"max_bytes": 0, "num_workers": 2}], ids=str)
+def test_skipped_images_are_named_in_their_batch(folder, settings):
+    for name in ("0/0.png", "1/7.png"):
+        (folder / name).write_bytes(b"no image")
+    batches = list(load(folder, skip_bad=True, **settings))
+    assert [batch.skipped for batch in batches] == [("0/0.png",), ("1/7.png",), ()]
+    assert torch.cat([batch.x_BCHW[:, 0, 0, 0] for batch in batches]).tolist() == [1, 2, 3, 4, 5, 6, 8, 9]
+
+
+def test_a_batch_may_be_skipped_as_a_whole(folder):
+    for name in "0123":
+        (folder / "0" / f"{name}.png").write_bytes(b"")
+    first = next(iter(load(folder, skip_bad=True)))
+    assert len(first.labels_B) == 0
+    assert len(first.skipped) == 4
+
+
+def test_progress_counts_images_skipped_ones_too(folder):
+    (folder / "0" / "0.png").write_bytes(b"")
+    seen = []
+    load(folder, skip_bad=True, progress=lambda done, total: seen.append((done, total)))
+    assert seen == [(4, 10), (8, 10), (10, 10)]
+
+
+def test_images_are_transformed_by_one_thread_and_the_number_of_threads_comes_back(folder):
+    seen = []
+
+    def watch(image):
+        seen.append(torch.get_num_threads())
+        return brightness(image)
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        list(load_images(list_images(folder, 2), watch, 1, max_bytes=0))
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+    assert set(seen) == {1}
+
+
+def test_a_batch_size_below_one_is_refused(folder):
+    with pytest.raises(ValueError, match="batch size must be at least 1, not 0"):
+        load(folder, batch_size=0)

@@ -1,0 +1,172 @@
+"""Every command, as typed."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+
+import pytest
+
+from small_job import MODEL, arguments, small_job
+from vitrim import __version__
+from vitrim.cli import app
+
+SMALL = ("--model", MODEL, "--img-size", "64")
+
+
+@pytest.fixture
+def vitrim(capsys):
+    """Runs a command line that must succeed; returns what it printed."""
+
+    def run(*args: str) -> str:
+        with pytest.raises(SystemExit) as end:
+            app(list(args))
+        out, err = capsys.readouterr()
+        assert end.value.code == 0, err
+        return out
+
+    return run
+
+
+@pytest.fixture
+def job(tmp_path):
+    return small_job(tmp_path)
+
+
+def python(code: str) -> str:
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+
+
+def test_help_imports_neither_torch_nor_timm():
+    code = "import sys; from vitrim.cli import app\ntry: app(['compare', '--help'])\nexcept SystemExit: pass\n"
+    assert python(code + "print(sorted({'torch', 'timm', 'numpy', 'matplotlib'} & set(sys.modules)))").endswith("[]\n")
+
+
+def test_help_takes_less_than_a_second():
+    seconds = []
+    for _ in range(3):  # the best of three, for other work on the machine is not its fault
+        start = time.perf_counter()
+        python("from vitrim.cli import app\napp(['--help'])")
+        seconds.append(time.perf_counter() - start)
+    assert min(seconds) < 1
+
+
+def test_no_command_shows_help_and_version_shows_the_version(vitrim):
+    assert "compare" in vitrim()
+    assert vitrim("--version") == f"vitrim {__version__}\n"
+
+
+def test_compare_prints_a_line_per_row_where_there_is_no_terminal(job, vitrim):
+    out = vitrim(*arguments(job), "--methods", "evit,tome", "--keep-rates", "0.5").splitlines()
+    assert out[0] == "3 rows"
+    assert [line.split(":")[0] for line in out[1:4]] == ["unreduced", "evit keep 0.5", "tome keep 0.5"]
+    assert out[4] == f"{job.output / 'report.html'} is ready, with results.csv and results.json beside it."
+
+
+def test_compare_says_what_is_finished_already_and_what_was_skipped(job, vitrim):
+    (job.data / "1.png").write_bytes(b"no image")
+    command = (*arguments(job), "--methods", "evit", "--skip-bad")
+    assert "1 file that is no image was skipped." in vitrim(*command, "--keep-rates", "0.5")
+    assert "3 rows, 2 of them finished before" in vitrim(*command, "--keep-rates", "0.7,0.5")
+
+
+def test_compare_records_the_command(job, vitrim, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["vitrim", *arguments(job), "--methods", "evit", "--keep-rates", "0.5"])
+    vitrim(*sys.argv[1:])
+    (command,) = json.loads((job.output / "results.json").read_text())["commands"]
+    assert command.startswith("vitrim compare --model test_vit --checkpoint ")
+
+
+def test_settings_that_do_not_apply_to_a_method_are_noted(capsys):
+    with pytest.raises(SystemExit):
+        app(["macs", *SMALL, "--methods", "evit,tome", "--layers", "1,2"])
+    out, err = capsys.readouterr()
+    assert err == "note: --layers does not apply to tome.\n"
+    assert "keep 0.7, layers 1 2" in out
+
+
+def test_ctrl_c_ends_compare_with_one_line(job, capsys, monkeypatch):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("vitrim.compare.compare", interrupted)
+    with pytest.raises(SystemExit) as end:
+        app(arguments(job))
+    assert end.value.code == 130
+    assert (
+        capsys.readouterr().err
+        == f"interrupted: finished rows are kept in {job.output}, the same command goes on from there.\n"
+    )
+
+
+def test_ctrl_c_ends_other_commands_with_one_line(capsys, monkeypatch):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("vitrim.load.build_model", interrupted)
+    with pytest.raises(SystemExit) as end:
+        app(["doctor", MODEL])
+    assert end.value.code == 130
+    assert capsys.readouterr().err == "interrupted.\n"
+
+
+def test_evaluate_with_and_without_a_method(job, vitrim):
+    inputs = ("--checkpoint", str(job.checkpoint), "--data", str(job.data))
+    plain = vitrim("evaluate", *SMALL, *inputs)
+    assert plain.startswith("test_vit: top-1 ")
+    assert "of 6 images" in plain
+    kept = vitrim("evaluate", *SMALL, *inputs, "--method", "evit", "--keep-rate", "1.0")
+    assert kept.split(":")[0] == "test_vit, evit keep 1"
+    assert kept.split(":")[1].split("(")[0] == plain.split(":")[1].split("(")[0]
+
+
+def test_benchmark_prints_and_writes_speeds(vitrim, tmp_path):
+    file = tmp_path / "speed.json"
+    sizes = ("--batch-sizes", "1,2", "--rounds", "2")
+    out = vitrim("benchmark", *SMALL, "--methods", "evit", "--keep-rates", "0.5", *sizes, "--json", str(file))
+    assert out.count("evit keep 0.5") == 2
+    content = json.loads(file.read_text())
+    assert [(row["model"], row["batch"]) for row in content["rows"]] == [
+        (model, batch) for batch in (1, 2) for model in ("unreduced", "evit keep 0.5")
+    ]
+    assert content["rows"][0]["speedup"] == 1
+    assert content["environment"]["vitrim"] == __version__
+
+
+def test_macs_by_formula_and_by_counting_agree(vitrim):
+    lines = vitrim("macs", *SMALL, "--methods", "evit,tome", "--keep-rates", "0.5").splitlines()
+    assert len(lines) == 4
+    for line in lines[1:]:
+        formula, counted = [word for word in line.split() if word.startswith("0.0")][:2]
+        assert formula == counted
+    assert "17, 10, 7, 5 x3" in lines[2]
+
+
+def test_draw_writes_a_picture_of_several_methods(job, vitrim, tmp_path):
+    images = [str(job.data / f"{i}.png") for i in (0, 1)]
+    picture = tmp_path / "picture.png"
+    options = ("--checkpoint", str(job.checkpoint), "--methods", "evit,tome", "--keep-rate", "0.5")
+    assert "picture.png is ready" in vitrim("draw", *images, *SMALL, *options, "--output", str(picture))
+    assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+def test_doctor_tells_how_a_model_is_read(vitrim, monkeypatch):
+    monkeypatch.setattr("vitrim.load._check_hub", lambda *_: pytest.fail("asked the hub"))
+    out = vitrim("doctor", MODEL)
+    assert "6 x Block, by PreNormReader" in out
+    assert "100 patches, 1 more that are never reduced" in out
+
+
+def test_doctor_names_the_scorers_where_there_is_no_class_token(vitrim):
+    assert "use --scorer received or norm" in vitrim("doctor", "vit_medium_patch16_gap_240", "--img-size", "64")
+
+
+def test_methods_lists_all_methods_with_their_settings(vitrim):
+    from vitrim import list_methods
+
+    out = vitrim("methods")
+    for name in list_methods():
+        assert any(line.startswith(f"{name} ") for line in out.splitlines())
+    assert "EViT with fuse=False, scorer='norm'" in out

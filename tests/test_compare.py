@@ -1,0 +1,161 @@
+"""The main job measures each configuration once, and goes on where it was stopped."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+
+import pytest
+from PIL import Image
+
+from small_job import MODEL, small_job
+from vitrim import compare as compare_module
+from vitrim.compare import UNREDUCED, compare
+from vitrim.evaluate import evaluate_folder
+from vitrim.images import ImageDataError
+from vitrim.job import Watcher
+from vitrim.load import load_model
+from vitrim.macs import count_macs
+
+
+class Counter(Watcher):
+    """Remembers what was measured; stops like Ctrl-C after so many rows."""
+
+    def __init__(self, stop_after=None):
+        self.finished, self.steps, self.stop_after = [], set(), stop_after
+
+    def works(self, key, step, done, total):
+        assert 0 <= done <= total
+        self.steps.add(step)
+
+    def finishes(self, row):
+        self.finished.append(row.key)
+        if len(self.finished) == self.stop_after:
+            raise KeyboardInterrupt
+
+
+def test_a_comparison_writes_rows_report_and_pictures(tmp_path):
+    watcher = Counter()
+    run = compare(small_job(tmp_path, ["evit", "tome"], [0.7, 0.5]), watcher)
+    keys = [UNREDUCED, *((method, f"keep {rate}") for method in ("evit", "tome") for rate in (0.7, 0.5))]
+    assert [row.key for row in run.rows] == watcher.finished == keys
+    assert watcher.steps == {"images", "accuracy", "speed at batch 4", "speed at batch 1"}
+    out = tmp_path / "out"
+    assert [row["method"] for row in csv.DictReader((out / "results.csv").read_text().splitlines())] == [
+        key[0] for key in keys
+    ]
+    assert len(json.loads((out / "results.json").read_text())["rows"]) == 5
+    assert "<h1>test_vit with fewer tokens" in (out / "report.html").read_text()
+    with Image.open(out / "pictures" / "0-evit-block1.png") as picture:
+        assert picture.size == (256, 256)
+
+
+def test_the_numbers_are_those_of_the_parts(tmp_path):
+    job = small_job(tmp_path)
+    first, reduced = compare(job).rows
+    model = load_model(MODEL, job.checkpoint, img_size=job.img_size)
+    assert first.top1 == evaluate_folder(model, job.data).top1
+    assert first.gmacs == count_macs(model) / 1e9
+    assert (first.drop, first.mac_ratio, first.speedup) == (0, 1, 1)
+    assert reduced.drop == first.top1 - reduced.top1
+    assert reduced.mac_ratio == pytest.approx(first.gmacs / reduced.gmacs)
+    assert reduced.speedup_low <= reduced.speedup <= reduced.speedup_high
+    assert reduced.tokens == (17, 10, 7, 5, 5, 5)
+    assert reduced.settings["layers"] == (1, 2, 3)
+
+
+def test_keeping_everything_changes_no_accuracy(tmp_path):
+    first, kept = compare(small_job(tmp_path, keep_rates=[1.0])).rows
+    assert (kept.top1, kept.top5, kept.gmacs, kept.drop) == (first.top1, first.top5, first.gmacs, 0)
+
+
+def test_an_interrupted_job_goes_on_without_redoing_rows(tmp_path):
+    job = small_job(tmp_path, ["evit", "tome"])
+    before = Counter(stop_after=2)
+    with pytest.raises(KeyboardInterrupt):
+        compare(job, before)
+    assert not (tmp_path / "out" / "report.html").exists()
+    after = Counter()
+    run = compare(job, after)
+    assert before.finished == [UNREDUCED, ("evit", "keep 0.5")]
+    assert after.finished == [("tome", "keep 0.5")]
+    assert [row.key for row in run.rows] == [*before.finished, *after.finished]
+    assert [track["method"] for track in run.pictures[0]["tracks"]] == ["evit", "tome"]
+
+
+def test_a_finished_job_loads_no_image_again(tmp_path, monkeypatch):
+    job = small_job(tmp_path)
+    rows = compare(job).rows
+    monkeypatch.setattr(compare_module, "load_images", lambda *_, **__: pytest.fail("decoded images"))
+    (tmp_path / "out" / "report.html").unlink()
+    assert [row.key for row in compare(job).rows] == [row.key for row in rows]
+    assert (tmp_path / "out" / "report.html").exists()
+
+
+def test_more_methods_and_rates_can_be_added_later(tmp_path):
+    compare(small_job(tmp_path, ["evit", "tome"], [0.5]))
+    watcher = Counter()
+    run = compare(small_job(tmp_path, ["evit", "random"], [0.7, 0.5], command="vitrim compare more"), watcher)
+    assert watcher.finished == [("evit", "keep 0.7"), ("random", "keep 0.7"), ("random", "keep 0.5")]
+    assert [row.method for row in run.rows] == ["unreduced", "evit", "evit", "tome", "random", "random"]
+    assert list(run.commands) == ["vitrim compare", "vitrim compare more"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "difference"),
+    [
+        ({"limit": 3}, "number of images is 6, and now it is 3"),
+        ({"batch_size": 2}, "batch size is 4, and now it is 2"),
+        ({"dtype": "bf16"}, "dtype is fp32, and now it is bf16"),
+        ({"img_size": 80}, "weights is"),
+        ({"seed": 1}, "seed is 0, and now it is 1"),
+    ],
+)
+def test_another_run_is_refused_in_the_same_folder(tmp_path, changes, difference):
+    compare(small_job(tmp_path))
+    with pytest.raises(ValueError, match=f"holds another run: its {difference}"):
+        compare(small_job(tmp_path, **changes))
+
+
+def test_changed_labels_are_another_run(tmp_path):
+    compare(small_job(tmp_path))
+    table = tmp_path / "images" / "labels.csv"
+    table.write_text(table.read_text().replace("5.png,5", "5.png,7"))
+    with pytest.raises(ValueError, match="holds another run: its images is"):
+        compare(small_job(tmp_path))
+
+
+def test_the_place_of_the_data_does_not_matter(tmp_path):
+    compare(small_job(tmp_path))
+    (tmp_path / "elsewhere").mkdir()
+    shutil.move(tmp_path / "images", tmp_path / "elsewhere" / "images")
+    watcher = Counter()
+    compare(small_job(tmp_path, data=tmp_path / "elsewhere" / "images"), watcher)
+    assert watcher.finished == []
+
+
+def test_a_bad_image_stops_the_job_unless_it_may_be_skipped(tmp_path):
+    job = small_job(tmp_path)
+    (tmp_path / "images" / "3.png").write_bytes(b"no image")
+    with pytest.raises(ImageDataError, match=r"3\.png is not an image"):
+        compare(job)
+    run = compare(small_job(tmp_path, skip_bad=True, output=tmp_path / "skipping"))
+    assert list(run.skipped_files) == ["3.png"]
+    assert {(row.num_images, row.skipped) for row in run.rows} == {(5, 1)}
+    assert "3.png" in (tmp_path / "skipping" / "report.html").read_text()
+
+
+def test_nothing_is_written_before_everything_is_checked(tmp_path):
+    job = small_job(tmp_path)
+    (tmp_path / "images" / "labels.csv").write_text("file,label\n0.png,1000\n")
+    with pytest.raises(ImageDataError, match=r"the label of 0\.png is '1000'"):
+        compare(job)
+    assert not (tmp_path / "out").exists()
+
+
+def test_bf16_is_measured_in_bf16(tmp_path):
+    _, row = compare(small_job(tmp_path, dtype="bf16")).rows
+    _, exact = compare(small_job(tmp_path, output=tmp_path / "exact")).rows
+    assert row.dtype == "bf16"
+    assert row.peak_memory_mb < 0.7 * exact.peak_memory_mb

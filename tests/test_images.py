@@ -1,0 +1,246 @@
+"""Labelled images are found, sampled and opened, and whatever is wrong with them is said in one line."""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from vitrim.images import ImageDataError, list_images, open_image
+
+
+def save(path: Path, size: tuple[int, int] = (8, 8), mode: str = "RGB") -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new(mode, size, 100).save(path)
+    return path
+
+
+def tree(folder: Path, classes: dict[str, int]) -> Path:
+    for name, count in classes.items():
+        (folder / name).mkdir(parents=True)
+        for i in range(count):
+            save(folder / name / f"{i}.png")
+    return folder
+
+
+def table(folder: Path, text: str, files: tuple[str, ...] = ("a.png", "b.png")) -> Path:
+    for name in files:
+        save(folder / name)
+    (folder / "labels.csv").write_text(text, encoding="utf-8")
+    return folder
+
+
+def refused(folder: Path, match: str, num_classes: int = 2, **settings) -> None:
+    with pytest.raises(ImageDataError, match=match) as error:
+        list_images(folder, num_classes, **settings)
+    assert "\n" not in str(error.value)
+
+
+def test_a_table_gives_files_and_labels(tmp_path):
+    found = list_images(table(tmp_path, "file,label\na.png,1\nb.png,0\n"), 2)
+    assert found.files == (tmp_path / "b.png", tmp_path / "a.png")
+    assert found.labels == (0, 1)
+    assert found.class_names is None
+    assert len(found) == 2
+
+
+def test_files_of_a_table_may_lie_in_a_folder_called_images(tmp_path):
+    found = list_images(table(tmp_path, "file,label\na.png,1\nsub/b.png,0\n", ("images/a.png", "images/sub/b.png")), 2)
+    assert [found.name(i) for i in range(2)] == ["images/sub/b.png", "images/a.png"]
+
+
+def test_a_table_with_byte_order_mark_spaces_and_empty_lines_is_read(tmp_path):
+    found = list_images(table(tmp_path, "\ufefffile, label\r\na.png , 1\r\n\r\n,\r\nb.png,0\r\n"), 2)
+    assert found.labels == (0, 1)
+
+
+@pytest.mark.parametrize("name_file", ["classes.txt", "synset_words.txt"])
+def test_class_names_are_read_without_wordnet_ids(tmp_path, name_file):
+    table(tmp_path, "file,label\na.png,1\n")
+    (tmp_path / name_file).write_text("n01440764 tench, Tinca tinca\nn01443537 goldfish\n", encoding="utf-8")
+    assert list_images(tmp_path, 2).class_names == ("tench, Tinca tinca", "goldfish")
+
+
+def test_sub_folders_are_classes_in_sorted_order(tmp_path):
+    found = list_images(tree(tmp_path, {"dog": 2, "cat": 1}), 2)
+    assert found.labels == (0, 1, 1)
+    assert found.class_names == ("cat", "dog")
+    assert found.files[0] == tmp_path / "cat" / "0.png"
+
+
+def test_nested_and_upper_case_images_count_and_other_files_do_not(tmp_path):
+    tree(tmp_path, {"cat": 0, "dog": 1})
+    save(tmp_path / "cat" / "deep" / "A.JPEG")
+    (tmp_path / "cat" / "Thumbs.db").write_bytes(b"x")
+    save(tmp_path / "cat" / "._A.png")
+    (tmp_path / ".cache").mkdir()
+    assert list_images(tmp_path, 2).labels == (0, 1)
+
+
+def test_an_empty_class_folder_keeps_its_index(tmp_path):
+    assert list_images(tree(tmp_path, {"a": 1, "b": 0, "c": 1}), 3).labels == (0, 2)
+
+
+def test_some_wordnet_folders_are_enough_for_the_imagenet_classes(tmp_path):
+    found = list_images(tree(tmp_path, {"n02102040": 1, "n01440764": 1}), 1000)
+    assert found.labels == (0, 217)  # tench, English springer
+    assert found.class_names is not None
+    assert len(found.class_names) == 1000
+    assert "tench" in found.class_names[0]
+
+
+def test_as_many_wordnet_folders_as_classes_are_taken_in_sorted_order(tmp_path):
+    assert list_images(tree(tmp_path, {"n02102040": 1, "n01440764": 1}), 2).labels == (0, 1)
+
+
+def test_the_larger_imagenet_label_sets_are_known(tmp_path):
+    found = list_images(tree(tmp_path, {"n01440764": 1}), 11821)
+    assert "tench" in found.class_names[found.labels[0]]
+
+
+def test_a_limit_takes_an_even_sample_of_all_classes(tmp_path):
+    tree(tmp_path, {"a": 10, "b": 10, "c": 10})
+    found = list_images(tmp_path, 3, limit=6)
+    assert Counter(found.labels) == {0: 2, 1: 2, 2: 2}
+    assert found == list_images(tmp_path, 3, limit=6)
+    assert list_images(tmp_path, 3, limit=1000).files == list_images(tmp_path, 3).files
+
+
+def test_a_limit_spreads_over_classes_in_whatever_order_the_table_lists_them(tmp_path):
+    names = tuple(f"{i}.png" for i in range(12))
+    rows = "".join(f"{name},{i % 3}\n" for i, name in enumerate(names))
+    assert list_images(table(tmp_path, "file,label\n" + rows, names), 3, limit=3).labels == (0, 1, 2)
+
+
+@pytest.mark.parametrize("limit", [0, -3])
+def test_a_limit_below_one_is_refused(tmp_path, limit):
+    with pytest.raises(ValueError, match=f"at least 1, not {limit}"):
+        list_images(tree(tmp_path, {"a": 1}), 1, limit=limit)
+
+
+def test_a_missing_folder_is_named(tmp_path):
+    refused(tmp_path / "nowhere", "there is no folder .*nowhere")
+
+
+def test_a_file_is_not_a_folder(tmp_path):
+    refused(save(tmp_path / "a.png"), "a.png is a file")
+
+
+def test_an_empty_folder_is_refused(tmp_path):
+    refused(tmp_path, "holds no images: wanted labels.csv")
+
+
+def test_class_folders_without_images_are_refused(tmp_path):
+    refused(tree(tmp_path, {"a": 0, "b": 0}), "holds no images")
+
+
+def test_images_without_labels_are_refused(tmp_path):
+    save(tmp_path / "a.png")
+    refused(tmp_path, "images, but no labels")
+
+
+def test_train_and_val_folders_are_pointed_to(tmp_path):
+    tree(tmp_path, {"train": 1, "val": 1})
+    refused(tmp_path, "train and val, not classes: pass .*val")
+
+
+def test_another_number_of_class_folders_is_refused(tmp_path):
+    tree(tmp_path, dict.fromkeys("abcde", 1))
+    refused(tmp_path, r"5 class folders \(a, b, c, ...\), and the model has 1000 classes", num_classes=1000)
+
+
+def test_a_wordnet_folder_outside_the_label_set_is_named(tmp_path):
+    tree(tmp_path, {"n01440764": 1, "n99999999": 1})
+    refused(tmp_path, "n99999999 is none of the 1000 ImageNet classes", num_classes=1000)
+
+
+@pytest.mark.parametrize("text", ["", "name,class\na.png,1\n", "a.png,1\n", "file,label,extra\na.png,1,2\n"])
+def test_a_table_needs_its_header(tmp_path, text):
+    refused(table(tmp_path, text), "must begin with the line file,label")
+
+
+def test_a_table_without_rows_is_refused(tmp_path):
+    refused(table(tmp_path, "file,label\n"), "lists no images")
+
+
+@pytest.mark.parametrize("label", ["2", "-1", "cat", "1.0", ""])
+def test_a_label_that_is_no_class_is_named_with_its_line(tmp_path, label):
+    text = f"file,label\na.png,1\nb.png,{label}\n"
+    refused(table(tmp_path, text), f"labels.csv, line 3: the label of b.png is '{label}'.*0 to 1")
+
+
+def test_a_row_with_too_many_entries_is_named(tmp_path):
+    refused(table(tmp_path, "file,label\na.png,1,2\n"), "line 2: wanted a file and a label, and 3 entries came")
+
+
+def test_a_listed_file_that_is_missing_is_named(tmp_path):
+    refused(table(tmp_path, "file,label\na.png,1\nc.png,0\n"), "line 3: there is no file c.png")
+
+
+def test_a_file_listed_twice_is_named(tmp_path):
+    refused(table(tmp_path, "file,label\na.png,1\nb.png,1\na.png,0\n"), "line 4: a.png is listed before, in line 2")
+
+
+def test_a_table_that_is_not_text_is_refused(tmp_path):
+    (tmp_path / "labels.csv").write_bytes(b"\xff\xfe\x00file,label")
+    refused(tmp_path, "not a table in UTF-8 text")
+
+
+def test_class_names_must_be_as_many_as_the_classes(tmp_path):
+    table(tmp_path, "file,label\na.png,1\n")
+    (tmp_path / "classes.txt").write_text("only\n", encoding="utf-8")
+    refused(tmp_path, "classes.txt names 1 classes, one a line, and the model has 2")
+
+
+@pytest.mark.parametrize(("channels", "mode"), [(1, "L"), (3, "RGB")])
+@pytest.mark.parametrize("stored", ["L", "RGB", "RGBA", "CMYK", "P", "1"])
+def test_every_kind_of_image_opens_as_gray_or_colour(tmp_path, channels, mode, stored):
+    path = tmp_path / ("a.tif" if stored == "CMYK" else "a.png")
+    image = open_image(save(path, mode=stored), channels)
+    assert (image.mode, image.size) == (mode, (8, 8))
+
+
+def test_a_palette_with_transparency_opens_without_a_warning(tmp_path):
+    image = Image.new("P", (4, 4))
+    image.save(tmp_path / "a.png", transparency=bytes([0, 128]))
+    assert open_image(tmp_path / "a.png", 3).mode == "RGB"
+
+
+def test_another_number_of_channels_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="the model takes 4"):
+        open_image(save(tmp_path / "a.png"), 4)
+
+
+def huge_png(path: Path, side: int) -> None:
+    """A PNG whose header claims side x side pixels."""
+    header = b"IHDR" + struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
+    chunk = struct.pack(">I", len(header) - 4) + header + struct.pack(">I", zlib.crc32(header))
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + chunk)
+
+
+@pytest.mark.parametrize("kind", ["truncated jpeg", "truncated png", "text", "empty", "bomb", "large", "missing"])
+def test_a_file_that_is_no_whole_image_is_named(tmp_path, kind):
+    path = tmp_path / ("bad.jpg" if "jpeg" in kind else "bad.png")
+    if kind.startswith("truncated"):
+        save(path, size=(64, 64))
+        path.write_bytes(path.read_bytes()[: -path.stat().st_size // 4])
+    elif kind in ("text", "empty"):
+        path.write_text("hello" if kind == "text" else "", encoding="utf-8")
+    elif kind in ("bomb", "large"):
+        huge_png(path, 30_000 if kind == "bomb" else 11_000)  # Pillow raises for one and warns for the other
+    with pytest.raises(ImageDataError, match=r"bad\.(jpg|png) is not an image that can be read") as error:
+        open_image(path, 3)
+    assert "\n" not in str(error.value)
+
+
+def test_the_shared_validation_images_are_found(imagenet_val):
+    found = list_images(imagenet_val, 1000)
+    assert len(found) == 1300
+    assert len(set(found.labels)) == 725
+    assert found.class_names[0].startswith("tench")
+    few = list_images(imagenet_val, 1000, limit=300)
+    assert len(set(few.labels)) > 200

@@ -1,0 +1,145 @@
+"""Models by name, with weights from files, from timm, or not at all."""
+
+from __future__ import annotations
+
+import pytest
+import timm
+import torch
+from safetensors.torch import save_file
+
+from small_job import MODEL, save_checkpoint
+from vitrim import load
+from vitrim.load import build_model, load_model, read_checkpoint
+
+
+@pytest.fixture
+def weights(tmp_path):
+    return save_checkpoint(tmp_path / "weights.safetensors")
+
+
+def same(model, state):
+    return all(torch.equal(value, state[key]) for key, value in model.state_dict().items())
+
+
+def test_a_safetensors_file_is_loaded_in_eval_mode(weights):
+    model = load_model(MODEL, weights)
+    assert same(model, read_checkpoint(weights))
+    assert not model.training
+
+
+@pytest.mark.parametrize("key", [None, "model", "state_dict", "model_ema"])
+@pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod.", "module._orig_mod."])
+def test_a_pth_file_is_found_where_training_scripts_put_it(tmp_path, weights, key, prefix):
+    state = read_checkpoint(weights)
+    wrapped = {prefix + name: value for name, value in state.items()}
+    file = tmp_path / "weights.pth"
+    torch.save(wrapped if key is None else {"epoch": 3, key: wrapped}, file)
+    assert same(load_model(MODEL, file), state)
+
+
+def test_half_precision_weights_become_the_models_precision(tmp_path, weights):
+    state = {key: value.half() for key, value in read_checkpoint(weights).items()}
+    save_file(state, tmp_path / "half.safetensors")
+    model = load_model(MODEL, tmp_path / "half.safetensors")
+    assert {p.dtype for p in model.parameters()} == {torch.float32}
+
+
+def test_position_embeddings_are_resampled_when_a_size_is_asked_for(weights):
+    model = load_model(MODEL, weights, img_size=64)
+    assert model.pos_embed.shape == (1, 17, 64)
+    assert model(torch.zeros(1, 3, 64, 64)).isfinite().all()
+
+
+def test_a_checkpoint_at_another_size_fits_with_that_size(tmp_path):
+    file = save_checkpoint(tmp_path / "small.safetensors", img_size=64)
+    assert same(load_model(MODEL, file, img_size=64), read_checkpoint(file))
+    with pytest.raises(ValueError, match=r"1 of another shape \(pos_embed is 1x17x64 there and 1x101x64 here\)"):
+        load_model(MODEL, file)
+
+
+def test_a_checkpoint_of_another_model_says_what_differs(tmp_path):
+    file = save_checkpoint(tmp_path / "other.safetensors", "test_vit2")
+    with pytest.raises(ValueError, match=r"not a checkpoint of test_vit: .* unknown \(blocks.*") as error:
+        load_model(MODEL, file)
+    assert "\n" not in str(error.value)
+
+
+def test_missing_keys_are_named(tmp_path, weights):
+    state = read_checkpoint(weights)
+    save_file(
+        {key: value for key, value in state.items() if not key.startswith("head")}, tmp_path / "headless.safetensors"
+    )
+    with pytest.raises(ValueError, match=r"2 missing \(head.weight, head.bias\)"):
+        load_model(MODEL, tmp_path / "headless.safetensors")
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
+def test_a_damaged_file_is_refused(tmp_path, weights, suffix):
+    file = tmp_path / f"damaged{suffix}"
+    if suffix == ".pth":
+        torch.save(read_checkpoint(weights), file)
+        file.write_bytes(file.read_bytes()[:2000])
+    else:
+        file.write_bytes(weights.read_bytes()[:2000])
+    with pytest.raises(ValueError, match="not a"):
+        read_checkpoint(file)
+
+
+def test_a_pickle_of_objects_is_not_executed(tmp_path):
+    file = tmp_path / "objects.pth"
+    torch.save({"model": timm.create_model(MODEL)}, file)
+    with pytest.raises(ValueError, match="not a PyTorch file of plain tensors"):
+        read_checkpoint(file)
+
+
+def test_a_file_without_weights_is_refused(tmp_path):
+    torch.save({"epoch": 3}, tmp_path / "log.pth")
+    with pytest.raises(ValueError, match="holds no state_dict"):
+        read_checkpoint(tmp_path / "log.pth")
+
+
+def test_other_files_are_refused_by_their_suffix(tmp_path):
+    (tmp_path / "notes.txt").write_text("hello")
+    with pytest.raises(ValueError, match=r"wanted a \.safetensors or a \.pth file"):
+        read_checkpoint(tmp_path / "notes.txt")
+    with pytest.raises(FileNotFoundError, match="there is no checkpoint at"):
+        read_checkpoint(tmp_path / "absent.pth")
+
+
+def test_an_unknown_name_gets_close_ones():
+    with pytest.raises(
+        ValueError, match=r"no model is called 'deit_tiny_patch16_244'; close names are deit_tiny_patch16_224"
+    ):
+        build_model("deit_tiny_patch16_244")
+    with pytest.raises(ValueError, match=r"timm has no weights called test_vit.nonsense; there are test_vit.r160_in1k"):
+        build_model("test_vit.nonsense")
+
+
+def test_a_size_that_a_model_cannot_have_is_refused():
+    with pytest.raises(ValueError, match="resnet18 cannot be built for images of 96 pixels"):
+        build_model("resnet18", img_size=96)
+
+
+def test_without_network_the_error_says_what_to_do(monkeypatch):
+    class Offline:
+        def head(self, *_, **__):
+            raise ConnectionError("no route")
+
+    monkeypatch.setattr("huggingface_hub.get_session", Offline)
+    monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda *_: None)
+    with pytest.raises(
+        OSError, match=r"pretrained weights of test_vit cannot be had, is there a network.* pass --checkpoint FILE"
+    ):
+        load_model(MODEL)
+
+
+def test_a_model_that_has_no_pretrained_weights_says_so():
+    with pytest.raises(
+        ValueError, match="timm has no pretrained weights for vit_small_patch16_36x1_224: pass --checkpoint"
+    ):
+        load_model("vit_small_patch16_36x1_224")
+
+
+def test_building_a_model_never_asks_for_weights(monkeypatch):
+    monkeypatch.setattr(load, "_check_hub", lambda *_: pytest.fail("asked the hub"))
+    assert not build_model(MODEL).training

@@ -1,0 +1,94 @@
+"""An output folder keeps finished rows, and belongs to one run and one process at a time."""
+
+from __future__ import annotations
+
+import csv
+import json
+import subprocess
+import sys
+from dataclasses import fields, replace
+
+import pytest
+
+from rows import make_row
+from vitrim.run_folder import Row, check_output, locked, open_run, read_run, replace_file, write_run
+
+IDENTITY = {"model": "test_vit", "batch size": 4}
+
+ROW = make_row("evit", "keep 0.5", settings={"keep_rate": [0.5]}, tokens=[17, 10])
+
+
+def test_a_run_reads_back_as_it_was_written(tmp_path):
+    run = replace(open_run(tmp_path, IDENTITY, {"torch": "2"}, "vitrim compare"), rows=(ROW,))
+    write_run(tmp_path, run)
+    assert open_run(tmp_path, IDENTITY, {"torch": "2"}, "vitrim compare") == run
+    assert run.row(("evit", "keep 0.5")) == ROW
+    assert run.row(("evit", "keep 0.7")) is None
+
+
+def test_the_table_has_a_line_per_row_and_a_column_per_number(tmp_path):
+    write_run(tmp_path, replace(open_run(tmp_path, IDENTITY, {}, "a"), rows=(ROW,)))
+    (line,) = csv.DictReader((tmp_path / "results.csv").read_text().splitlines())
+    assert list(line) == [field.name for field in fields(Row)]
+    assert json.loads(line["settings"]) == {"keep_rate": [0.5]}
+    assert (line["top1"], line["tokens"]) == ("80.0", "17 10")
+
+
+def test_every_command_of_a_run_is_kept_once(tmp_path):
+    for command in ("a", "b", "b"):
+        write_run(tmp_path, open_run(tmp_path, IDENTITY, {}, command))
+    assert read_run(tmp_path / "results.json").commands == ("a", "b")
+
+
+def test_another_run_is_refused_by_its_first_difference(tmp_path):
+    write_run(tmp_path, open_run(tmp_path, IDENTITY, {}, "a"))
+    with pytest.raises(ValueError, match="holds another run: its batch size is 4, and now it is 8"):
+        open_run(tmp_path, IDENTITY | {"batch size": 8, "seed": 1}, {}, "a")
+
+
+def test_results_of_another_program_are_refused(tmp_path):
+    for content in ("no json", "[1]", '{"rows": [{"method": "evit"}]}', '{"epochs": 3}'):
+        (tmp_path / "results.json").write_text(content)
+        with pytest.raises(ValueError, match="not written by this version of vitrim"):
+            open_run(tmp_path, IDENTITY, {}, "a")
+
+
+def test_a_folder_with_other_files_is_refused(tmp_path):
+    check_output(tmp_path)
+    check_output(tmp_path / "new")
+    (tmp_path / "thesis.tex").write_text("")
+    with pytest.raises(ValueError, match=r"holds files, but no results.json of an earlier run"):
+        check_output(tmp_path)
+    with pytest.raises(ValueError, match="is a file: name a folder"):
+        check_output(tmp_path / "thesis.tex")
+
+
+def test_an_interrupted_write_leaves_the_old_file(tmp_path, monkeypatch):
+    file = tmp_path / "results.json"
+    replace_file(file, "old")
+
+    def crash(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("os.replace", crash)
+    with pytest.raises(KeyboardInterrupt):
+        replace_file(file, "new")
+    assert file.read_text() == "old"
+
+
+HOLD = "import sys; from pathlib import Path; from vitrim.run_folder import locked\n"
+HOLD += "with locked(Path(sys.argv[1])): print('held', flush=True); sys.stdin.read()"
+
+
+def test_a_folder_that_another_process_works_in_is_refused_until_it_ends(tmp_path):
+    other = subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    with other:
+        assert other.stdout.readline() == "held\n"
+        with pytest.raises(ValueError, match=rf"another vitrim \(process {other.pid}\) is at work"), locked(tmp_path):
+            pass
+        other.kill()
+        other.wait()
+        with locked(tmp_path):  # a killed process leaves nothing to clean up
+            assert (tmp_path / ".lock").exists()
