@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import io
 import json
 import subprocess
 import sys
 import time
 
 import pytest
+from rich.console import Console
+from rich.live import Live
 
+from rows import make_row
 from small_job import MODEL, arguments, small_job
 from vitrim import __version__
 from vitrim.cli import app
+from vitrim.cli.live import LiveTable
+from vitrim.models import embedded
+from vitrim.run_folder import Run
 
 SMALL = ("--model", MODEL, "--img-size", "64")
 
@@ -63,6 +70,15 @@ def test_compare_prints_a_line_per_row_where_there_is_no_terminal(job, vitrim):
     assert out[0] == "3 rows"
     assert [line.split(":")[0] for line in out[1:4]] == ["unreduced", "evit keep 0.5", "tome keep 0.5"]
     assert out[4] == f"{job.output / 'report.html'} is ready, with results.csv and results.json beside it."
+
+
+@pytest.mark.skipif(not embedded.WEIGHTS.exists(), reason="the packaged weights are not there yet")
+def test_compare_runs_on_the_packaged_model_and_images_without_being_told(vitrim, tmp_path):
+    few = ("--methods", "evit", "--keep-rates", "0.5", "--limit", "40", "--rounds", "1")
+    assert "unreduced: top-1 " in vitrim("compare", "--output", str(tmp_path / "out"), *few)
+    report = (tmp_path / "out" / "report.html").read_text()
+    assert "vitrim_fashion_tiny" in report
+    assert "40 images of fashion_mnist_1000" in report
 
 
 def test_compare_says_what_is_finished_already_and_what_was_skipped(job, vitrim):
@@ -170,3 +186,31 @@ def test_methods_lists_all_methods_with_their_settings(vitrim):
     for name in list_methods():
         assert any(line.startswith(f"{name} ") for line in out.splitlines())
     assert "EViT with fuse=False, scorer='norm'" in out
+
+
+def drawn(height: int, num_rows: int, num_finished: int) -> list[str]:
+    """The lines of the live table when so many rows are finished and the next one is at work."""
+    console = Console(file=io.StringIO(), force_terminal=True, color_system=None, width=120, height=height)
+    keys = [("unreduced", ""), *(("evit", f"keep 0.{i}") for i in range(1, num_rows))]
+    table = LiveTable(Live(console=console, auto_refresh=False))
+    table.begins(keys, Run({}, {}, (), rows=[make_row(*key) for key in keys[:num_finished]]))
+    table.works(keys[num_finished], "accuracy", 3, 9)
+    table.live.stop()
+    console.file.truncate(0)
+    console.print(table.shown())
+    return [line.strip() for line in console.file.getvalue().replace("\0", "").splitlines() if line.strip()]
+
+
+def test_the_live_table_fills_up_and_shows_what_is_at_work():
+    lines = drawn(height=30, num_rows=4, num_finished=2)
+    assert lines[0] == "row 3 of 4, evit keep 0.2: accuracy, 3 of 9"
+    assert [line.split()[0] for line in lines[1:]] == ["method", "unreduced", "evit", "evit", "evit"]
+    assert "80.00" in lines[3]
+    assert lines[4].endswith("at work")
+
+
+def test_a_table_longer_than_the_terminal_keeps_the_row_at_work_in_sight():
+    lines = drawn(height=15, num_rows=40, num_finished=30)
+    assert len(lines) <= 12
+    assert lines[2].startswith("unreduced")
+    assert any(line.endswith("at work") for line in lines)

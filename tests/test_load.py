@@ -143,3 +143,11 @@ def test_a_model_that_has_no_pretrained_weights_says_so():
 def test_building_a_model_never_asks_for_weights(monkeypatch):
     monkeypatch.setattr(load, "_check_hub", lambda *_: pytest.fail("asked the hub"))
     assert not build_model(MODEL).training
+
+
+def test_weights_that_are_missing_from_the_installation_are_named(monkeypatch):
+    built = build_model(MODEL)
+    built.pretrained_cfg = {"file": "gone.safetensors"}
+    monkeypatch.setattr(load, "build_model", lambda *_, **__: built)
+    with pytest.raises(FileNotFoundError, match=r"weights of test_vit belong at gone\.safetensors and are not there"):
+        load_model(MODEL)

@@ -120,9 +120,14 @@ def test_findings_name_the_best_rows():
 
 
 def test_findings_do_not_claim_what_was_not_reached():
-    cards = findings((UNREDUCED, make_row("random", "keep 0.5", top1=70.0, drop=10.0, speedup=1.2)))
+    slow = make_row("evit", "keep 0.5", top1=75.0, drop=5.0, speedup=1.1)
+    cards = findings((UNREDUCED, slow, make_row("random", "keep 0.5", top1=70.0, drop=10.0, speedup=1.2)))
     assert [card.title for card in cards] == ["Unreduced model", "Smallest loss", "Fastest of all"]
-    assert cards[1].value == "\u221210.0 points"
+    assert cards[1].value == "\u22125.0 points"
+
+
+def test_a_row_that_is_best_in_everything_is_named_once():
+    assert [card.title for card in findings(ROWS[:2])] == ["Unreduced model", "Fastest within 1 point"]
 
 
 @pytest.mark.parametrize(("drop", "told"), [(0.7, "\u22120.7"), (-0.7, "+0.7"), (0.0, "+0.0"), (0.04, "+0.0")])

@@ -134,6 +134,9 @@ def _pretrained(name: str, img_size: int | None) -> nn.Module:
     config: Any = build_model(name, img_size=img_size).pretrained_cfg
     if not any(config.get(key) for key in ("url", "file", "hf_hub_id", "state_dict")):
         raise ValueError(f"timm has no pretrained weights for {name}: pass --checkpoint FILE.")
+    file = config.get("file")
+    if file and not Path(file).exists():
+        raise FileNotFoundError(f"the weights of {name} belong at {file} and are not there: pass --checkpoint FILE.")
     try:
         if config.get("hf_hub_id") and not config.get("file"):
             _check_hub(config["hf_hub_id"], config.get("hf_hub_filename"))

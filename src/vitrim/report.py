@@ -66,7 +66,7 @@ def findings(rows: Sequence[Row]) -> list[Finding]:
         Finding(
             "Unreduced model",
             f"{unreduced.top1:.1f} %",
-            f"top-1 · {unreduced.gmacs:.3g} GMACs · {unreduced.images_per_s:.3g} images/s",
+            f"top-1 · {unreduced.gmacs:.4g} GMACs · {unreduced.images_per_s:.3g} images/s",
         )
     ]
     if not reduced:
@@ -75,17 +75,16 @@ def findings(rows: Sequence[Row]) -> list[Finding]:
     if close is not None:
         cards.append(_speed_card(f"Fastest within {SMALL_LOSS:g} point", close))
     else:
-        least = min(reduced, key=lambda row: row.drop)
-        cards.append(
-            Finding("Smallest loss", f"{points(least)} points", f"{_name(least)} · {least.speedup:.2f}x", least.method)
-        )
-    quick = [row for row in reduced if row.speedup >= GOOD_SPEEDUP]
-    if quick:
-        best = min(quick, key=lambda row: row.drop)
+        close = min(reduced, key=lambda row: row.drop)
+        detail = f"{_name(close)} · {close.speedup:.2f}x"
+        cards.append(Finding("Smallest loss", f"{points(close)} points", detail, close.method))
+    best = min((row for row in reduced if row.speedup >= GOOD_SPEEDUP), key=lambda row: row.drop, default=close)
+    if best is not close:
+        detail = f"{_name(best)} · {best.speedup:.2f}x · {points(best)} points"
         title = f"Most accurate at {GOOD_SPEEDUP:g}x or more"
-        cards.append(Finding(title, f"{best.top1:.1f} %", f"{_name(best)} · {_cost(best)}", best.method))
+        cards.append(Finding(title, f"{best.top1:.1f} %", detail, best.method))
     fastest = _fastest(reduced)
-    if fastest is not None and fastest is not close:
+    if fastest is not None and fastest not in (close, best):
         cards.append(_speed_card("Fastest of all", fastest))
     return cards
 
@@ -101,10 +100,6 @@ def _fastest(rows: Iterable[Row]) -> Row | None:
 
 def _speed_card(title: str, row: Row) -> Finding:
     return Finding(title, f"{row.speedup:.2f}x", f"{_name(row)} · {points(row)} points", row.method)
-
-
-def _cost(row: Row) -> str:
-    return f"{row.speedup:.2f}x · {points(row)} points"
 
 
 def _name(row: Row) -> str:

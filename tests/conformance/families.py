@@ -35,13 +35,14 @@ FAMILIES: dict[str, Callable[[], VisionTransformer]] = {
     "register_gap": lambda: VisionTransformer(
         **SMALL, class_token=False, reg_tokens=4, no_embed_class=True, global_pool="avg"
     ),
+    "gap": lambda: VisionTransformer(**SMALL, class_token=False, global_pool="avg"),
     "cls_gap": lambda: VisionTransformer(**SMALL, global_pool="avg"),
     "qk_norm": lambda: VisionTransformer(**SMALL, qk_norm=True),
     "inner_norms": lambda: VisionTransformer(**SMALL, scale_attn_norm=True, scale_mlp_norm=True),
     "dynamic_size": lambda: VisionTransformer(**SMALL, dynamic_img_size=True),
     "post_norm": lambda: VisionTransformer(**SMALL, block_fn=ResPostBlock, init_values=0.5),
 }
-NO_CLASS_TOKEN = ("siglip", "register_gap")
+NO_CLASS_TOKEN = ("siglip", "register_gap", "gap")
 
 # What becomes of the patches that a method does not keep. A new method has to be put into one of the two.
 MERGING = ("beyond_attentive", "evit", "evit+bat", "token_mergence", "tome")
@@ -51,6 +52,8 @@ SCORED_BY_CLASS_TOKEN = ("beyond_attentive", "evit", "evit+bat", "evit-nofuse", 
 BY_POSITION = ("random", "tome")  # which tokens go depends, by design, on where they stand in the sequence
 
 CASES = [(family, method) for family in FAMILIES for method in vitrim.list_methods()]
+# For mechanics that do not depend on the pairing: every method on two families, and every family with two methods.
+COVERING = [case for case in CASES if case[0] in ("vit", "register_gap") or case[1] in ("evit", "tome")]
 
 
 def small_model(family: str) -> VisionTransformer:

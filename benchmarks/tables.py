@@ -1,0 +1,95 @@
+"""Write the README's tables from the newest rows in results/.
+
+python benchmarks/tables.py          # rewrites what stands between the <!-- results:... --> marks
+python benchmarks/tables.py --check  # exits with 1 if the README is not what the rows say
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import re
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+RATES = ("0.9", "0.7", "0.5")
+TITLES = {
+    "evit": "EViT",
+    "evit-nofuse": "EViT, no fusion (top-k)",
+    "token_mergence": "TM",
+    "beyond_attentive": "BAT",
+    "evit+bat": "EViT + BAT",
+    "tome": "ToMe, at EViT's MACs",
+    "feature_norm": "feature norm",
+    "random": "random",
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true")
+    readme = ROOT / "README.md"
+    before = readme.read_text()
+    after = with_tables(before)
+    if parser.parse_args().check:
+        sys.exit("README.md is not what results/ says: run python benchmarks/tables.py." if before != after else 0)
+    readme.write_text(after)
+
+
+def with_tables(text: str) -> str:
+    """The text with both tables made afresh."""
+    for name, table in (("accuracy", accuracy_table()), ("speed", speed_table())):
+        pattern = rf"(<!-- results:{name} -->\n).*?(<!-- results:end -->)"
+        text = re.sub(pattern, lambda match, table=table: f"{match[1]}{table}{match[2]}", text, flags=re.S)
+    return text
+
+
+def accuracy_table() -> str:
+    """Drop in top-1 of each method at each keep rate, from the rows of `vitrim compare`."""
+    path, rows = newest("accuracy_*.csv")
+    base = rows[0]
+    drops = {(row["method"], row["setting"]): float(row["drop"]) for row in rows[1:]}
+    lines = [
+        f"Top-1 lost by DeiT-Tiny without any training, in points, on {base['num_images']} ImageNet validation "
+        f"images (unreduced: {float(base['top1']):.1f} %; easier than the full set, so compare drops only):\n",
+        "| method | " + " | ".join(f"keep {rate}" for rate in RATES) + " |",
+        "|---|" + "---|" * len(RATES),
+    ]
+    for method, title in TITLES.items():
+        cells = [f"{drops[method, f'keep {rate}']:.1f}" for rate in RATES]
+        lines.append(f"| {title} | " + " | ".join(cells) + " |")
+    return "\n".join([*lines, "", f"Rows: [{path.name}](results/{path.name}).", ""])
+
+
+def speed_table() -> str:
+    """Speed-up over the unreduced model beside the MAC ratio, from the rows of benchmarks/speed.py."""
+    path, rows = newest("speed_*.csv")
+    first = rows[0]
+    lines = [
+        f"Measured speed-up over the unreduced model at {first['img_size']} px, {first['dtype']}, {first['threads']} "
+        f"CPU threads, median of {first['rounds']} interleaved rounds (10th to 90th percentile):\n",
+        "| model | method | batch | MAC ratio | speed-up | of the MAC ratio |",
+        "|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        if row["method"] == "unreduced":
+            continue
+        spread = f"{float(row['speedup_p10']):.2f} to {float(row['speedup_p90']):.2f}"
+        lines.append(
+            f"| {row['model'].removesuffix('_patch16_224')} | {row['method']} | {row['batch']} | "
+            f"{float(row['mac_ratio']):.2f} | **{float(row['speedup']):.2f}** ({spread}) | "
+            f"{float(row['speedup_per_mac_ratio']):.2f} |"
+        )
+    return "\n".join([*lines, "", f"Rows: [{path.name}](results/{path.name}), {first['cpu']}.", ""])
+
+
+def newest(pattern: str) -> tuple[Path, list[dict[str, str]]]:
+    """The last file of that pattern, by the date in its name, and its rows."""
+    path = max((ROOT / "results").glob(pattern), key=lambda path: path.stem[-10:])
+    with path.open(newline="") as file:
+        return path, list(csv.DictReader(file))
+
+
+if __name__ == "__main__":
+    main()

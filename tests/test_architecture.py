@@ -1,0 +1,177 @@
+"""Which part may know which, how large parts may be, and what an import may cost."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+SRC = Path(__file__).resolve().parents[1] / "src" / "vitrim"
+FILES = sorted(SRC.rglob("*.py"))
+MAX_FILE_LINES = 250
+MAX_FUNCTION_LINES = 40
+
+every_file = pytest.mark.parametrize("path", FILES, ids=[str(path.relative_to(SRC)) for path in FILES])
+
+
+def module_of(path: Path) -> str:
+    """The dotted name below vitrim: 'core.ops'; '' for the package itself."""
+    parts = path.relative_to(SRC).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def own_imports(path: Path) -> set[str]:
+    """Modules of vitrim that the file imports, wherever in it: 'core.ops'."""
+    package = module_of(path) if path.name == "__init__.py" else module_of(path).rpartition(".")[0]
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names if alias.name.partition(".")[0] == "vitrim"}
+        if isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
+            found |= {node.module} if node.module.partition(".")[0] == "vitrim" else set()
+        if isinstance(node, ast.ImportFrom) and node.level > 0:
+            parts = [part for part in package.split(".") if part]
+            base = ".".join(["vitrim", *parts[: len(parts) - node.level + 1]])
+            names = [node.module] if node.module else [alias.name for alias in node.names]
+            found |= {f"{base}.{name}" for name in names}
+    return {name.removeprefix("vitrim").removeprefix(".") for name in found}
+
+
+def foreign_imports(path: Path, top_level_only: bool = False) -> set[str]:
+    """Names of the libraries that the file imports, the standard library's left out."""
+    tree = ast.parse(path.read_text())
+    nodes = tree.body if top_level_only else ast.walk(tree)
+    found: set[str] = set()
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            found |= {alias.name.partition(".")[0] for alias in node.names}
+        if isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
+            found.add(node.module.partition(".")[0])
+    return found - set(sys.stdlib_module_names) - {"vitrim", "__future__"}
+
+
+def in_part(module: str, *parts: str) -> bool:
+    """Whether the module is, or lies in, one of the parts."""
+    return any(module == part or module.startswith(f"{part}.") for part in parts)
+
+
+def modules(*parts: str) -> Iterator[Path]:
+    yield from (path for path in FILES if in_part(module_of(path), *parts))
+
+
+def test_the_files_are_found() -> None:
+    assert {"core.ops", "methods.evit", "backbones.timm", "api"} <= {module_of(path) for path in FILES}
+    assert own_imports(SRC / "methods" / "evit.py") >= {"core", "core.method", "core.tokens"}
+
+
+def test_core_imports_torch_and_itself_only() -> None:
+    for path in modules("core"):
+        assert foreign_imports(path) <= {"torch"}, path
+        assert all(in_part(name, "core") for name in own_imports(path)), path
+
+
+def test_a_method_imports_core_only_and_no_other_method() -> None:
+    for path in modules("methods"):
+        if path.name == "__init__.py":
+            continue
+        assert foreign_imports(path) <= {"torch"}, path
+        assert all(in_part(name, "core") for name in own_imports(path)), path
+
+
+def test_every_method_file_is_registered() -> None:
+    registered = own_imports(SRC / "methods" / "__init__.py")
+    for path in (SRC / "methods").glob("*.py"):
+        assert path.name == "__init__.py" or module_of(path) in registered, path
+
+
+def test_a_backbone_imports_core_the_finder_and_its_own_library() -> None:
+    for path in modules("backbones"):
+        own_library = {path.stem} - {"reader", "__init__"}
+        assert foreign_imports(path) <= {"torch"} | own_library, path
+        assert all(in_part(name, "core", "backbones.reader") for name in own_imports(path)), path
+
+
+def test_the_api_imports_methods_backbones_and_core() -> None:
+    allowed = ("core", "methods", "backbones.reader")
+    assert all(in_part(name, *allowed) for name in own_imports(SRC / "api.py"))
+
+
+def test_a_library_is_imported_by_its_backbone_only_when_a_model_comes() -> None:
+    for path in modules("api", "core", "methods", "backbones.reader"):
+        assert foreign_imports(path) <= {"torch"}, path
+
+
+@every_file
+def test_only_the_command_line_imports_the_command_line(path: Path) -> None:
+    if not in_part(module_of(path), "cli", "__main__"):
+        assert not any(in_part(name, "cli") for name in own_imports(path))
+
+
+@every_file
+def test_what_measures_or_draws_knows_neither_methods_nor_backbones(path: Path) -> None:
+    if path.stem in ("evaluate", "benchmark", "batches", "images", "diversity", "draw", "charts", "report"):
+        unknown = ("api", "methods", "backbones", "models", "core")
+        if module_of(path).partition(".")[0] != "cli":
+            assert not any(in_part(name, *unknown) for name in own_imports(path))
+
+
+def test_drawing_takes_a_trace_and_no_model() -> None:
+    for path in FILES:
+        if path.stem == "draw" and not in_part(module_of(path), "cli"):
+            assert "torch" not in foreign_imports(path)
+
+
+def test_no_two_modules_import_each_other() -> None:
+    imports = {module_of(path): own_imports(path) for path in FILES if path != SRC / "__init__.py"}
+    reach = {name: set(direct) for name, direct in imports.items()}
+    for _ in reach:
+        reach = {name: direct.union(*(reach.get(other, set()) for other in direct)) for name, direct in reach.items()}
+    packages = {module_of(path) for path in FILES if path.name == "__init__.py"}
+    assert [name for name, others in reach.items() if name in others and name not in packages] == []
+
+
+@every_file
+def test_files_and_functions_are_short(path: Path) -> None:
+    source = path.read_text()
+    assert len(source.splitlines()) <= MAX_FILE_LINES
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            lines = (node.end_lineno or 0) - node.body[0].lineno + 1  # a command's signature is its list of options
+            assert lines <= MAX_FUNCTION_LINES, f"{node.name} has {lines} lines"
+
+
+@every_file
+def test_every_file_says_what_it_is(path: Path) -> None:
+    assert ast.get_docstring(ast.parse(path.read_text()))
+
+
+@every_file
+def test_the_oldest_python_can_parse_it(path: Path) -> None:
+    ast.parse(path.read_text(), feature_version=(3, 10))
+
+
+HEAVY = ("timm", "matplotlib", "torchvision", "jinja2", "rich", "typer", "safetensors", "huggingface_hub")
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "import vitrim",
+        "import vitrim; vitrim.EViT(), vitrim.reduce_tokens, vitrim.restore, vitrim.method_from('tome')",
+        "from vitrim import *",
+    ],
+)
+def test_importing_the_package_imports_nothing_heavy(statement: str) -> None:
+    check = f"import sys; {statement}; print([name for name in {HEAVY} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_every_public_name_is_there() -> None:
+    check = "import vitrim as v; [getattr(v, name) for name in v.__all__]; print(set(v.__all__) <= set(dir(v)))"
+    done = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "True"
