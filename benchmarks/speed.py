@@ -20,8 +20,8 @@ import timm
 import torch
 
 import vitrim
-from vitrim.benchmark import benchmark
-from vitrim.macs import count_macs
+from vitrim.measure.benchmark import benchmark
+from vitrim.measure.macs import count_macs
 
 METHODS = {
     "nothing reduced (EViT 1.0)": vitrim.EViT(keep_rate=1.0),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from vitrim.run_folder import Row
+from vitrim.compare.run_folder import Row
 
 
 def make_row(method: str, setting: str = "", **numbers: Any) -> Row:

@@ -13,8 +13,8 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from vitrim.configuration import configurations
-from vitrim.job import Job
+from vitrim.compare.configuration import configurations
+from vitrim.compare.job import Job
 
 MODEL = "test_vit"  # 6 blocks, 64 channels, 1,000 classes
 IMG_SIZE = 64  # 4 x 4 patches

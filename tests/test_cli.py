@@ -17,8 +17,8 @@ from small_job import MODEL, arguments, small_job
 from vitrim import __version__
 from vitrim.cli import app
 from vitrim.cli.live import LiveTable
+from vitrim.compare.run_folder import Run
 from vitrim.models import embedded
-from vitrim.run_folder import Run
 
 SMALL = ("--model", MODEL, "--img-size", "64")
 
@@ -107,7 +107,7 @@ def test_ctrl_c_ends_compare_with_one_line(job, capsys, monkeypatch):
     def interrupted(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("vitrim.compare.compare", interrupted)
+    monkeypatch.setattr("vitrim.compare.run.compare", interrupted)
     with pytest.raises(SystemExit) as end:
         app(arguments(job))
     assert end.value.code == 130

@@ -11,7 +11,7 @@ from timm.models.vision_transformer import VisionTransformer
 
 import vitrim
 from vitrim.draw import draw_tokens, figure_for, grouped, layer_images, masked, painter
-from vitrim.trace import Trace, trace
+from vitrim.tracing import Trace, trace
 
 GROUPS_RC = np.array([[0, 1, 2], [-1, 2, 2], [-1, 3, 3]])  # 0 and 1 alone, 2 and 3 shared, two patches dropped
 PATCH = 20

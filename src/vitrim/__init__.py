@@ -15,23 +15,16 @@ if TYPE_CHECKING:
     from .api import list_methods, method_from, reduce_tokens, restore
     from .backbones.reader import UnsupportedModel
     from .core.method import Method
+    from .draw import draw_tokens
+    from .load import build_model, load_model
+    from .measure.benchmark import benchmark
+    from .measure.diversity import diversity
+    from .measure.evaluate import evaluate_folder
+    from .measure.macs import count_macs, method_for_keep_rate, method_for_macs
     from .methods import BeyondAttentive, EViT, Random, TokenMergence, ToMe
+    from .tracing import trace
 
 __version__ = "0.1.0"
-
-_HOME = {
-    "BeyondAttentive": ".methods",
-    "EViT": ".methods",
-    "Method": ".core.method",
-    "Random": ".methods",
-    "ToMe": ".methods",
-    "TokenMergence": ".methods",
-    "UnsupportedModel": ".backbones.reader",
-    "list_methods": ".api",
-    "method_from": ".api",
-    "reduce_tokens": ".api",
-    "restore": ".api",
-}
 
 __all__ = [
     "BeyondAttentive",
@@ -41,17 +34,42 @@ __all__ = [
     "ToMe",
     "TokenMergence",
     "UnsupportedModel",
+    "benchmark",
+    "build_model",
+    "count_macs",
+    "diversity",
+    "draw_tokens",
+    "evaluate_folder",
     "list_methods",
+    "load_model",
+    "method_for_keep_rate",
+    "method_for_macs",
     "method_from",
     "reduce_tokens",
     "restore",
+    "trace",
 ]
+
+_HOME = {
+    ".api": ("list_methods", "method_from", "reduce_tokens", "restore"),
+    ".backbones.reader": ("UnsupportedModel",),
+    ".core.method": ("Method",),
+    ".draw": ("draw_tokens",),
+    ".load": ("build_model", "load_model"),
+    ".measure.benchmark": ("benchmark",),
+    ".measure.diversity": ("diversity",),
+    ".measure.evaluate": ("evaluate_folder",),
+    ".measure.macs": ("count_macs", "method_for_keep_rate", "method_for_macs"),
+    ".methods": ("BeyondAttentive", "EViT", "Random", "ToMe", "TokenMergence"),
+    ".tracing": ("trace",),
+}
+_MODULE = {name: module for module, names in _HOME.items() for name in names}
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOME:
+    if name not in _MODULE:
         raise AttributeError(f"module 'vitrim' has no attribute {name!r}; it has {', '.join(__all__)}.")
-    value = getattr(importlib.import_module(_HOME[name], __name__), name)
+    value = getattr(importlib.import_module(_MODULE[name], __name__), name)
     globals()[name] = value
     return value
 

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from .trace import LayerTrace, Trace
+from .tracing import LayerTrace, Trace
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -13,7 +13,7 @@ from . import options
 from .options import DEFAULT_METHODS, DEFAULT_MODEL
 
 if TYPE_CHECKING:
-    from ..run_folder import Run
+    from ..compare.run_folder import Run
 
 
 def compare(
@@ -42,8 +42,8 @@ def compare(
 
     Without --model and --data it runs on the small model and the 1,000 images in the package.
     """
-    from ..compare import compare as run_job
-    from ..job import Job
+    from ..compare.job import Job
+    from ..compare.run import compare as run_job
     from .live import watcher_for_terminal
 
     found = options.chosen(methods, keep_rates, gmacs, r, layers, scorer, default=(0.9, 0.7, 0.5))

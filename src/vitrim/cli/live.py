@@ -12,8 +12,8 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from ..job import Watcher
-from ..run_folder import Row, Run
+from ..compare.job import Watcher
+from ..compare.run_folder import Row, Run
 from . import terminal
 
 Key = tuple[str, str]

@@ -11,7 +11,7 @@ from . import options, terminal
 from .options import DEFAULT_METHODS, DEFAULT_MODEL
 
 if TYPE_CHECKING:
-    from ..benchmark import Timing
+    from ..measure.benchmark import Timing
 
 
 def evaluate(
@@ -34,8 +34,8 @@ def evaluate(
 ) -> None:
     """Top-1 and top-5 of a model on a folder of images, with or without token reduction."""
     from ..api import reduce_tokens
-    from ..evaluate import evaluate_folder
     from ..load import build_model, load_model
+    from ..measure.evaluate import evaluate_folder
 
     if method is None and any(value is not None for value in (keep_rate, gmacs, r, layers, scorer)):
         raise ValueError("--keep-rate, --gmacs, --r, --layers and --scorer need a --method.")
@@ -86,12 +86,12 @@ def benchmark(
     import json
 
     from ..api import reduce_tokens
-    from ..benchmark import benchmark as run
-    from ..environment import environment
-    from ..evaluate import check_device, input_size_of
+    from ..compare.environment import environment
+    from ..compare.run_folder import replace_file
     from ..load import build_model
-    from ..macs import count_macs
-    from ..run_folder import replace_file
+    from ..measure.benchmark import benchmark as run
+    from ..measure.evaluate import check_device, input_size_of
+    from ..measure.macs import count_macs
 
     found = options.chosen(methods, keep_rates, gmacs, r, layers, scorer)
     sizes = options.numbers(batch_sizes, "--batch-sizes", int)
@@ -160,7 +160,7 @@ def macs(
     from ..api import reduce_tokens
     from ..backbones.reader import read_backbone
     from ..load import build_model
-    from ..macs import count_macs, reduced_macs, token_counts
+    from ..measure.macs import count_macs, reduced_macs, token_counts
 
     found = options.chosen(methods, keep_rates, gmacs, r, layers, scorer)
     net = build_model(model, img_size=img_size)

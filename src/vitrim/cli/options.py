@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 import typer
 
 if TYPE_CHECKING:
-    from ..configuration import Configuration
+    from ..compare.configuration import Configuration
 
 DEFAULT_MODEL = "vitrim_fashion_tiny"
 DEFAULT_METHODS = "evit,token_mergence,beyond_attentive,tome"
@@ -103,7 +103,7 @@ def chosen(
     default: Sequence[float] = (0.7,),
 ) -> tuple[Configuration, ...]:
     """The configurations that the options ask for; with no amount given, the default keep rates."""
-    from ..configuration import configurations, takes
+    from ..compare.configuration import configurations, takes
 
     wanted = names(methods)
     if not wanted:

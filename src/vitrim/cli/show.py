@@ -29,11 +29,11 @@ def draw(
 ) -> None:
     """Show which patches methods keep, fuse and merge in images of yours, side by side."""
     from ..api import reduce_tokens
+    from ..compare.pictures import Sample, as_seen, trace_samples
     from ..draw import SUFFIXES, draw_tokens
-    from ..evaluate import eval_transform, input_size_of
-    from ..images import open_image
     from ..load import build_model, load_model
-    from ..pictures import Sample, as_seen, trace_samples
+    from ..measure.evaluate import eval_transform, input_size_of
+    from ..measure.images import open_image
 
     if output.suffix.lower() not in SUFFIXES or not output.resolve().parent.is_dir():
         raise ValueError(f"--output is a {' or '.join(SUFFIXES)} file in a folder that exists, not {output}.")
@@ -58,9 +58,9 @@ def doctor(
     """How a model will be read, or why it cannot be; downloads nothing."""
     from ..backbones.reader import read_backbone, version
     from ..core.stack import check_reader
-    from ..evaluate import input_size_of
     from ..load import build_model
-    from ..macs import count_macs
+    from ..measure.evaluate import input_size_of
+    from ..measure.macs import count_macs
 
     net = build_model(model, img_size=img_size)
     backbone = read_backbone(net)

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from ..measure.evaluate import input_size_of
+from ..measure.images import LabelledImages
 from .environment import device_name, versions
-from .evaluate import input_size_of
-from .images import LabelledImages
 from .job import Job
 
 LENGTH = 16  # hex digits

@@ -11,12 +11,12 @@ from PIL import Image
 
 from small_job import MODEL, small_job
 from vitrim import compare as compare_module
-from vitrim.compare import UNREDUCED, compare
-from vitrim.evaluate import evaluate_folder
-from vitrim.images import ImageDataError
-from vitrim.job import Watcher
+from vitrim.compare.job import Watcher
+from vitrim.compare.run import UNREDUCED, compare
 from vitrim.load import load_model
-from vitrim.macs import count_macs
+from vitrim.measure.evaluate import evaluate_folder
+from vitrim.measure.images import ImageDataError
+from vitrim.measure.macs import count_macs
 
 
 class Counter(Watcher):

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from .benchmark import DTYPES
+from ..measure.benchmark import DTYPES
 from .configuration import Configuration
 from .run_folder import Row, Run
 

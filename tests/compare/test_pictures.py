@@ -10,9 +10,9 @@ from PIL import Image
 
 from small_job import IMG_SIZE, MODEL, save_images
 from vitrim import reduce_tokens
-from vitrim.evaluate import eval_transform
-from vitrim.images import list_images
-from vitrim.pictures import as_seen, choose_samples, class_name, save_samples, save_tracks
+from vitrim.compare.pictures import as_seen, choose_samples, class_name, save_samples, save_tracks
+from vitrim.measure.evaluate import eval_transform
+from vitrim.measure.images import list_images
 
 
 @pytest.fixture

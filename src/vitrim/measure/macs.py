@@ -17,9 +17,9 @@ import torch
 from torch import Size, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from .api import method_from
-from .backbones.reader import read_backbone, restored
-from .core.method import KeepRateMethod, Method, ViTSpec
+from ..api import method_from
+from ..backbones.reader import read_backbone, restored
+from ..core.method import KeepRateMethod, Method, ViTSpec
 from .evaluate import evaluating, input_size_of
 
 RATE_STEPS = 100_000  # keep rates are exact to five decimals, see schedule.ceil_share

@@ -8,8 +8,8 @@ import pytest
 from PIL import Image
 
 from rows import make_row
-from vitrim.report import findings, points, render, write_report
-from vitrim.run_folder import Run
+from vitrim.compare.report import findings, points, render, write_report
+from vitrim.compare.run_folder import Run
 
 UNREDUCED = make_row("unreduced")
 ROWS = (

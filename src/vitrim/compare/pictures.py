@@ -13,8 +13,8 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from .images import ImageDataError, LabelledImages, open_image
-from .trace import Trace, trace
+from ..measure.images import ImageDataError, LabelledImages, open_image
+from ..tracing import Trace, trace
 
 SHORT_SIDE = 200  # pixels that a picture has at least
 MAX_PANELS = 3  # per method, spread over its reducing blocks
@@ -110,7 +110,7 @@ def trace_samples(model: nn.Module, samples: Sequence[Sample]) -> tuple[Trace, l
 
 def _panels(traced: Trace, index: int, sample: Sample, folder: Path, name: str) -> list[dict[str, str]]:
     """Save some of the reducing blocks, evenly spread and with the last."""
-    from .draw import layer_images
+    from ..draw import layer_images
 
     pictures = layer_images(sample.image, traced, index, short_side=SHORT_SIDE)
     last = len(pictures) - 1

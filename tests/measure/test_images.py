@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from vitrim.images import ImageDataError, list_images, open_image
+from vitrim.measure.images import ImageDataError, list_images, open_image
 
 
 def save(path: Path, size: tuple[int, int] = (8, 8), mode: str = "RGB") -> Path:

@@ -13,7 +13,7 @@ from torch.utils.checkpoint import set_checkpoint_early_stop
 
 import vitrim
 from vitrim.backbones.reader import find_stack
-from vitrim.trace import LayerTrace, Trace, trace
+from vitrim.tracing import LayerTrace, Trace, trace
 
 SETTINGS = {"tome": {"r": 6}}  # the default takes too much of a tiny model
 MEAN_MERGING = ("token_mergence", "beyond_attentive", "evit+bat", "tome")

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rows import make_row
-from vitrim.charts import AXES, accuracy_chart, method_colors, pareto_front, sampling_error
+from vitrim.compare.charts import AXES, accuracy_chart, method_colors, pareto_front, sampling_error
 
 UNREDUCED = make_row("unreduced")
 ROWS = [

@@ -13,7 +13,7 @@ import torch
 
 def versions() -> dict[str, str]:
     """Versions of vitrim and of what its numbers depend on, by name."""
-    from . import __version__
+    from .. import __version__
 
     found = {name: importlib.metadata.version(name) for name in ("timm", "torchvision", "numpy")}
     return {"vitrim": __version__, "torch": torch.__version__, **found, "python": platform.python_version()}

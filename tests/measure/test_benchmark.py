@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 import vitrim
-from vitrim import benchmark as module
-from vitrim.benchmark import PeakMemory, benchmark
+from vitrim.measure import benchmark as module
+from vitrim.measure.benchmark import PeakMemory, benchmark
 
 SMALL = (3, 8, 8)
 

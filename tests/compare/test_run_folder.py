@@ -11,7 +11,7 @@ from dataclasses import fields, replace
 import pytest
 
 from rows import make_row
-from vitrim.run_folder import Row, check_output, locked, open_run, read_run, replace_file, write_run
+from vitrim.compare.run_folder import Row, check_output, locked, open_run, read_run, replace_file, write_run
 
 IDENTITY = {"model": "test_vit", "batch size": 4}
 
@@ -76,7 +76,7 @@ def test_an_interrupted_write_leaves_the_old_file(tmp_path, monkeypatch):
     assert file.read_text() == "old"
 
 
-HOLD = "import sys; from pathlib import Path; from vitrim.run_folder import locked\n"
+HOLD = "import sys; from pathlib import Path; from vitrim.compare.run_folder import locked\n"
 HOLD += "with locked(Path(sys.argv[1])): print('held', flush=True); sys.stdin.read()"
 
 

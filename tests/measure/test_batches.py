@@ -9,8 +9,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from vitrim.batches import load_images
-from vitrim.images import ImageDataError, list_images
+from vitrim.measure.batches import load_images
+from vitrim.measure.images import ImageDataError, list_images
 
 # Python 3.12 and 3.13 warn when a process with threads forks, which is how worker processes start there.
 pytestmark = pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")

@@ -15,18 +15,18 @@ from typing import Any
 import torch
 from torch import nn
 
-from .api import reduce_tokens
-from .backbones.reader import read_backbone
-from .batches import Transform, load_images
-from .benchmark import DTYPES, Timing, benchmark
-from .core.method import Method, ViTSpec
+from ..api import reduce_tokens
+from ..backbones.reader import read_backbone
+from ..core.method import Method, ViTSpec
+from ..load import build_model, load_model
+from ..measure.batches import Transform, load_images
+from ..measure.benchmark import DTYPES, Timing, benchmark
+from ..measure.evaluate import Score, check_device, eval_transform, evaluate, input_size_of
+from ..measure.images import LabelledImages, list_images
+from ..measure.macs import count_macs, token_counts
 from .environment import environment, versions
-from .evaluate import Score, check_device, eval_transform, evaluate, input_size_of
 from .identity import identity
-from .images import LabelledImages, list_images
 from .job import Job, Watcher
-from .load import build_model, load_model
-from .macs import count_macs, token_counts
 from .pictures import Sample, choose_samples, save_samples, save_tracks
 from .report import write_report
 from .run_folder import PICTURES, Row, Run, check_output, locked, open_run, write_run

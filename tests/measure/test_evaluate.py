@@ -7,8 +7,8 @@ import torch
 from PIL import Image
 from torch import nn
 
-from vitrim.batches import Batch
-from vitrim.evaluate import (
+from vitrim.measure.batches import Batch
+from vitrim.measure.evaluate import (
     check_device,
     eval_transform,
     evaluate,

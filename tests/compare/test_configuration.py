@@ -6,8 +6,8 @@ import pytest
 
 from vitrim import list_methods
 from vitrim.api import reduce_tokens
-from vitrim.configuration import Configuration, configurations, takes
-from vitrim.macs import count_macs
+from vitrim.compare.configuration import Configuration, configurations, takes
+from vitrim.measure.macs import count_macs
 
 
 def test_every_method_is_combined_with_every_amount_once():

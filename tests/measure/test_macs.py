@@ -12,10 +12,17 @@ from torch import nn
 from torch.utils import flop_counter
 
 import vitrim
-from vitrim import macs
 from vitrim.backbones.reader import read_backbone
 from vitrim.core.method import Method
-from vitrim.macs import block_macs, count_macs, method_for_keep_rate, method_for_macs, reduced_macs, token_counts
+from vitrim.measure import macs
+from vitrim.measure.macs import (
+    block_macs,
+    count_macs,
+    method_for_keep_rate,
+    method_for_macs,
+    reduced_macs,
+    token_counts,
+)
 
 # Keep rate, tokens after blocks 3, 6, 9 with and without fusion, and GMACs of DeiT-T, S, B with, and S without fusion.
 TABLE = [

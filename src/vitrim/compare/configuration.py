@@ -10,10 +10,10 @@ from typing import Any, Literal
 
 from torch import nn
 
-from .api import method_from
-from .core.method import Method
-from .macs import method_for_keep_rate, method_for_macs
-from .methods import METHODS
+from ..api import method_from
+from ..core.method import Method
+from ..measure.macs import method_for_keep_rate, method_for_macs
+from ..methods import METHODS
 
 Amount = Literal["keep_rate", "gmacs", "r"]
 

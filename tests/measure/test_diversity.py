@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from vitrim.diversity import diversity
+from vitrim.measure.diversity import diversity
 
 
 def test_equal_tokens_have_no_diversity():
