@@ -43,6 +43,11 @@ def reduce_tokens(model: M, method: Method | str, **settings: Any) -> M:
         method = method_from(method, **settings)
     elif settings:
         raise ValueError(f"settings {sorted(settings)} go with a method's name; this method is already made: {method}.")
+    if not isinstance(method, Method):
+        raise ValueError(
+            f"method must be a method such as EViT(keep_rate=0.7), or one of the names {', '.join(list_methods())}, "
+            f"not {method!r}."
+        )
     backbone = read_backbone(model)
     stack = TokenStack(backbone.blocks, backbone.readers, method.build(backbone.spec), backbone.spec)
     restore(model)
@@ -54,6 +59,5 @@ def restore(model: M) -> M:
     """Take the reduction out, in place; returns the same model, bit-identical to what it was. Twice does no harm."""
     found = find_stack(model)
     if found is not None:
-        place, stack = found
-        place.remove(stack)
+        found.place.remove(found.stack)
     return model

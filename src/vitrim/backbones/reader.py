@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
+from typing import Any, NamedTuple
 
-import torch
 from torch import nn
 
 from ..core.method import ViTSpec
@@ -28,19 +29,26 @@ class Place:
 
     parent: nn.Module
     attribute: str  # the blocks are parent.<attribute>
-    walkers: Sequence[str] = ()  # methods of the parent that read features block by block
+    refused: Mapping[str, str] = field(default_factory=dict)  # methods of the parent that cannot work, and why
 
     def install(self, stack: TokenStack) -> None:
-        """Put the stack in place of the blocks; walkers refuse, for they would see tokens move."""
+        """Put the stack in place of the blocks; what would silently go wrong refuses until it is removed."""
         setattr(self.parent, self.attribute, stack)
-        for name in self.walkers:
-            self.parent.__dict__[name] = partial(_refuse, name)
+        for name, reason in self.refused.items():
+            self.parent.__dict__[name] = partial(_refuse, name, reason)
 
     def remove(self, stack: TokenStack) -> None:
         """Put the original blocks back, in the stack's training mode."""
         setattr(self.parent, self.attribute, stack.release())
-        for name in self.walkers:
+        for name in [name for name, value in self.parent.__dict__.items() if _is_refusal(value)]:
             del self.parent.__dict__[name]
+
+
+class Installed(NamedTuple):
+    """A stack and where it sits."""
+
+    place: Place
+    stack: TokenStack
 
 
 @dataclass(frozen=True)
@@ -54,14 +62,19 @@ class Backbone:
     spec: ViTSpec
 
 
-def find_stack(model: nn.Module) -> tuple[Place, TokenStack] | None:
-    """The TokenStack inside a reduced model and its place; None if the model carries all its tokens."""
-    for parent in model.modules():
-        for attribute, child in parent.named_children():
-            if isinstance(child, TokenStack):
-                refusing = [name for name, value in parent.__dict__.items() if _is_refusal(value)]
-                return Place(parent, attribute, refusing), child
-    return None
+def find_stack(model: nn.Module) -> Installed | None:
+    """The TokenStack of a model, or of the model inside a wrapper; None if it carries all its tokens.
+
+    A model that holds another one, say a student with its teacher, is not taken for it.
+    """
+    _check_module(model)
+    library = _library(model)
+    if library is not None:
+        place = library.place(model)
+        stack = None if place is None else getattr(place.parent, place.attribute)
+        return Installed(place, stack) if isinstance(stack, TokenStack) else None
+    inner = (find_stack(child) for child in model.children())
+    return next((found for found in inner if found is not None), None)
 
 
 @contextmanager
@@ -71,29 +84,40 @@ def restored(model: nn.Module) -> Iterator[nn.Module]:
     if found is None:
         yield model
         return
-    place, stack = found
-    place.remove(stack)
+    found.place.remove(found.stack)
     try:
         yield model
     finally:
-        place.install(stack)
+        found.place.install(found.stack)
 
 
 def read_backbone(model: nn.Module) -> Backbone:
     """Find and check the blocks of a model, reduced or not. UnsupportedModel says what could not be read."""
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"a model is a torch.nn.Module, not {type(model).__name__}.")
-    for cls in type(model).__mro__:
-        library = cls.__module__.partition(".")[0]
-        if library in LIBRARIES:
-            with restored(model):
-                backbone: Backbone = importlib.import_module(f".{library}", __package__).read(model)
-                _self_check(backbone)
-            return backbone
+    _check_module(model)
+    library = _library(model)
+    if library is not None:
+        with restored(model):
+            backbone: Backbone = library.read(model)
+            _self_check(backbone)
+        return backbone
     raise UnsupportedModel(
         f"{type(model).__module__}.{type(model).__name__} is not a model that vitrim can read. Supported: {SUPPORTED}. "
         "If such a model is inside yours, pass that part: reduce_tokens(model.backbone, ...)."
     )
+
+
+def _check_module(model: object) -> None:
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"a model is a torch.nn.Module, not {type(model).__name__}.")
+
+
+def _library(model: nn.Module) -> Any:
+    """The module beside this one that reads the library which the model comes from, or None."""
+    for cls in type(model).__mro__:
+        library = cls.__module__.partition(".")[0]
+        if library in LIBRARIES:
+            return importlib.import_module(f".{library}", __package__)
+    return None
 
 
 def version(library: str) -> str:
@@ -103,20 +127,20 @@ def version(library: str) -> str:
 
 def _self_check(backbone: Backbone) -> None:
     for i, (block, reader) in enumerate(zip(backbone.blocks.children(), backbone.readers, strict=True)):
-        exact = next(block.parameters()).dtype in (torch.float32, torch.float64)
         error = check_reader(block, reader, backbone.spec.channels)
-        if not error <= (1e-4 if exact else 5e-2):
+        if math.isnan(error):
+            raise UnsupportedModel(
+                f"{backbone.spec.name}: the weights of block {i} are not finite, so it cannot be read."
+            )
+        if error > 1e-4:
             raise UnsupportedModel(
                 f"{backbone.spec.name}: block {i} ({type(block).__name__}, {version(backbone.library)}) was read "
                 f"wrongly: its residual update differs by {error:.1%}. Please report it; the model is unchanged."
             )
 
 
-def _refuse(name: str, *_: object, **__: object) -> None:
-    raise RuntimeError(
-        f"{name}() reads features block by block, and in a model with reduced tokens they no longer lie on the patch "
-        "grid: use vitrim.trace(model) and unmerge, or restore(model) first."
-    )
+def _refuse(name: str, reason: str, *_: object, **__: object) -> None:
+    raise RuntimeError(f"{name}() does not work while tokens are reduced: {reason}")
 
 
 def _is_refusal(value: object) -> bool:

@@ -14,7 +14,13 @@ from ..core.stack import BlockReader
 from .reader import Backbone, Place, UnsupportedModel, version
 
 POOLS_PATCHES = ("avg", "avgmax", "max", "map")  # values of timm's global_pool that read the patch tokens
-WALKERS = ("forward_intermediates", "get_intermediate_layers", "prune_intermediate_layers")
+OFF_GRID = "its features no longer lie on the patch grid; use vitrim.trace(model) and unmerge, or restore(model) first."
+REFUSED = {
+    "forward_intermediates": OFF_GRID,
+    "get_intermediate_layers": OFF_GRID,
+    "prune_intermediate_layers": "restore(model) first.",
+    "reset_classifier": "it may change the pooling, which tokens are prepared for; restore(model), then reduce again.",
+}
 
 
 class PreNormReader(BlockReader):
@@ -46,6 +52,11 @@ class PostNormReader(BlockReader):
 READERS: dict[type[nn.Module], BlockReader] = {Block: PreNormReader(), ResPostBlock: PostNormReader()}
 
 
+def place(model: nn.Module) -> Place | None:
+    """Where the model keeps its blocks; None if it is no Vision Transformer."""
+    return Place(model, "blocks", REFUSED) if isinstance(model, VisionTransformer) else None
+
+
 def read(model: nn.Module) -> Backbone:
     """The backbone of a timm model; UnsupportedModel if it is not a plain Vision Transformer."""
     name = _name(model)
@@ -70,7 +81,7 @@ def read(model: nn.Module) -> Backbone:
         attention_macs=_linear_macs(blocks[0].attn),
         mlp_macs=_linear_macs(blocks[0].mlp),
     )
-    return Backbone("timm", Place(model, "blocks", WALKERS), model.blocks, readers, spec)
+    return Backbone("timm", Place(model, "blocks", REFUSED), model.blocks, readers, spec)
 
 
 def _reader(block: Any, index: int, name: str) -> BlockReader:
@@ -101,7 +112,7 @@ def _linear_macs(module: nn.Module) -> int:
 
 def _split(attn: Any, x_BNC: Tensor) -> Attention:
     B, N, _ = x_BNC.shape
-    q, k, v = attn.qkv(x_BNC).reshape(B, N, 3, attn.num_heads, -1).permute(2, 0, 3, 1, 4).unbind(0)
+    q, k, v = attn.qkv(x_BNC).reshape(B, N, 3, attn.num_heads, attn.head_dim).permute(2, 0, 3, 1, 4).unbind(0)
     dropout = attn.attn_drop.p if attn.training else 0.0
     return Attention(attn.q_norm(q), attn.k_norm(k), v, attn.scale, dropout=dropout)
 

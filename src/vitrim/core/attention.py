@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .precision import product, widen
+
 QUERY_CHUNK = 64  # queries per step where every row of the attention matrix is needed once
 
 
@@ -30,13 +32,9 @@ class Attention(NamedTuple):
 
     def rows(self, start: int, stop: int) -> Tensor:
         """Attention of queries start to stop - 1 over all keys, at least in fp32: [B, H, stop - start, N]."""
-        q = self.q_BHND[:, :, start:stop]
-        logits = (q @ self.k_BHND.transpose(-2, -1)) * self.scale
-        if self.bias is not None:
-            logits = logits + self.bias
-        if logits.dtype in (torch.float16, torch.bfloat16):
-            logits = logits.float()
-        return logits.softmax(dim=-1)
+        query = widen(self.q_BHND[:, :, start:stop]) * self.scale
+        logits = product(query, self.k_BHND.transpose(-2, -1))
+        return (logits if self.bias is None else logits + self.bias).softmax(dim=-1)
 
     def cls_row(self) -> Tensor:
         """Attention of the first token, the class token, over all tokens: [B, H, N]."""
@@ -50,5 +48,6 @@ class Attention(NamedTuple):
     def received(self) -> Tensor:
         """Attention that each token receives, averaged over all queries, in chunks of queries: [B, H, N]."""
         N = self.q_BHND.shape[2]
-        chunks = [self.rows(i, min(i + QUERY_CHUNK, N)).sum(dim=2) for i in range(0, N, QUERY_CHUNK)]
+        step = min(QUERY_CHUNK, (N + 1) // 2)
+        chunks = [self.rows(i, min(i + step, N)).sum(dim=2) for i in range(0, N, step)]
         return torch.stack(chunks).sum(dim=0) / N

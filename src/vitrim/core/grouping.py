@@ -11,6 +11,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from .precision import product, widen
+
 
 class Groups(NamedTuple):
     """G centres and the M - G other tokens; indices among the tokens given."""
@@ -26,9 +28,10 @@ def match_similar(x_BMC: Tensor, num_merged: int) -> Groups:
     A token may join one that itself joins a third; all of them are then one group.
     """
     B, M, _ = x_BMC.shape
-    x = x_BMC / x_BMC.norm(dim=-1, keepdim=True)
+    x = widen(x_BMC)
+    x = x / x.norm(dim=-1, keepdim=True)
     later = torch.ones(M, M, dtype=torch.bool, device=x.device).triu()
-    similarity_BM, partner_BM = (x @ x.transpose(1, 2)).masked_fill(later, -torch.inf).max(dim=-1)
+    similarity_BM, partner_BM = product(x, x.transpose(1, 2)).masked_fill(later, -torch.inf).max(dim=-1)
     joins_BM = similarity_BM.argsort(dim=1, descending=True, stable=True)[:, :num_merged]
     parent_BM = torch.arange(M, device=x.device).repeat(B, 1)
     parent_BM = parent_BM.scatter(1, joins_BM, partner_BM.gather(1, joins_BM))
@@ -45,6 +48,7 @@ def density_peaks(x_BMC: Tensor, num_groups: int, neighbours: int) -> Groups:
     """
     B, M, C = x_BMC.shape
     square_BMM = squared_distances(x_BMC, x_BMC) / C
+    square_BMM.diagonal(dim1=1, dim2=2).zero_()
     nearest = square_BMM.topk(min(neighbours, M), dim=-1, largest=False).values
     rank_BM = (-nearest.mean(dim=-1)).argsort(dim=1, descending=True, stable=True).argsort(dim=1)
     density_BM = (-nearest.mean(dim=-1)).exp()
@@ -85,10 +89,14 @@ def consecutive(num_images: int, num_tokens: int, num_groups: int, device: torch
 
 
 def squared_distances(a_BMC: Tensor, b_BKC: Tensor) -> Tensor:
-    """Squared Euclidean distances [B, M, K] through one matrix product."""
-    product = a_BMC @ b_BKC.transpose(1, 2)
-    a_norm, b_norm = a_BMC.square().sum(dim=-1).unsqueeze(2), b_BKC.square().sum(dim=-1).unsqueeze(1)
-    return (a_norm + b_norm - 2 * product).clamp(min=0)
+    """Squared Euclidean distances [B, M, K] through one matrix product, in at least fp32.
+
+    Both sides are centred first: what all tokens share would cancel out of the result, and take its digits along.
+    """
+    centre_B1C = widen(b_BKC).mean(dim=1, keepdim=True)
+    a, b = widen(a_BMC) - centre_B1C, widen(b_BKC) - centre_B1C
+    a_norm, b_norm = a.square().sum(dim=-1).unsqueeze(2), b.square().sum(dim=-1).unsqueeze(1)
+    return (a_norm + b_norm - 2 * product(a, b.transpose(1, 2))).clamp(min=0)
 
 
 def _force(centre_BM: Tensor, wanted_BM: Tensor, last_B1: Tensor) -> Tensor:

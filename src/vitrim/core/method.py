@@ -11,6 +11,7 @@ from torch import Tensor
 
 from . import schedule
 from .attention import Attention
+from .precision import widen
 from .tokens import Tokens
 
 
@@ -81,17 +82,22 @@ def patch_scores(scorer: str, tokens: Tokens, attention: Attention) -> Tensor:
     all tokens, mean over heads; norm: Euclidean norm of the feature. The last two need no class token.
     """
     if scorer == "norm":
-        x = tokens.patches_BNC
-        return x.float().norm(dim=-1) if x.element_size() == 2 else x.norm(dim=-1)
+        return widen(tokens.patches_BNC).norm(dim=-1)
     row_BHN = attention.cls_row() if scorer == "cls" else attention.received()
     return row_BHN.mean(dim=1)[:, tokens.num_prefix :]
 
 
 def pseudo_random(count: int, seed: int, layer: int, device: torch.device) -> Tensor:
     """`count` numbers in [0, 1) that depend on seed and layer alone, from sines: compiles and exports, no generator."""
-    position = torch.arange(1, count + 1, device=device, dtype=torch.float64)
+    position = torch.arange(1, count + 1, dtype=torch.float64)  # on the CPU: not every device has float64
     phase = position * 12.9898 + (seed + 1) * 78.233 + (layer + 1) * 37.719
-    return (phase.sin() * 43758.5453).frac().abs()
+    return (phase.sin() * 43758.5453).frac().abs().float().to(device)
+
+
+def check_seed(method: Method, seed: object) -> None:
+    """ValueError for a seed that is no whole number."""
+    if not schedule.is_whole(seed):
+        raise ValueError(f"{method.name}: seed must be a whole number, not {seed!r}.")
 
 
 SCORERS = ("cls", "received", "norm")

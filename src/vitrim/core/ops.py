@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .tokens import Tokens
+from .tokens import Tokens, ones_like_size
 
 
 def rank(score_BN: Tensor, num_keep: int) -> tuple[Tensor, Tensor]:
@@ -24,15 +24,15 @@ def take(x: Tensor, index_BK: Tensor) -> Tensor:
     One index_select on the flattened rows copies whole rows; gather with an expanded index goes element by element.
     """
     B, N = x.shape[:2]
-    offset = torch.arange(0, B * N, N, device=x.device).unsqueeze(1)
+    offset = torch.arange(B, device=x.device).unsqueeze(1) * N
     rows = (index_BK + offset).flatten()
-    return x.reshape(B * N, *x.shape[2:]).index_select(0, rows).view(B, -1, *x.shape[2:])
+    return x.reshape(B * N, *x.shape[2:]).index_select(0, rows).view(B, index_BK.shape[1], *x.shape[2:])
 
 
 def keep(tokens: Tokens, keep_BK: Tensor) -> Tokens:
     """Only the patches in keep_BK, in that order; the others are dropped. [B, N] -> [B, prefix + K]."""
     kept = _take_with_prefix(tokens, keep_BK)
-    if tokens.source_BP is None:
+    if not tokens.traced:
         return kept
     return _follow(kept, tokens, _slots(tokens, keep_BK), torch.ones_like(tokens.patch_size_BN))
 
@@ -47,11 +47,13 @@ def fuse(tokens: Tokens, keep_BK: Tensor, weight_BN: Tensor) -> Tokens:
     rest_weight_BN = weight_BN.scatter(1, keep_BK, 0.0)
     out = _take_with_prefix(tokens, torch.cat([keep_BK, keep_BK[:, :1]], dim=1))
     out.x_BNC[:, -1:] = rest_weight_BN.unsqueeze(1) @ tokens.patches_BNC  # over the row taken for its room
-    if tokens.size_BN is None and tokens.source_BP is None:
+    if tokens.size_BN is None and not tokens.traced:
         return out
     slot_BN = _slots(tokens, keep_BK, others=K)
     if out.size_BN is not None:
         out.size_BN[:, -1] = torch.where(slot_BN == K, tokens.patch_size_BN, 0.0).sum(dim=1)
+    if not tokens.traced:
+        return out
     return _follow(out, tokens, slot_BN, torch.where(slot_BN == K, weight_BN, 1.0))
 
 
@@ -72,21 +74,21 @@ def merge(
     receives none stays as it is. Sizes add up, and with sizes=True are counted from here on if nobody did before.
     """
     if sizes and tokens.size_BN is None:
-        tokens = tokens._replace(size_BN=tokens.x_BNC.new_ones(tokens.x_BNC.shape[:2]))
+        tokens = tokens._replace(size_BN=ones_like_size(tokens.x_BNC))
     prefix = tokens.num_prefix
     out = _take_with_prefix(tokens, keep_BK)
-    weight_BN = weight_BN.to(tokens.x_BNC.dtype)
     joining_BM = weight_BN.gather(1, rest_BM)
     total_BK = weight_BN.gather(1, keep_BK).scatter_add(1, slot_BM, joining_BM)
     share_BM = joining_BM / total_BK.gather(1, slot_BM).clamp(min=torch.finfo(total_BK.dtype).tiny)
-    _join(out.x_BNC, slot_BM + prefix, take(tokens.x_BNC, rest_BM + prefix), share_BM, how)
+    rest_BMC = take(tokens.x_BNC, rest_BM + prefix)
+    _join(out.x_BNC, slot_BM + prefix, rest_BMC, share_BM.to(rest_BMC.dtype), how)
     if how == "sum":
         received_BK = torch.zeros_like(total_BK).scatter(1, slot_BM, 1.0)
         factor_BK = torch.where(received_BK > 0, total_BK, 1.0)
-        out.x_BNC[:, prefix:] *= factor_BK.unsqueeze(-1)
+        out.x_BNC[:, prefix:] *= factor_BK.unsqueeze(-1).to(rest_BMC.dtype)
     if tokens.size_BN is not None and out.size_BN is not None:
         out.size_BN.scatter_add_(1, slot_BM + prefix, tokens.patch_size_BN.gather(1, rest_BM))
-    if tokens.source_BP is None:
+    if not tokens.traced:
         return out
     slot_BN = _slots(tokens, keep_BK).scatter(1, rest_BM, slot_BM)
     own_BK = torch.ones_like(total_BK).scatter_add(1, slot_BM, -share_BM)
@@ -97,16 +99,18 @@ def merge(
 
 
 def spread(tokens: Tokens) -> Tokens:
-    """Every patch gets the features of the token that holds it: [B, N] -> [B, prefix + P]. Needs sources.
+    """Every patch gets the features of the token that holds it: [B, N] -> [B, prefix + P]. Needs traced tokens.
 
-    Averages and attention pools over the result weigh each token by the patches it stands for. A dropped patch
-    gets zeros.
+    Averages and attention pools over the result weigh each token by the patches it stands for. A dropped patch gets
+    the mean of the others, which changes neither the average nor the maximum over patches.
     """
-    assert tokens.source_BP is not None
-    dropped = tokens.source_BP < 0
-    x_BPC = take(tokens.x_BNC, tokens.source_BP.clamp(min=0)).masked_fill(dropped.unsqueeze(-1), 0.0)
-    x = torch.cat([tokens.x_BNC[:, : tokens.num_prefix], x_BPC], dim=1)
-    return Tokens(x, tokens.num_prefix)
+    if tokens.source_BP is None:
+        return tokens
+    dropped_BP1 = (tokens.source_BP < 0).unsqueeze(-1)
+    x_BPC = take(tokens.x_BNC, tokens.source_BP.clamp(min=0)).masked_fill(dropped_BP1, 0.0)
+    mean_B1C = x_BPC.sum(dim=1, keepdim=True) / (~dropped_BP1).sum(dim=1, keepdim=True).clamp(min=1)
+    x_BPC = torch.where(dropped_BP1, mean_B1C, x_BPC)
+    return Tokens(torch.cat([tokens.x_BNC[:, : tokens.num_prefix], x_BPC], dim=1), tokens.num_prefix)
 
 
 def _take_with_prefix(tokens: Tokens, keep_BK: Tensor) -> Tokens:
@@ -127,18 +131,19 @@ def _slots(tokens: Tokens, keep_BK: Tensor, others: int = -1) -> Tensor:
 def _join(x_BNC: Tensor, slot_BM: Tensor, rows_BMC: Tensor, share_BM: Tensor, how: str) -> None:
     """Work rows into x in place: only the M rows are touched, x + sum of share * (row - x) being the mean."""
     B, N, C = x_BNC.shape
-    index = (slot_BM + torch.arange(0, B * N, N, device=slot_BM.device).unsqueeze(1)).flatten()
-    flat_XC, rows_XC = x_BNC.view(B * N, C), rows_BMC.reshape(-1, C)
+    index = (slot_BM + torch.arange(B, device=slot_BM.device).unsqueeze(1) * N).flatten()
+    flat_XC, rows_XC = x_BNC.view(B * N, C), rows_BMC.flatten(0, 1)
     if how == "max":
         flat_XC.scatter_reduce_(0, index.unsqueeze(1).expand(-1, C), rows_XC, "amax")
         return
-    flat_XC.index_add_(0, index, (rows_XC - flat_XC.index_select(0, index)) * share_BM.reshape(-1, 1))
+    flat_XC.index_add_(0, index, (rows_XC - flat_XC.index_select(0, index)) * share_BM.flatten().unsqueeze(1))
 
 
 def _follow(out: Tokens, before: Tokens, slot_BN: Tensor, coefficient_BN: Tensor) -> Tokens:
     """Sources and weights of the original patches, carried through one reduction."""
     if before.source_BP is None or before.weight_BP is None:
-        return out
+        source = torch.where(slot_BN < 0, -1, slot_BN + before.num_prefix)
+        return out._replace(source_BP=source, weight_BP=torch.where(slot_BN < 0, 0.0, coefficient_BN))
     at_BP = (before.source_BP - before.num_prefix).clamp(min=0)
     slot_BP = slot_BN.gather(1, at_BP)
     gone = (before.source_BP < 0) | (slot_BP < 0)

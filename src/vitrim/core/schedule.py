@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import TypeGuard
 
 
 def default_layers(depth: int) -> tuple[int, ...]:
@@ -15,30 +16,35 @@ def default_layers(depth: int) -> tuple[int, ...]:
 
 def check_layers(layers: Sequence[int], depth: int, who: str) -> tuple[int, ...]:
     """The layers as a tuple, if they are increasing block indices below depth; else ValueError."""
-    layers = tuple(layers)
-    if any(not isinstance(i, int) for i in layers):
-        raise ValueError(f"{who}: layers must be whole block indices, not {layers}.")
+    layers = tuple(layers) if isinstance(layers, Sequence) and not isinstance(layers, str) else (layers,)
+    if not layers or not all(is_whole(i) for i in layers):
+        raise ValueError(f"{who}: layers must be one or more block indices such as (3, 6, 9), not {layers}.")
     if list(layers) != sorted(set(layers)):
         raise ValueError(f"{who}: layers must be in increasing order without repeats, not {layers}.")
-    if layers and (layers[0] < 0 or layers[-1] >= depth):
+    if layers[0] < 0 or layers[-1] >= depth:
         raise ValueError(f"{who}: layers {layers} do not fit a model with blocks 0 to {depth - 1}.")
     return layers
 
 
 def check_rates(rate: float | Sequence[float], num_layers: int, who: str) -> tuple[float, ...]:
     """One keep rate in (0, 1] per reducing layer; else ValueError."""
-    rates = tuple(rate) if isinstance(rate, Sequence) else (rate,) * num_layers
+    rates = tuple(rate) if isinstance(rate, Sequence) and not isinstance(rate, str) else (rate,) * num_layers
     if len(rates) != num_layers:
         raise ValueError(f"{who}: {num_layers} reducing layers need {num_layers} keep rates, and {len(rates)} came.")
     for value in rates:
-        if not 0 < value <= 1:
-            raise ValueError(f"{who}: a keep rate is above 0 and at most 1, not {value}.")
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value <= 1:
+            raise ValueError(f"{who}: a keep rate is a number above 0 and at most 1, not {value!r}.")
     return rates
 
 
 def ceil_share(rate: float, count: int) -> int:
-    """ceil(rate * count), exact for rates with up to five decimals (a float product gives 56 for 0.55 x 100)."""
-    return math.ceil(rate * count - 1e-6)
+    """ceil(rate * count), at least 1; exact for rates with up to five decimals (0.55 * 100 is above 55 in floats)."""
+    return max(1, math.ceil(rate * count - 1e-6))
+
+
+def is_whole(value: object) -> TypeGuard[int]:
+    """Whether a setting is a whole number; True and False are not."""
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def linear_r(r: int, inflect: float, depth: int) -> tuple[int, ...]:

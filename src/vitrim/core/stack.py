@@ -7,6 +7,7 @@ the last turns them back, so code that walks the list block by block (gradient c
 
 from __future__ import annotations
 
+import copy
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 from . import ops
 from .attention import Attention
 from .method import Method, ViTSpec
-from .tokens import Tokens, start
+from .tokens import Tokens
 
 
 class BlockReader(ABC):
@@ -66,6 +67,8 @@ class TokenBlock(nn.Module):
         """One block. The first accepts features [B, N, C], the last returns them."""
         if attn_mask is not None or is_causal:
             raise ValueError("a model with reduced tokens takes no attention mask: its tokens move; restore it first.")
+        if isinstance(x, tuple) and not isinstance(x, Tokens):
+            raise ValueError("reentrant checkpointing takes tokens apart: checkpoint with use_reentrant=False.")
         tokens = x if isinstance(x, Tokens) else self._start(x)
         source_before = tokens.source_BP
         tokens = self._step(tokens)
@@ -75,13 +78,13 @@ class TokenBlock(nn.Module):
 
     def _start(self, x_BNC: Tensor) -> Tokens:
         spreads = self.spec.pools_patches and self.method.merges
-        return start(x_BNC, self.spec.num_prefix, sources=spreads or self.recorder is not None)
+        return Tokens(x_BNC, self.spec.num_prefix, traced=spreads or self.recorder is not None)
 
     def _step(self, tokens: Tokens) -> Tokens:
         tokens = self.method.before_block(self.layer, tokens)
         attention = self.reader.attention(self.block, tokens.x_BNC)
         if self.method.size_in_attention and tokens.size_BN is not None:
-            attention = attention._replace(bias=tokens.size_BN.log()[:, None, None])
+            attention = attention._replace(bias=tokens.size_BN.log()[:, None, None].to(attention.q_BHND.dtype))
         x = self.reader.add_attention(self.block, tokens.x_BNC, attention.output())
         tokens = self.method.after_attention(self.layer, tokens._replace(x_BNC=x), attention)
         del attention, x  # queries, keys, values and the longer sequence need not outlive the MLP's peak
@@ -110,6 +113,11 @@ class TokenStack(nn.Sequential):
         self.spec = spec
         self.training = blocks.training
 
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            raise RuntimeError("blocks that pass tokens on cannot be cut apart: restore(model) first.")
+        return super().__getitem__(index)
+
     @property
     def method(self) -> Method:
         """The method at work, with every setting resolved for this model."""
@@ -132,27 +140,40 @@ class TokenStack(nn.Sequential):
 
 
 def _warn_about_hooks(blocks: list[nn.Module], name: str) -> None:
-    hooked = [i for i, block in enumerate(blocks) if block._forward_hooks or block._forward_pre_hooks]
+    hooked = [i for i, block in enumerate(blocks) if any(_has_hooks(part) for part in (block, _attention_of(block)))]
     if hooked:
-        warnings.warn(f"{name}: forward hooks on blocks {hooked} do not run while tokens are reduced.", stacklevel=4)
+        warnings.warn(
+            f"{name}: forward hooks on blocks {hooked}, or on their attention, do not run while tokens are reduced.",
+            stacklevel=4,
+        )
+
+
+def _has_hooks(module: nn.Module | None) -> bool:
+    return module is not None and bool(module._forward_hooks or module._forward_pre_hooks)
+
+
+def _attention_of(block: nn.Module) -> nn.Module | None:
+    return next((child for name, child in block.named_children() if name.startswith(("attn", "attention"))), None)
 
 
 @torch.no_grad()
 def check_reader(block: nn.Module, reader: BlockReader, channels: int) -> float:
-    """Largest relative difference between the residual updates of the block and of its reader, on random input.
+    """Relative difference between the residual updates of the block and of its reader, on random input.
 
-    Updates, not outputs, are compared: under a small LayerScale a wrong reader hardly shows in the output.
+    Updates, not outputs, are compared: under a small LayerScale a wrong reader hardly shows in the output. It is
+    done on a copy, without the user's hooks, and not in half precision, where a small update vanishes. 0 where the
+    weights are on the meta device.
     """
     weight = next(block.parameters())
+    if weight.is_meta:
+        return 0.0
+    block = copy.deepcopy(block).eval().to(torch.promote_types(weight.dtype, torch.float32))
+    for module in block.modules():
+        module._forward_hooks.clear()
+        module._forward_pre_hooks.clear()
     generator = torch.Generator().manual_seed(0)
-    x = torch.randn(2, 17, channels, generator=generator).to(weight.device, weight.dtype)
-    modes = [(module, module.training) for module in block.modules()]
-    block.eval()
-    try:
-        wanted = block(x) - x
-        read = reader.add_attention(block, x, reader.attention(block, x).output())
-        got = reader.add_mlp(block, read) - x
-    finally:
-        for module, mode in modes:
-            module.training = mode
-    return float((got - wanted).float().norm() / wanted.float().norm().clamp(min=1e-30))
+    x = torch.randn(2, 17, channels, generator=generator).to(weight.device, next(block.parameters()).dtype)
+    wanted = block(x) - x
+    read = reader.add_attention(block, x, reader.attention(block, x).output())
+    got = reader.add_mlp(block, read) - x
+    return float((got - wanted).norm() / wanted.norm().clamp(min=1e-30))

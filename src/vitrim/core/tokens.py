@@ -21,8 +21,9 @@ class Tokens(NamedTuple):
     x_BNC: Tensor  # features; the prefix (class, distillation, register tokens) first
     num_prefix: int  # length of the prefix, which is never reduced
     size_BN: Tensor | None = None  # patches each token stands for (None: one each, or nobody asked)
-    source_BP: Tensor | None = None  # index of the token that holds each patch, -1 dropped (None: not traced)
-    weight_BP: Tensor | None = None  # weight of each patch in that token (None: not traced)
+    traced: bool = False  # whether to follow every patch from here on, in the next two
+    source_BP: Tensor | None = None  # index of the token that holds each patch, -1 dropped (None: its own)
+    weight_BP: Tensor | None = None  # weight of each patch in that token (None: 1)
 
     @property
     def num_patches(self) -> int:
@@ -39,14 +40,9 @@ class Tokens(NamedTuple):
         """The sizes without the prefix; ones where nothing was counted yet."""
         if self.size_BN is not None:
             return self.size_BN[:, self.num_prefix :]
-        return self.x_BNC.new_ones(self.x_BNC.shape[0], self.num_patches)
+        return ones_like_size(self.x_BNC)[:, self.num_prefix :]
 
 
-def start(x_BNC: Tensor, num_prefix: int, *, sources: bool = False) -> Tokens:
-    """The tokens before the first block: each patch in a token of its own, with weight 1."""
-    tokens = Tokens(x_BNC, num_prefix)
-    if not sources:
-        return tokens
-    B, N = x_BNC.shape[:2]
-    source = torch.arange(num_prefix, N, device=x_BNC.device).expand(B, -1)
-    return tokens._replace(source_BP=source, weight_BP=x_BNC.new_ones(B, N - num_prefix))
+def ones_like_size(x_BNC: Tensor) -> Tensor:
+    """A size of one for every token, [B, N], in at least fp32: bf16 cannot tell 300 from 301 patches."""
+    return x_BNC.new_ones(x_BNC.shape[:2], dtype=torch.promote_types(x_BNC.dtype, torch.float32))

@@ -40,7 +40,8 @@ def count_macs(model: nn.Module, input_size: tuple[int, int, int] | None = None)
     weight = next((p for p in model.parameters() if p.is_floating_point()), torch.empty(0))
     x_1CHW = torch.randn(1, *size, device=weight.device, dtype=weight.dtype)
     counter = FlopCounterMode(display=False, custom_mapping=_attention_formulas())
-    with evaluating(model), torch.inference_mode(), _without_fast_path(), counter:
+    # With gradients on: the counter's module hooks fail on a parameter passed to a module without (attention pools).
+    with evaluating(model), torch.enable_grad(), _without_fast_path(), counter:
         model(x_1CHW)
     return int(counter.get_total_flops()) // 2
 
@@ -90,7 +91,7 @@ def method_for_keep_rate(name: str, model: nn.Module, keep_rate: float, **settin
         return method_from(name, **settings, keep_rate=keep_rate)
     spec, model_macs = read_backbone(model).spec, _unreduced_macs(model)
     evit = method_from("evit", keep_rate=keep_rate, scorer="cls" if spec.has_cls else "norm")
-    return _solve(method, spec, model_macs, reduced_macs(model_macs, spec, evit), settings)
+    return _solve(method, spec, model_macs, min(model_macs, reduced_macs(model_macs, spec, evit)), settings)
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from ..core import ops
 from ..core.attention import Attention
-from ..core.method import KeepRateMethod, pseudo_random
+from ..core.method import KeepRateMethod, ViTSpec, check_seed, pseudo_random
 from ..core.tokens import Tokens
 
 
@@ -20,6 +20,10 @@ class Random(KeepRateMethod):
     name = "random"
 
     seed: int = 0
+
+    def build(self, spec: ViTSpec) -> Random:
+        check_seed(self, self.seed)
+        return super().build(spec)
 
     def after_attention(self, layer: int, tokens: Tokens, attention: Attention) -> Tokens:
         num_keep = self.num_attentive(layer, tokens.num_patches)

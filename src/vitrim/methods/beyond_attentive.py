@@ -26,6 +26,7 @@ from torch import Tensor
 from ..core import grouping, ops
 from ..core.attention import Attention
 from ..core.method import ScoredMethod, ViTSpec, patch_scores
+from ..core.schedule import is_whole
 from ..core.tokens import Tokens
 
 STRATEGIES = ("cluster", "kmeans", "average", "max", "spatial", "fuse", "drop")
@@ -79,18 +80,33 @@ class BeyondAttentive(ScoredMethod):
 
     @property
     def merges(self) -> bool:
-        return True
+        return self.match or self.inattentive != "drop"
 
     def build(self, spec: ViTSpec) -> BeyondAttentive:
         if self.inattentive not in STRATEGIES:
             raise ValueError(
                 f"{self.name}: inattentive must be one of {', '.join(STRATEGIES)}, not {self.inattentive!r}."
             )
+        self._check_settings()
         built = super().build(spec)
         num_patches = spec.num_patches
         for layer in range(spec.depth):
             num_patches = built.num_kept(layer, num_patches)
         return built
+
+    def _check_settings(self) -> None:
+        if self.inattentive in ("fuse", "drop") and self.clusters is not None:
+            raise ValueError(
+                f"{self.name}: inattentive={self.inattentive!r} makes no clusters, so clusters has no use."
+            )
+        if not self.match and self.pairs is not None:
+            raise ValueError(f"{self.name}: match=False makes no pairs, so pairs has no use.")
+        smallest = {"clusters": 1, "pairs": 0, "neighbours": 1, "iterations": 1}
+        for setting, least in smallest.items():
+            value = getattr(self, setting)
+            values = value if isinstance(value, Sequence) else () if value is None else (value,)
+            if not all(is_whole(number) and number >= least for number in values):
+                raise ValueError(f"{self.name}: {setting} must be whole and at least {least}, not {value!r}.")
 
     def split(self, layer: int, num_patches: int) -> Split:
         """The counts of one reducing layer; ValueError if clusters or pairs do not fit."""

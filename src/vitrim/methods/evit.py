@@ -16,7 +16,8 @@ from dataclasses import dataclass, replace
 
 from ..core import ops
 from ..core.attention import Attention
-from ..core.method import ScoredMethod, ViTSpec, patch_scores
+from ..core.method import ScoredMethod, ViTSpec, check_scorer, patch_scores
+from ..core.schedule import is_whole
 from ..core.tokens import Tokens
 
 
@@ -42,22 +43,22 @@ class EViT(ScoredMethod):
         return self.fuse
 
     def build(self, spec: ViTSpec) -> EViT:
-        built = super().build(spec)
         if self.tokens is None:
-            return built
+            return super().build(spec)
+        if not isinstance(self.tokens, Sequence) or len(self.tokens) != spec.depth:
+            raise ValueError(f"{self.name}: tokens needs one entry for each of {spec.depth} blocks, not {self.tokens}.")
         counts = tuple(self.tokens)
-        if len(counts) != spec.depth:
-            raise ValueError(f"{self.name}: tokens needs one entry per block, {spec.depth}, and {len(counts)} came.")
-        if any(count is not None and count < 1 for count in counts):
-            raise ValueError(f"{self.name}: every block must keep at least 1 patch, not {counts}.")
-        built = replace(built, tokens=counts)
-        built._check_counts(spec)
-        return built
-
-    def _check_counts(self, spec: ViTSpec) -> None:
+        if not all(count is None or (is_whole(count) and count >= 1) for count in counts):
+            raise ValueError(f"{self.name}: tokens must be whole numbers of at least 1, or None, not {counts}.")
+        if None in counts:
+            built = replace(super().build(spec), tokens=counts)
+        else:  # no block is left for the keep rate
+            check_scorer(self, self.scorer, spec)
+            built = replace(self, tokens=counts, layers=(), keep_rate=())
         num_patches = spec.num_patches
         for layer in range(spec.depth):
-            num_patches = self.num_kept(layer, num_patches)
+            num_patches = built.num_kept(layer, num_patches)
+        return built
 
     def num_attentive(self, layer: int, num_patches: int) -> int:
         count = None if self.tokens is None else self.tokens[layer]

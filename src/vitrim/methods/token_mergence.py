@@ -18,7 +18,9 @@ from torch import Tensor
 
 from ..core import ops
 from ..core.attention import Attention
-from ..core.method import ScoredMethod, ViTSpec, patch_scores, pseudo_random
+from ..core.grouping import squared_distances
+from ..core.method import ScoredMethod, ViTSpec, check_seed, patch_scores, pseudo_random
+from ..core.precision import product, widen
 from ..core.tokens import Tokens
 
 SIMILARITIES = ("cosine", "l1", "l2", "attention", "random")
@@ -46,6 +48,7 @@ class TokenMergence(ScoredMethod):
             raise ValueError(
                 f"{self.name}: similarity must be one of {', '.join(SIMILARITIES)}, not {self.similarity!r}."
             )
+        check_seed(self, self.seed)
         return super().build(spec)
 
     def extra_macs(self, layer: int, num_patches: int, spec: ViTSpec) -> int:
@@ -76,11 +79,11 @@ class TokenMergence(ScoredMethod):
         kept = ops.take(tokens.x_BNC, keep_BK + tokens.num_prefix)
         rest = ops.take(tokens.x_BNC, rest_BM + tokens.num_prefix)
         if self.similarity == "l1":
-            return -torch.cdist(rest, kept, p=1)
+            return -torch.cdist(widen(rest), widen(kept), p=1)
         if self.similarity == "l2":
-            # |r|^2 is the same for all candidates of a row, so the nearest maximises r k - |k|^2 / 2
-            return rest @ kept.transpose(1, 2) - kept.square().sum(dim=-1).unsqueeze(1) / 2
-        return rest @ (kept / kept.norm(dim=-1, keepdim=True)).transpose(1, 2)  # |r| is the same for a whole row
+            return -squared_distances(rest, kept)
+        kept = widen(kept)
+        return product(rest, (kept / kept.norm(dim=-1, keepdim=True)).transpose(1, 2))  # |rest| is one per row
 
 
 def _attention_paid(attention: Attention, query_BM: Tensor, key_BK: Tensor) -> Tensor:

@@ -21,6 +21,7 @@ from torch import Tensor
 from ..core import ops, schedule
 from ..core.attention import Attention
 from ..core.method import Method, ViTSpec
+from ..core.precision import product, widen
 from ..core.tokens import Tokens
 
 
@@ -92,14 +93,13 @@ def match(metric_BND: Tensor, num_prefix: int, num_removed: int) -> tuple[Tensor
     The tokens at even positions, A, each propose to the most similar one at an odd position, B; the num_removed
     best proposals are taken, and several tokens of A may join one of B.
     """
-    if metric_BND.element_size() == 2:
-        metric_BND = metric_BND.float()
+    metric_BND = widen(metric_BND)
     metric_BND = metric_BND / metric_BND.norm(dim=-1, keepdim=True)
     patches = metric_BND[:, num_prefix:]
     B, P = patches.shape[:2]
     first_a = num_prefix % 2
     a, b = patches[:, first_a::2], patches[:, 1 - first_a :: 2]
-    similarity_BA, partner_BA = (a @ b.transpose(1, 2)).max(dim=-1)
+    similarity_BA, partner_BA = product(a, b.transpose(1, 2)).max(dim=-1)
     order_BA = similarity_BA.argsort(dim=1, descending=True, stable=True)
     taken, left = order_BA[:, :num_removed], order_BA[:, num_removed:]
     if num_prefix > 0:  # without a prefix the official code leaves these in the order of falling similarity
@@ -111,14 +111,19 @@ def match(metric_BND: Tensor, num_prefix: int, num_removed: int) -> tuple[Tensor
 
 
 def _per_block(r: int | tuple[int, float] | Sequence[int], depth: int) -> tuple[int, ...]:
-    if isinstance(r, int):
-        per_block: tuple[int, ...] = (r,) * depth
-    elif isinstance(r, tuple) and len(r) == 2 and isinstance(r[1], float):
-        per_block = schedule.linear_r(int(r[0]), r[1], depth)
+    """r for every block. A 2-tuple is (r, inflect), as in the paper's code; a list of two is two blocks."""
+    if schedule.is_whole(r):
+        per_block: tuple[object, ...] = (r,) * depth
+    elif isinstance(r, tuple) and len(r) == 2 and schedule.is_whole(r[0]) and isinstance(r[1], (int, float)):
+        per_block = schedule.linear_r(r[0], r[1], depth)
+    elif isinstance(r, Sequence) and not isinstance(r, str) and len(r) <= depth:
+        per_block = (*r, *(0,) * (depth - len(r)))
     else:
-        per_block = (*(int(value) for value in r), *(0,) * (depth - len(r)))
-    if len(per_block) != depth:
-        raise ValueError(f"tome: r lists {len(per_block)} blocks, and the model has {depth}.")
-    if any(value < 0 for value in per_block):
-        raise ValueError(f"tome: r must be at least 0 in every block, not {per_block}.")
-    return per_block
+        raise ValueError(
+            f"tome: r is a whole number, a pair (r, inflect), or a list of one number for each of at most {depth} "
+            f"blocks, not {r!r}."
+        )
+    counts = tuple(value for value in per_block if schedule.is_whole(value) and value >= 0)
+    if len(counts) != depth:
+        raise ValueError(f"tome: r must be a whole number of at least 0 in every block, not {per_block}.")
+    return counts

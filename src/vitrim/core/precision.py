@@ -1,0 +1,19 @@
+"""Scores, similarities and distances decide which tokens live: they are computed in at least fp32."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def widen(x: Tensor) -> Tensor:
+    """x, in fp32 if it came in half precision."""
+    return x.float() if x.element_size() == 2 else x
+
+
+def product(a: Tensor, b: Tensor) -> Tensor:
+    """The matrix product a @ b in at least fp32, under autocast too."""
+    if not torch.is_autocast_enabled(a.device.type):
+        return widen(a) @ widen(b)
+    with torch.autocast(a.device.type, enabled=False):
+        return widen(a) @ widen(b)
