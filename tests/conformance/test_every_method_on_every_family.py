@@ -23,13 +23,7 @@ def test_every_method_is_classified() -> None:
     assert all(vitrim.method_from(name).merges == (name in MERGING) for name in vitrim.list_methods())
 
 
-def _keep_all_case(family: str, name: str) -> object:
-    reason = "bug: with nothing merged, features are still rewritten, in a memory layout that sums in another order"
-    marks = [pytest.mark.xfail(strict=True, reason=reason)] if family == "gap" and name in MERGING else []
-    return pytest.param(family, name, marks=marks, id=f"{family}-{name}")
-
-
-@pytest.mark.parametrize(("family", "name"), [_keep_all_case(*case) for case in CASES])
+@every_case
 def test_keeping_all_is_bit_identical_to_the_unreduced_model(family: str, name: str) -> None:
     model, images = families.small_model(family), families.small_images(family)
     wanted = model(images)

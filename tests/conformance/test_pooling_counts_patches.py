@@ -96,7 +96,6 @@ def test_the_head_sees_only_the_kept_tokens_where_the_others_are_dropped(pooling
     torch.testing.assert_close(model.forward_head(model.norm(x_BNC)), model(images))
 
 
-@pytest.mark.xfail(strict=True, reason="bug: dropped patches enter the average as zeros")
 @pytest.mark.parametrize("pooling", ["average", "attention", "maximum"])
 @torch.no_grad()
 def test_patches_dropped_beside_merged_ones_do_not_enter_the_average(pooling: str) -> None:

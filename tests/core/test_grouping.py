@@ -82,7 +82,6 @@ def test_density_peaks_equal_the_literal_rule(seed: int, num_groups: int, neighb
     assert got == [literal_density_peaks(x, num_groups, neighbours) for x in x_BMC.tolist()]
 
 
-@pytest.mark.xfail(strict=True, reason="bug: rounding leaves a token at a small distance from itself")
 def test_one_neighbour_is_the_token_itself_so_that_densities_are_equal() -> None:
     x_BMC = random_features(0)
     got = assignment(density_peaks(x_BMC, 8, 1), 23)
@@ -167,7 +166,6 @@ def test_squared_distances_are_those_and_never_negative() -> None:
     assert (squared_distances(x, x) >= 0).all()
 
 
-@pytest.mark.xfail(strict=True, reason="bug: distances between far-off neighbours are lost to cancellation")
 def test_a_common_offset_does_not_change_the_distances() -> None:
     x = torch.randn(1, 30, 48)
     far = x.clone()
@@ -175,14 +173,12 @@ def test_a_common_offset_does_not_change_the_distances() -> None:
     torch.testing.assert_close(squared_distances(far, far), squared_distances(x, x), atol=0.02, rtol=1e-2)
 
 
-@pytest.mark.xfail(strict=True, reason="bug: distances are computed in the features' own half precision")
 def test_distances_of_half_precision_are_computed_in_fp32() -> None:
     x = torch.randn(1, 30, 48).bfloat16()
     got = squared_distances(x, x)
     torch.testing.assert_close(got.double(), torch.cdist(x.double(), x.double()).square(), atol=1e-3, rtol=1e-3)
 
 
-@pytest.mark.xfail(strict=True, reason="bug: autocast turns the distances' matrix product into bf16")
 def test_autocast_does_not_change_the_distances() -> None:
     x = torch.randn(2, 30, 48)
     wanted = squared_distances(x, x)

@@ -36,7 +36,6 @@ def test_all_is_all() -> None:
     assert [ceil_share(1.0, count) for count in (1, 2, 196, 1000)] == [1, 2, 196, 1000]
 
 
-@pytest.mark.xfail(strict=True, reason="bug: a rate below 1e-6 / count keeps 0 patches")
 def test_a_rate_above_zero_keeps_at_least_one_patch() -> None:
     assert ceil_share(1e-7, 5) == 1
 
@@ -66,8 +65,8 @@ def test_a_shallow_model_has_no_default_layers() -> None:
         ((-1, 3), r"layers \(-1, 3\) do not fit a model with blocks 0 to 11"),
         ((6, 3), r"increasing order without repeats, not \(6, 3\)"),
         ((3, 3), r"increasing order without repeats, not \(3, 3\)"),
-        ((3.0, 6), r"layers must be whole block indices, not \(3.0, 6\)"),
-        (("3", "6"), r"layers must be whole block indices, not \('3', '6'\)"),
+        ((3.0, 6), r"layers must be one or more block indices such as \(3, 6, 9\), not \(3.0, 6\)"),
+        (("3", "6"), r"layers must be one or more block indices such as \(3, 6, 9\), not \('3', '6'\)"),
     ],
 )
 def test_wrong_layers_are_refused(layers: tuple[int, ...], message: str) -> None:
@@ -86,9 +85,9 @@ def test_one_rate_serves_all_layers() -> None:
 
 @pytest.mark.parametrize("rate", [0, -0.1, 1.5, math.nan, math.inf])
 def test_a_rate_outside_zero_to_one_is_refused(rate: float) -> None:
-    with pytest.raises(ValueError, match="evit: a keep rate is above 0 and at most 1, not"):
+    with pytest.raises(ValueError, match="evit: a keep rate is a number above 0 and at most 1, not"):
         check_rates(rate, 3, "evit")
-    with pytest.raises(ValueError, match="evit: a keep rate is above 0 and at most 1, not"):
+    with pytest.raises(ValueError, match="evit: a keep rate is a number above 0 and at most 1, not"):
         check_rates([0.5, rate], 2, "evit")
 
 

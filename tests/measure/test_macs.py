@@ -283,3 +283,10 @@ def test_tome_at_a_keep_rate_costs_what_evit_costs(tiny_vit, keep_rate, settings
 def test_a_keep_rate_that_is_none_is_an_error_for_tome_too(tiny_vit, keep_rate):
     with pytest.raises(ValueError, match=f"above 0 and at most 1, not {keep_rate}"):
         method_for_keep_rate("tome", tiny_vit(), keep_rate)
+
+
+def test_an_attention_pool_is_counted_too() -> None:
+    settings = {"img_size": 32, "patch_size": 4, "embed_dim": 48, "depth": 4, "num_heads": 3, "num_classes": 10}
+    pooled = timm.models.VisionTransformer(**settings, class_token=False, global_pool="map")
+    plain = timm.models.VisionTransformer(**settings, class_token=False, global_pool="avg")
+    assert count_macs(pooled) > count_macs(plain)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from vitrim.core.attention import Attention
 from vitrim.core.method import ViTSpec
-from vitrim.core.tokens import Tokens, start
+from vitrim.core.tokens import Tokens
 
 B, H, D, PREFIX, PATCHES = 2, 3, 8, 2, 40
 
@@ -52,4 +52,4 @@ def moment() -> Moment:
         attention_macs=4 * (H * D) ** 2,
         mlp_macs=8 * (H * D) ** 2,
     )
-    return Moment(spec, start(x_BNC, PREFIX, sources=True), Attention(q, k, v, D**-0.5), matrix)
+    return Moment(spec, Tokens(x_BNC, PREFIX, traced=True), Attention(q, k, v, D**-0.5), matrix)

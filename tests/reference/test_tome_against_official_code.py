@@ -177,9 +177,7 @@ def matching(name: str) -> tuple[Oracle, int, int]:
 def merged(oracle: Oracle, prefix: int, r: int, size_BN: Tensor, how: str) -> Tokens:
     """The case's features merged by our own matching; sources are kept."""
     x_BNC = oracle["input.x"].double()
-    B, N, _ = x_BNC.shape
-    source_BP = torch.arange(prefix, N).expand(B, -1)
-    tokens = Tokens(x_BNC, prefix, size_BN, source_BP, torch.ones(B, N - prefix, dtype=torch.float64))
+    tokens = Tokens(x_BNC, prefix, size_BN, traced=True)
     arguments = match(oracle["input.metric"].double(), prefix, r)
     return ops.merge(tokens, *arguments, tokens.patch_size_BN, how=how, sizes=True)
 

@@ -13,7 +13,7 @@ def widen(x: Tensor) -> Tensor:
 
 def product(a: Tensor, b: Tensor) -> Tensor:
     """The matrix product a @ b in at least fp32, under autocast too."""
-    if not torch.is_autocast_enabled(a.device.type):
+    if a.is_meta or not torch.is_autocast_enabled(a.device.type):  # the meta device knows no autocast
         return widen(a) @ widen(b)
     with torch.autocast(a.device.type, enabled=False):
         return widen(a) @ widen(b)

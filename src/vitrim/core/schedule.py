@@ -16,9 +16,9 @@ def default_layers(depth: int) -> tuple[int, ...]:
 
 def check_layers(layers: Sequence[int], depth: int, who: str) -> tuple[int, ...]:
     """The layers as a tuple, if they are increasing block indices below depth; else ValueError."""
-    layers = tuple(layers) if isinstance(layers, Sequence) and not isinstance(layers, str) else (layers,)
+    given, layers = layers, tuple(layers) if isinstance(layers, Sequence) else ()
     if not layers or not all(is_whole(i) for i in layers):
-        raise ValueError(f"{who}: layers must be one or more block indices such as (3, 6, 9), not {layers}.")
+        raise ValueError(f"{who}: layers must be one or more block indices such as (3, 6, 9), not {given!r}.")
     if list(layers) != sorted(set(layers)):
         raise ValueError(f"{who}: layers must be in increasing order without repeats, not {layers}.")
     if layers[0] < 0 or layers[-1] >= depth:

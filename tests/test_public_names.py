@@ -1,0 +1,23 @@
+"""The names that `import vitrim` gives."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import vitrim
+
+MODULES_FIRST = "import vitrim.draw, vitrim.tracing; import vitrim; assert callable(vitrim.trace)"
+EVERY_NAME = "import vitrim; [getattr(vitrim, name) for name in vitrim.__all__]"
+ONE_BY_ONE = "from vitrim import *; assert callable(trace) and callable(draw_tokens)"
+
+
+def test_every_public_name_resolves_in_a_fresh_interpreter() -> None:
+    for code in (MODULES_FIRST, EVERY_NAME, ONE_BY_ONE, f"{MODULES_FIRST}; {EVERY_NAME}"):
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+
+
+def test_public_names_are_sorted_unique_and_listed() -> None:
+    assert len(set(vitrim.__all__)) == len(vitrim.__all__)
+    assert dir(vitrim) == sorted(vitrim.__all__)
