@@ -42,7 +42,8 @@ def main() -> None:
     for name in options.models:
         base = timm.create_model(name, img_size=options.img_size).eval()
         models = {"unreduced": base}
-        for label, method in METHODS.items():
+        for label in options.methods:
+            method = METHODS[label]
             models[label] = vitrim.reduce_tokens(copy.deepcopy(base), method)
         size = (3, options.img_size, options.img_size)
         macs = {label: count_macs(model, size) for label, model in models.items()}
@@ -79,6 +80,7 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", nargs="+", default=["deit_tiny_patch16_224", "deit_small_patch16_224"])
     parser.add_argument("--batch-sizes", nargs="+", type=int, default=[32, 1])
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
     parser.add_argument("--img-size", type=int, default=224)
     parser.add_argument("--rounds", type=int, default=30)
     parser.add_argument("--dtype", default="fp32")
