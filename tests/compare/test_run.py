@@ -159,3 +159,12 @@ def test_bf16_is_measured_in_bf16(tmp_path):
     _, exact = compare(small_job(tmp_path, output=tmp_path / "exact")).rows
     assert row.dtype == "bf16"
     assert row.peak_memory_mb < 0.7 * exact.peak_memory_mb
+
+
+def test_rows_tell_how_diverse_the_last_tokens_are(tmp_path):
+    unreduced, reduced = compare(small_job(tmp_path)).rows
+    assert unreduced.diversity is None
+    assert 0 < reduced.diversity < 1.5
+    table = (tmp_path / "out" / "results.csv").read_text().splitlines()
+    assert table[0].endswith(",diversity")
+    assert table[2].endswith(f",{reduced.diversity}")

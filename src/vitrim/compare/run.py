@@ -16,14 +16,16 @@ import torch
 from torch import nn
 
 from ..api import reduce_tokens
-from ..backbones.reader import read_backbone
+from ..backbones.reader import find_stack, read_backbone
 from ..core.method import Method, ViTSpec
 from ..load import build_model, load_model
-from ..measure.batches import Transform, load_images
+from ..measure.batches import Batch, Transform, load_images
 from ..measure.benchmark import DTYPES, Timing, benchmark
+from ..measure.diversity import diversity
 from ..measure.evaluate import Score, check_device, eval_transform, evaluate, input_size_of
 from ..measure.images import LabelledImages, list_images
 from ..measure.macs import count_macs, token_counts
+from ..tracing import trace
 from .environment import environment, versions
 from .identity import identity
 from .job import Job, Watcher
@@ -111,7 +113,7 @@ def _measure_all(bench: Bench, run: Run, todo: Sequence[tuple[str, str]], watche
             amp=job.amp,
             progress=partial(watcher.works, key, "accuracy"),
         )
-        row = _row(bench, run, key, model, score, watcher)
+        row = replace(_row(bench, run, key, model, score, watcher), diversity=_diversity(model, next(iter(batches))))
         pictures = _pictures(bench, run, key, model, samples)
         run = replace(run, rows=_grouped((*run.rows, row)), skipped_files=score.skipped, pictures=pictures)
         write_run(job.output, run)
@@ -150,6 +152,18 @@ def _row(bench: Bench, run: Run, key: tuple[str, str], model: nn.Module, score: 
         versions=", ".join(f"{name} {version}" for name, version in versions().items()),
         seed=job.seed,
     )
+
+
+@torch.inference_mode()
+def _diversity(model: nn.Module, batch: Batch) -> float | None:
+    """Relative diversity of the tokens that leave the last reducing block, mean over one batch; None without one."""
+    if find_stack(model) is None or len(batch.x_BCHW) == 0:
+        return None
+    parameter = next(model.parameters())
+    with trace(model, features=True) as traced:
+        model(batch.x_BCHW.to(parameter.device, parameter.dtype))
+    features_BNC = traced.layers[-1].features_BNC if traced.layers else None
+    return None if features_BNC is None else float(diversity(features_BNC, relative=True).mean())
 
 
 def _pictures(

@@ -47,6 +47,7 @@ class Row:
     device: str
     versions: str
     seed: int
+    diversity: float | None = None  # of the tokens that leave the last reducing block (BAT, eq. 4), relative
 
     @property
     def key(self) -> tuple[str, str]:
