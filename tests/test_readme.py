@@ -61,6 +61,10 @@ def test_other_shell_commands_are_make_targets() -> None:
     assert others == ["make demo"]
 
 
+def test_tables_are_what_the_recorded_rows_say() -> None:
+    run([sys.executable, "benchmarks/tables.py", "--check"], ROOT)
+
+
 @pytest.mark.slow
 def test_the_demo_runs() -> None:
     run(["make", "demo"], ROOT)
