@@ -21,12 +21,13 @@ if TYPE_CHECKING:
     from .measure.diversity import diversity
     from .measure.evaluate import evaluate_folder
     from .measure.macs import count_macs, method_for_keep_rate, method_for_macs
-    from .methods import BeyondAttentive, EViT, Random, TokenMergence, ToMe
+    from .methods import METR, BeyondAttentive, EViT, Random, TokenMergence, ToMe
     from .tracing import trace
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "METR",
     "BeyondAttentive",
     "EViT",
     "Method",
@@ -60,7 +61,7 @@ _HOME = {
     ".measure.diversity": ("diversity",),
     ".measure.evaluate": ("evaluate_folder",),
     ".measure.macs": ("count_macs", "method_for_keep_rate", "method_for_macs"),
-    ".methods": ("BeyondAttentive", "EViT", "Random", "ToMe", "TokenMergence"),
+    ".methods": ("METR", "BeyondAttentive", "EViT", "Random", "ToMe", "TokenMergence"),
     ".tracing": ("trace",),
 }
 _MODULE = {name: module for module, names in _HOME.items() for name in names}

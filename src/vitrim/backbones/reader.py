@@ -15,7 +15,8 @@ from torch import nn
 from ..core.method import ViTSpec
 from ..core.stack import BlockReader, TokenStack, check_reader
 
-LIBRARIES = ("timm",)  # each is read by the module of the same name beside this one
+# Where a model's class is defined -> the module beside this one that reads it.
+READERS = {"vitrim.models.lvvit": "lvvit", "vitrim.models.multiscale": "multiscale", "timm": "timm"}
 SUPPORTED = "timm Vision Transformers (ViT, DeiT, DeiT-III, DINOv2, CLIP and SigLIP vision towers)"
 
 
@@ -34,6 +35,7 @@ class Place:
     def install(self, stack: TokenStack) -> None:
         """Put the stack in place of the blocks; what would silently go wrong refuses until it is removed."""
         setattr(self.parent, self.attribute, stack)
+        stack.attach()
         for name, reason in self.refused.items():
             self.parent.__dict__[name] = partial(_refuse, name, reason)
 
@@ -114,9 +116,9 @@ def _check_module(model: object) -> None:
 def _library(model: nn.Module) -> Any:
     """The module beside this one that reads the library which the model comes from, or None."""
     for cls in type(model).__mro__:
-        library = cls.__module__.partition(".")[0]
-        if library in LIBRARIES:
-            return importlib.import_module(f".{library}", __package__)
+        for home, reader in READERS.items():
+            if cls.__module__ == home or cls.__module__.startswith(f"{home}."):
+                return importlib.import_module(f".{reader}", __package__)
     return None
 
 

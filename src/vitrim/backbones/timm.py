@@ -80,6 +80,7 @@ def read(model: nn.Module) -> Backbone:
         attention_channels=blocks[0].attn.proj.in_features,
         attention_macs=_linear_macs(blocks[0].attn),
         mlp_macs=_linear_macs(blocks[0].mlp),
+        num_classes=model.num_classes,
     )
     return Backbone("timm", Place(model, "blocks", REFUSED), model.blocks, readers, spec)
 

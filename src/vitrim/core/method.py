@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import copy
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from . import schedule
 from .attention import Attention
 from .precision import widen
 from .tokens import Tokens
+
+M = TypeVar("M", bound="Method")
+Criterion = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True)
@@ -30,19 +34,28 @@ class ViTSpec:
     attention_channels: int  # heads times channels per head
     attention_macs: int  # multiply-adds per token in one block's projections around the attention
     mlp_macs: int  # multiply-adds per token in one block's MLP
+    num_classes: int = 0  # of the classifier; 0 for none
 
 
 class Method:
     """Base of all methods. Subclasses are frozen dataclasses: settings as fields, no state.
 
-    A method overrides `num_kept`, which fixes all token counts, and one or more of the three hooks.
+    A method overrides `num_kept`, which fixes all token counts, and one or more of the four hooks. One that learns
+    makes its weights in `make_weights`; they live in the block where they act, and its hooks find them in
+    `self.weights`.
     """
 
     name: ClassVar[str]
+    weights: nn.Module | None = None  # of the block at work; None where the method has none there
 
     @property
     def merges(self) -> bool:
         """Whether a token may come to stand for several patches."""
+        return False
+
+    @property
+    def has_keep_rate(self) -> bool:
+        """Whether one share of patches to keep sets how much is reduced."""
         return False
 
     @property
@@ -62,6 +75,25 @@ class Method:
         """Multiply-adds that the reduction itself costs in block `layer`, for one image."""
         return 0
 
+    def make_weights(self, layer: int, spec: ViTSpec) -> nn.Module | None:
+        """What this method learns in block `layer`: registered there, under the keys `<blocks>.<layer>.method.*`.
+
+        What only training needs goes under the name `exit`: such keys are ignored where nothing needs them.
+        """
+        return None
+
+    def with_weights(self: M, weights: nn.Module | None) -> M:
+        """This method with the weights of one block at hand."""
+        if weights is None and self.weights is None:
+            return self
+        bound = copy.copy(self)
+        object.__setattr__(bound, "weights", weights)  # no field: weights are no setting
+        return bound
+
+    def at_keep_rate(self: M, keep_rate: float | Sequence[float]) -> M:
+        """The same settings at another keep rate; ValueError for a method without one."""
+        raise ValueError(f"{self.name} has no keep rate, so none can be set or warmed up.")
+
     def before_block(self, layer: int, tokens: Tokens) -> Tokens:
         """Called with the input of block `layer`."""
         return tokens
@@ -70,9 +102,20 @@ class Method:
         """Called between the attention and the MLP of block `layer`; x_BNC includes the residual."""
         return tokens
 
+    def after_block(self, layer: int, tokens: Tokens) -> Tokens:
+        """Called with the output of block `layer`."""
+        return tokens
+
     def finish(self, tokens: Tokens) -> Tokens:
         """Called once, after the last block."""
         return tokens
+
+    def losses(self, carry: tuple[Tensor, ...], logits_BK: Tensor, criterion: Criterion) -> dict[str, Tensor]:
+        """Extra terms of the training loss by name, weighted, each a scalar; they are added to the criterion's.
+
+        carry: what the hooks added to `Tokens.carry` on the way. criterion: logits [B, classes] to their loss.
+        """
+        return {}
 
 
 def patch_scores(scorer: str, tokens: Tokens, attention: Attention) -> Tensor:
@@ -132,6 +175,13 @@ class KeepRateMethod(Method):
         layers = schedule.default_layers(spec.depth) if self.layers is None else self.layers
         layers = schedule.check_layers(layers, spec.depth, self.name)
         return replace(self, layers=layers, keep_rate=schedule.check_rates(self.keep_rate, len(layers), self.name))
+
+    @property
+    def has_keep_rate(self) -> bool:
+        return True
+
+    def at_keep_rate(self: K, keep_rate: float | Sequence[float]) -> K:
+        return replace(self, keep_rate=keep_rate)
 
     def rate(self, layer: int) -> float:
         """Keep rate of block `layer`; 1 where it is no reducing layer."""

@@ -11,7 +11,7 @@ import copy
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -38,6 +38,10 @@ class BlockReader(ABC):
         """x plus the MLP residual (norm, LayerScale and drop-path included)."""
 
 
+WEIGHTS = "method"  # name under which a block holds what the method learns
+TRAINING_ONLY = "exit"  # name, inside that, of what inference can do without
+
+
 class Snapshot(NamedTuple):
     """Where the patches live after one reducing block."""
 
@@ -51,7 +55,9 @@ class TokenBlock(nn.Module):
     block: nn.Module
     reader: BlockReader
     method: Method
+    weights: nn.Module | None
     recorder: list[Snapshot] | None
+    outbox: list[Tokens] | None
 
     def __init__(self, block: nn.Module, reader: BlockReader, method: Method, spec: ViTSpec, layer: int):
         super().__init__()
@@ -59,9 +65,22 @@ class TokenBlock(nn.Module):
         for name in ("_parameters", "_buffers", "_modules", "_non_persistent_buffers_set"):
             self.__dict__[name] = block.__dict__[name]
         # Plain attributes, set past nn.Module: registered, they would add keys to the state_dict.
-        self.__dict__.update(block=block, reader=reader, method=method, recorder=None)
+        weights, weight = method.make_weights(layer, spec), next(block.parameters())
+        if weights is not None:
+            weights = weights.to(weight.device, weight.dtype).train(block.training)
+        self.__dict__.update(block=block, reader=reader, weights=weights, recorder=None, outbox=None)
         self.spec, self.layer = spec, layer
         self.training = block.training
+        self.act(method)
+
+    def act(self, method: Method) -> None:
+        """From now on this built method acts here, with the weights of this block."""
+        self.__dict__["method"] = method.with_weights(self.weights)
+
+    def attach(self) -> None:
+        """Register what the method learns as a child of the block."""
+        if self.weights is not None:
+            self._modules[WEIGHTS] = self.weights
 
     def forward(self, x: Tensor | Tokens, attn_mask: None = None, is_causal: bool = False) -> Tensor | Tokens:
         """One block. The first accepts features [B, N, C], the last returns them."""
@@ -78,7 +97,8 @@ class TokenBlock(nn.Module):
 
     def _start(self, x_BNC: Tensor) -> Tokens:
         spreads = self.spec.pools_patches and self.method.merges
-        return Tokens(x_BNC, self.spec.num_prefix, traced=spreads or self.recorder is not None)
+        traced = spreads or self.recorder is not None or self.outbox is not None
+        return Tokens(x_BNC, self.spec.num_prefix, traced=traced, carry=None if self.outbox is None else ())
 
     def _step(self, tokens: Tokens) -> Tokens:
         tokens = self.method.before_block(self.layer, tokens)
@@ -88,13 +108,22 @@ class TokenBlock(nn.Module):
         x = self.reader.add_attention(self.block, tokens.x_BNC, attention.output())
         tokens = self.method.after_attention(self.layer, tokens._replace(x_BNC=x), attention)
         del attention, x  # queries, keys, values and the longer sequence need not outlive the MLP's peak
-        return tokens._replace(x_BNC=self.reader.add_mlp(self.block, tokens.x_BNC))
+        return self.method.after_block(self.layer, tokens._replace(x_BNC=self.reader.add_mlp(self.block, tokens.x_BNC)))
 
     def _leave(self, tokens: Tokens) -> Tensor:
         tokens = self.method.finish(tokens)
+        if self.outbox is not None:
+            self.outbox.append(tokens)
         if self.spec.pools_patches and self.method.merges:
             tokens = ops.spread(tokens)
         return tokens.x_BNC
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        if self.weights is None:
+            unneeded = f"{prefix}{WEIGHTS}.{TRAINING_ONLY}."
+            for key in [key for key in state_dict if key.startswith(unneeded)]:
+                del state_dict[key]
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
 
 class TokenStack(nn.Sequential):
@@ -125,17 +154,37 @@ class TokenStack(nn.Sequential):
         assert isinstance(first, TokenBlock)
         return first.method
 
+    def act(self, method: Method) -> None:
+        """Let this method act from now on, say at another keep rate, with the weights that are there."""
+        built = method.build(self.spec)
+        for block in self:
+            cast(TokenBlock, block).act(built)
+
+    def publish_into(self, outbox: list[Tokens] | None) -> None:
+        """From the next forward on, append the traced tokens that leave the last block, `carry` included; None stops.
+
+        They hold the graph of the forward: take them out and clear the list after each.
+        """
+        for block in self:
+            block.__dict__["outbox"] = outbox
+
+    def attach(self) -> None:
+        """Register what the method learns in the blocks."""
+        for block in self:
+            cast(TokenBlock, block).attach()
+
     def record_into(self, recorder: list[Snapshot] | None) -> None:
         """From the next forward on, append a snapshot after every reducing block; None stops it."""
         for block in self:
             block.__dict__["recorder"] = recorder
 
     def release(self) -> nn.Module:
-        """The original container of blocks, in this stack's training mode."""
+        """The original container of blocks, in this stack's training mode, without what the method learns."""
         original: nn.Module = self.__dict__["original"]
         original.training = self.training
         for mine, block in zip(self, original.children(), strict=True):
             block.training = mine.training
+            block._modules.pop(WEIGHTS, None)
         return original
 
 

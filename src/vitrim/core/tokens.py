@@ -24,6 +24,7 @@ class Tokens(NamedTuple):
     traced: bool = False  # whether to follow every patch from here on, in the next two
     source_BP: Tensor | None = None  # index of the token that holds each patch, -1 dropped (None: its own)
     weight_BP: Tensor | None = None  # weight of each patch in that token (None: 1)
+    carry: tuple[Tensor, ...] | None = None  # what the method tells whoever listens (None: nobody does)
 
     @property
     def num_patches(self) -> int:

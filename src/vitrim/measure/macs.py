@@ -19,7 +19,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from ..api import method_from
 from ..backbones.reader import read_backbone, restored
-from ..core.method import KeepRateMethod, Method, ViTSpec
+from ..core.method import Method, ViTSpec
 from .evaluate import evaluating, input_size_of
 
 RATE_STEPS = 100_000  # keep rates are exact to five decimals, see schedule.ceil_share
@@ -87,8 +87,8 @@ def method_for_keep_rate(name: str, model: nn.Module, keep_rate: float, **settin
     fusion at that rate, as in `method_for_macs`.
     """
     method = method_from(name, **settings)
-    if isinstance(method, KeepRateMethod):
-        return method_from(name, **settings, keep_rate=keep_rate)
+    if method.has_keep_rate:
+        return method.at_keep_rate(keep_rate)
     spec, model_macs = read_backbone(model).spec, _unreduced_macs(model)
     evit = method_from("evit", keep_rate=keep_rate, scorer="cls" if spec.has_cls else "norm")
     return _solve(method, spec, model_macs, min(model_macs, reduced_macs(model_macs, spec, evit)), settings)
@@ -105,8 +105,8 @@ class Knob:
 
 
 def _knob(method: Method, spec: ViTSpec) -> Knob:
-    if isinstance(method, KeepRateMethod):
-        return Knob("keep_rate", lambda k: replace(method, keep_rate=k / RATE_STEPS), 1, RATE_STEPS)
+    if method.has_keep_rate:
+        return Knob("keep_rate", lambda k: method.at_keep_rate(k / RATE_STEPS), 1, RATE_STEPS)
     tome: Any = method
     if any(field.name == "r" for field in fields(tome)):
         most = spec.depth * (spec.num_patches // 2)

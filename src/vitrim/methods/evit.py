@@ -42,6 +42,15 @@ class EViT(ScoredMethod):
     def merges(self) -> bool:
         return self.fuse
 
+    @property
+    def has_keep_rate(self) -> bool:
+        return self.tokens is None
+
+    def at_keep_rate(self, keep_rate: float | Sequence[float]) -> EViT:
+        if self.tokens is not None:
+            raise ValueError(f"{self.name}: its tokens are set one by one, so no keep rate can be set or warmed up.")
+        return super().at_keep_rate(keep_rate)
+
     def build(self, spec: ViTSpec) -> EViT:
         if self.tokens is None:
             return super().build(spec)
