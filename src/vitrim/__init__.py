@@ -16,38 +16,57 @@ if TYPE_CHECKING:
     from .backbones.reader import UnsupportedModel
     from .core.method import Method
     from .draw import draw_tokens
+    from .early_exit import Anytime, anytime
     from .load import build_model, load_model
     from .measure.benchmark import benchmark
+    from .measure.calibration import calibrate_anytime, record_exits
+    from .measure.cls_quality import cls_quality
     from .measure.diversity import diversity
     from .measure.evaluate import evaluate_folder
     from .measure.macs import count_macs, method_for_keep_rate, method_for_macs
     from .methods import METR, BeyondAttentive, EViT, Random, TokenMergence, ToMe
+    from .pretrained.hub import push_to_hub
+    from .pretrained.read import from_pretrained
+    from .pretrained.write import save_pretrained
     from .tracing import trace
+    from .train.recipe import Recipe, load_recipe
+    from .train.run import run_recipe
 
 __version__ = "0.1.0"
 
 __all__ = [
     "METR",
+    "Anytime",
     "BeyondAttentive",
     "EViT",
     "Method",
     "Random",
+    "Recipe",
     "ToMe",
     "TokenMergence",
     "UnsupportedModel",
+    "anytime",
     "benchmark",
     "build_model",
+    "calibrate_anytime",
+    "cls_quality",
     "count_macs",
     "diversity",
     "draw_tokens",
     "evaluate_folder",
+    "from_pretrained",
     "list_methods",
     "load_model",
+    "load_recipe",
     "method_for_keep_rate",
     "method_for_macs",
     "method_from",
+    "push_to_hub",
+    "record_exits",
     "reduce_tokens",
     "restore",
+    "run_recipe",
+    "save_pretrained",
     "trace",
 ]
 
@@ -56,13 +75,21 @@ _HOME = {
     ".backbones.reader": ("UnsupportedModel",),
     ".core.method": ("Method",),
     ".draw": ("draw_tokens",),
+    ".early_exit": ("Anytime", "anytime"),
     ".load": ("build_model", "load_model"),
     ".measure.benchmark": ("benchmark",),
+    ".measure.calibration": ("calibrate_anytime", "record_exits"),
+    ".measure.cls_quality": ("cls_quality",),
     ".measure.diversity": ("diversity",),
     ".measure.evaluate": ("evaluate_folder",),
     ".measure.macs": ("count_macs", "method_for_keep_rate", "method_for_macs"),
     ".methods": ("METR", "BeyondAttentive", "EViT", "Random", "ToMe", "TokenMergence"),
+    ".pretrained.hub": ("push_to_hub",),
+    ".pretrained.read": ("from_pretrained",),
+    ".pretrained.write": ("save_pretrained",),
     ".tracing": ("trace",),
+    ".train.recipe": ("Recipe", "load_recipe"),
+    ".train.run": ("run_recipe",),
 }
 _MODULE = {name: module for module, names in _HOME.items() for name in names}
 

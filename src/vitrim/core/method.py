@@ -35,6 +35,9 @@ class ViTSpec:
     attention_macs: int  # multiply-adds per token in one block's projections around the attention
     mlp_macs: int  # multiply-adds per token in one block's MLP
     num_classes: int = 0  # of the classifier; 0 for none
+    head_macs: int = 0  # multiply-adds per patch token that leaves the last block, in a head that reads each of them
+    opaque_layers: int = 0  # blocks at the start that only run as a whole: no method acts there, no hook is called
+    opaque_macs: int = 0  # multiply-adds of those blocks for one image, at the resolution that the model was built for
 
 
 class Method:
@@ -116,6 +119,19 @@ class Method:
         carry: what the hooks added to `Tokens.carry` on the way. criterion: logits [B, classes] to their loss.
         """
         return {}
+
+
+def check_opaque(method: Method, spec: ViTSpec) -> None:
+    """ValueError where a built method would act in one of the blocks that only run as a whole."""
+    first = spec.opaque_layers
+    for layer in range(first):
+        removes = method.num_kept(layer, spec.num_patches) != spec.num_patches
+        if removes or method.make_weights(layer, spec) is not None:
+            raise ValueError(
+                f"{method.name} would act in block {layer}, and blocks 0 to {first - 1} of {spec.name} only run as a "
+                f"whole: let it act from block {first} on, by its layers, or by a list that starts with {first} zeros "
+                f"where it takes one number per block, as in r={[0] * first + [4] * (spec.depth - first)}."
+            )
 
 
 def patch_scores(scorer: str, tokens: Tokens, attention: Attention) -> Tensor:

@@ -29,6 +29,17 @@ def take(x: Tensor, index_BK: Tensor) -> Tensor:
     return x.reshape(B * N, *x.shape[2:]).index_select(0, rows).view(B, index_BK.shape[1], *x.shape[2:])
 
 
+def select_images(tokens: Tokens, index_S: Tensor) -> Tokens:
+    """Only these images of the batch, in that order: [B, N] -> [S, N]. All that is kept per image goes along."""
+    return tokens._replace(
+        x_BNC=tokens.x_BNC[index_S],
+        size_BN=None if tokens.size_BN is None else tokens.size_BN[index_S],
+        source_BP=None if tokens.source_BP is None else tokens.source_BP[index_S],
+        weight_BP=None if tokens.weight_BP is None else tokens.weight_BP[index_S],
+        carry=None if tokens.carry is None else tuple(value[index_S] for value in tokens.carry),
+    )
+
+
 def keep(tokens: Tokens, keep_BK: Tensor) -> Tokens:
     """Only the patches in keep_BK, in that order; the others are dropped. [B, N] -> [B, prefix + K]."""
     kept = _take_with_prefix(tokens, keep_BK)
@@ -96,6 +107,13 @@ def merge(
     if how == "sum":
         coefficient_BN = coefficient_BN * factor_BK.gather(1, slot_BN)
     return _follow(out, tokens, slot_BN, coefficient_BN)
+
+
+def replace_last(tokens: Tokens, rows_BKC: Tensor) -> Tokens:
+    """The last K tokens get these features; what they stand for stays. Their weights are the caller's to answer for."""
+    x_BNC = tokens.x_BNC
+    kept_BNC = x_BNC[:, : x_BNC.shape[1] - rows_BKC.shape[1]]
+    return tokens._replace(x_BNC=torch.cat([kept_BNC, rows_BKC.to(x_BNC.dtype)], dim=1))
 
 
 def spread(tokens: Tokens) -> Tokens:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from . import ops
 from .attention import Attention
-from .method import Method, ViTSpec
+from .method import Method, ViTSpec, check_opaque
 from .tokens import Tokens
 
 
@@ -38,6 +38,15 @@ class BlockReader(ABC):
         """x plus the MLP residual (norm, LayerScale and drop-path included)."""
 
 
+class OpaqueReader(BlockReader):
+    """For a block that only runs as a whole, whatever sequence it takes. Such blocks come first, and no method acts."""
+
+    def attention(self, block: Any, x_BNC: Tensor) -> Attention:
+        raise RuntimeError(f"the attention of a {type(block).__name__} cannot be read: the block only runs as a whole.")
+
+    add_attention = add_mlp = attention  # type: ignore[assignment]
+
+
 WEIGHTS = "method"  # name under which a block holds what the method learns
 TRAINING_ONLY = "exit"  # name, inside that, of what inference can do without
 
@@ -54,10 +63,11 @@ class TokenBlock(nn.Module):
 
     block: nn.Module
     reader: BlockReader
-    method: Method
+    acting: Method  # under another name than WEIGHTS, where the module must be found
     weights: nn.Module | None
     recorder: list[Snapshot] | None
     outbox: list[Tokens] | None
+    traced: bool
 
     def __init__(self, block: nn.Module, reader: BlockReader, method: Method, spec: ViTSpec, layer: int):
         super().__init__()
@@ -68,14 +78,14 @@ class TokenBlock(nn.Module):
         weights, weight = method.make_weights(layer, spec), next(block.parameters())
         if weights is not None:
             weights = weights.to(weight.device, weight.dtype).train(block.training)
-        self.__dict__.update(block=block, reader=reader, weights=weights, recorder=None, outbox=None)
+        self.__dict__.update(block=block, reader=reader, weights=weights, recorder=None, outbox=None, traced=False)
         self.spec, self.layer = spec, layer
         self.training = block.training
         self.act(method)
 
     def act(self, method: Method) -> None:
         """From now on this built method acts here, with the weights of this block."""
-        self.__dict__["method"] = method.with_weights(self.weights)
+        self.__dict__["acting"] = method.with_weights(self.weights)
 
     def attach(self) -> None:
         """Register what the method learns as a child of the block."""
@@ -96,30 +106,32 @@ class TokenBlock(nn.Module):
         return self._leave(tokens) if self.layer == self.spec.depth - 1 else tokens
 
     def _start(self, x_BNC: Tensor) -> Tokens:
-        spreads = self.spec.pools_patches and self.method.merges
-        traced = spreads or self.recorder is not None or self.outbox is not None
+        spreads = self.spec.pools_patches and self.acting.merges
+        traced = spreads or self.recorder is not None or self.traced
         return Tokens(x_BNC, self.spec.num_prefix, traced=traced, carry=None if self.outbox is None else ())
 
     def _step(self, tokens: Tokens) -> Tokens:
-        tokens = self.method.before_block(self.layer, tokens)
+        if isinstance(self.reader, OpaqueReader):
+            return tokens._replace(x_BNC=self.block.forward(tokens.x_BNC))
+        tokens = self.acting.before_block(self.layer, tokens)
         attention = self.reader.attention(self.block, tokens.x_BNC)
-        if self.method.size_in_attention and tokens.size_BN is not None:
+        if self.acting.size_in_attention and tokens.size_BN is not None:
             attention = attention._replace(bias=tokens.size_BN.log()[:, None, None].to(attention.q_BHND.dtype))
         x = self.reader.add_attention(self.block, tokens.x_BNC, attention.output())
-        tokens = self.method.after_attention(self.layer, tokens._replace(x_BNC=x), attention)
+        tokens = self.acting.after_attention(self.layer, tokens._replace(x_BNC=x), attention)
         del attention, x  # queries, keys, values and the longer sequence need not outlive the MLP's peak
-        return self.method.after_block(self.layer, tokens._replace(x_BNC=self.reader.add_mlp(self.block, tokens.x_BNC)))
+        return self.acting.after_block(self.layer, tokens._replace(x_BNC=self.reader.add_mlp(self.block, tokens.x_BNC)))
 
     def _leave(self, tokens: Tokens) -> Tensor:
-        tokens = self.method.finish(tokens)
+        tokens = self.acting.finish(tokens)
         if self.outbox is not None:
             self.outbox.append(tokens)
-        if self.spec.pools_patches and self.method.merges:
+        if self.spec.pools_patches and self.acting.merges:
             tokens = ops.spread(tokens)
         return tokens.x_BNC
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        if self.weights is None:
+        if not hasattr(self.weights, TRAINING_ONLY):
             unneeded = f"{prefix}{WEIGHTS}.{TRAINING_ONLY}."
             for key in [key for key in state_dict if key.startswith(unneeded)]:
                 del state_dict[key]
@@ -131,6 +143,7 @@ class TokenStack(nn.Sequential):
 
     def __init__(self, blocks: nn.Module, readers: Sequence[BlockReader], method: Method, spec: ViTSpec):
         layers = list(blocks.children())
+        check_opaque(method, spec)
         _warn_about_hooks(layers, spec.name)
         super().__init__(
             *(
@@ -152,21 +165,22 @@ class TokenStack(nn.Sequential):
         """The method at work, with every setting resolved for this model."""
         first = self[0]
         assert isinstance(first, TokenBlock)
-        return first.method
+        return first.acting
 
     def act(self, method: Method) -> None:
         """Let this method act from now on, say at another keep rate, with the weights that are there."""
         built = method.build(self.spec)
+        check_opaque(built, self.spec)
         for block in self:
             cast(TokenBlock, block).act(built)
 
-    def publish_into(self, outbox: list[Tokens] | None) -> None:
-        """From the next forward on, append the traced tokens that leave the last block, `carry` included; None stops.
+    def publish_into(self, outbox: list[Tokens] | None, *, traced: bool = False) -> None:
+        """From the next forward on, append the tokens that leave the last block, `carry` included; None stops it.
 
-        They hold the graph of the forward: take them out and clear the list after each.
+        They hold the graph of the forward: take them out and clear the list after each. traced: with their sources.
         """
         for block in self:
-            block.__dict__["outbox"] = outbox
+            block.__dict__.update(outbox=outbox, traced=traced)
 
     def attach(self) -> None:
         """Register what the method learns in the blocks."""
@@ -211,10 +225,10 @@ def check_reader(block: nn.Module, reader: BlockReader, channels: int) -> float:
 
     Updates, not outputs, are compared: under a small LayerScale a wrong reader hardly shows in the output. It is
     done on a copy, without the user's hooks, and not in half precision, where a small update vanishes. 0 where the
-    weights are on the meta device.
+    weights are on the meta device, or the block is not taken apart.
     """
     weight = next(block.parameters())
-    if weight.is_meta:
+    if weight.is_meta or isinstance(reader, OpaqueReader):
         return 0.0
     block = copy.deepcopy(block).eval().to(torch.promote_types(weight.dtype, torch.float32))
     for module in block.modules():

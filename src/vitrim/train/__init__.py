@@ -1,0 +1,1 @@
+"""Training and fine-tuning with fewer tokens: recipes, the task, the loop, checkpoints."""

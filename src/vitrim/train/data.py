@@ -1,0 +1,170 @@
+"""Views of the training images, alike however many processes and workers make them.
+
+Which images come in an update, and how each is augmented, follows from the seed and the number of the view alone. So a
+resumed run sees what an uninterrupted one would, and so do two processes that share the work of one.
+Shape letters: B batch, C channels, H height, W width.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from ..measure.images import ImageDataError, LabelledImages, open_image
+
+Transform = Callable[[Image.Image], Tensor]
+MOST_IN_A_ROW = 100  # unreadable images before the folder is given up
+
+
+class View(NamedTuple):
+    """One augmented look at one image. `number` counts all views of the run."""
+
+    number: int
+    image: int
+
+
+class Views(NamedTuple):
+    """A batch for one process, and the files that could not be read with the reasons."""
+
+    x_BCHW: Tensor
+    labels_B: Tensor
+    images_B: Tensor
+    unreadable: dict[str, str]
+
+
+class ViewedImage(NamedTuple):
+    """One view, decoded and transformed."""
+
+    x_CHW: Tensor
+    label: int
+    image: int
+    unreadable: dict[str, str]
+
+
+class TrainingImages(Dataset[ViewedImage]):
+    """Decodes and augments views; in place of an unreadable image comes the next one in the folder's order."""
+
+    def __init__(self, images: LabelledImages, transform: Transform, channels: int, seed: int):
+        self.images, self.transform, self.channels, self.seed = images, transform, channels, seed
+
+    def __getitem__(self, view: View) -> ViewedImage:
+        unreadable: dict[str, str] = {}
+        for step in range(min(MOST_IN_A_ROW, len(self.images))):
+            index = (view.image + step) % len(self.images)
+            try:
+                image = open_image(self.images.files[index], self.channels)
+            except ImageDataError as error:
+                unreadable[self.images.name(index)] = str(error)
+                continue
+            with seeded(self.seed, view.number):
+                x_CHW = self.transform(image)
+            return ViewedImage(x_CHW, self.images.labels[index], index, unreadable)
+        raise ImageDataError(f"{len(unreadable)} images in a row cannot be read, the last: {unreadable.popitem()[1]}")
+
+
+class ViewSampler(Sampler[list[View]]):
+    """The views of one process, one list per accumulated part of an update, from first_step up to num_steps.
+
+    Each epoch shuffles anew; what is left over by the last whole batch is dropped. repeats: views of each image that
+    follow each other in an epoch, which then covers the fewer images.
+    """
+
+    def __init__(
+        self,
+        num_images: int,
+        *,
+        batch_size: int,
+        num_steps: int,
+        first_step: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
+        accumulate: int = 1,
+        repeats: int = 1,
+        seed: int = 0,
+    ):
+        if batch_size % (world_size * accumulate):
+            raise ValueError(
+                f"a batch of {batch_size} images does not split over {world_size} processes and {accumulate} "
+                "accumulated parts: choose a multiple."
+            )
+        if num_images < batch_size:
+            raise ValueError(f"{num_images} training images do not fill one batch of {batch_size}: choose a smaller.")
+        self.num_images, self.batch_size = num_images, batch_size
+        self.num_steps, self.first_step = num_steps, first_step
+        self.rank, self.world_size = rank, world_size
+        self.accumulate, self.repeats, self.seed = accumulate, repeats, seed
+        self.steps_per_epoch = num_images // batch_size
+
+    def __len__(self) -> int:
+        return (self.num_steps - self.first_step) * self.accumulate
+
+    def __iter__(self) -> Iterator[list[View]]:
+        epoch, order = -1, torch.empty(0)
+        for step in range(self.first_step, self.num_steps):
+            if step // self.steps_per_epoch != epoch:
+                epoch = step // self.steps_per_epoch
+                order = self._order(epoch)
+            start = (step % self.steps_per_epoch) * self.batch_size
+            indices = order[start : start + self.batch_size].tolist()
+            views = [View(step * self.batch_size + i, index) for i, index in enumerate(indices)]
+            mine = views[self.rank :: self.world_size]
+            part = len(mine) // self.accumulate
+            yield from (mine[i * part : (i + 1) * part] for i in range(self.accumulate))
+
+    def _order(self, epoch: int) -> Tensor:
+        generator = torch.Generator().manual_seed(mix(self.seed, epoch))
+        order = torch.randperm(self.num_images, generator=generator)
+        return order.repeat_interleave(self.repeats)[: self.num_images]
+
+
+def view_loader(
+    dataset: TrainingImages, sampler: ViewSampler, workers: int, *, pin: bool = False
+) -> DataLoader[ViewedImage]:
+    """Batches of views, in the sampler's order."""
+    return DataLoader(dataset, batch_sampler=sampler, num_workers=workers, collate_fn=_collate, pin_memory=pin)
+
+
+@contextmanager
+def seeded(seed: int, number: int) -> Iterator[None]:
+    """Inside, all three random generators on the CPU follow from two numbers; afterwards they are as before."""
+    states = random.getstate(), np.random.get_state(), torch.random.get_rng_state()
+    seed_all(seed, number)
+    try:
+        yield
+    finally:
+        random.setstate(states[0])
+        np.random.set_state(states[1])
+        torch.random.set_rng_state(states[2])
+
+
+def seed_all(*numbers: int) -> None:
+    """Set Python's, NumPy's and torch's generators from these numbers."""
+    value = mix(*numbers)
+    random.seed(value)
+    np.random.seed(value % 2**32)
+    torch.manual_seed(value)
+
+
+def mix(*numbers: int) -> int:
+    """One well-mixed 63-bit number from several."""
+    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> 1)
+
+
+def _collate(samples: list[ViewedImage]) -> Views:
+    unreadable: dict[str, str] = {}
+    for sample in samples:
+        unreadable |= sample.unreadable
+    return Views(
+        torch.stack([sample.x_CHW for sample in samples]),
+        torch.tensor([sample.label for sample in samples]),
+        torch.tensor([sample.image for sample in samples]),
+        unreadable,
+    )

@@ -1,0 +1,235 @@
+"""The training loop: updates, evaluation, checkpoints, and going on from where a run was stopped.
+
+Every update seeds the random generators from the recipe's seed, its own number and the process, so a run that is
+killed and resumed computes the same numbers as one that is not. Launched by torchrun, the processes share each batch.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from . import checkpoint
+from .checkpoint import TrainingError
+from .data import Views, ViewSampler, seed_all, view_loader
+from .folder import RunFolder
+from .setup import Setup
+from .warmup import keep_rates_at
+
+
+@dataclass
+class Progress:
+    """Where a run stands; what a log line says. Losses and images/s are means since the line before."""
+
+    step: int
+    num_steps: int
+    epoch: float
+    loss: float = math.nan
+    parts: dict[str, float] = field(default_factory=dict)
+    lr: float = 0.0
+    keep_rate: float | tuple[float, ...] | None = None
+    images_per_s: float = 0.0
+    seconds_left: float = 0.0
+    accuracy: dict[str, float] = field(default_factory=dict)
+
+
+Listener = Callable[[Progress], None]
+
+
+class Trainer:
+    """One run of a recipe. `run` trains from the newest checkpoint in the folder, or from the start, to the end."""
+
+    def __init__(self, setup: Setup, folder: RunFolder, listener: Listener | None = None):
+        self.setup, self.folder, self.recipe = setup, folder, setup.recipe
+        self.accelerator, self.task, self.optimizer = setup.accelerator, setup.task, setup.optimizer
+        self.listener = listener
+        self.steps_per_epoch = len(setup.train_images.images) // self.recipe.batch_size
+        self.num_steps = max(1, round(self.recipe.epochs * self.steps_per_epoch))
+        self.step, self.seconds = 0, 0.0
+        self.unreadable: dict[str, str] = {}
+        self.accuracy: dict[str, float] = {}
+        self.window = _Window()
+
+    def run(self) -> dict[str, float]:
+        """Train to the end; the accuracies (top-1, per cent) of the last evaluation."""
+        self._resume()
+        started = time.perf_counter() - self.seconds
+        for updates in self._batches():
+            self._update(updates)
+            self.step += 1
+            self.seconds = time.perf_counter() - started
+            ends_epoch = self.step % self.steps_per_epoch == 0 or self.step == self.num_steps
+            saves = ends_epoch or self.step % self.recipe.checkpoint_every == 0
+            if ends_epoch:
+                with self.window.paused():
+                    self.accuracy = self.setup.evaluate(self.recipe.eval_batch_size)
+            if saves or self.step % self.recipe.log_every == 0:
+                self._log(self.accuracy if ends_epoch else {})
+            if saves:
+                self._save()
+        if not self.accuracy:  # resumed after the last update
+            self.accuracy = self.setup.evaluate(self.recipe.eval_batch_size)
+        return self.accuracy
+
+    def _batches(self) -> Iterator[list[Views]]:
+        sampler = ViewSampler(
+            len(self.setup.train_images.images),
+            batch_size=self.recipe.batch_size,
+            num_steps=self.num_steps,
+            first_step=self.step,
+            rank=self.accelerator.process_index,
+            world_size=self.accelerator.num_processes,
+            accumulate=self.recipe.accumulate,
+            repeats=self.recipe.repeats,
+            seed=self.recipe.seed,
+        )
+        pin = self.accelerator.device.type == "cuda"
+        views = iter(view_loader(self.setup.train_images, sampler, self.recipe.workers, pin=pin))
+        for _ in range(self.step, self.num_steps):
+            yield [next(views) for _ in range(self.recipe.accumulate)]
+
+    def _update(self, parts: list[Views]) -> None:
+        """One optimiser step over the accumulated parts of a batch."""
+        seed_all(self.recipe.seed, self.step, self.accelerator.process_index)
+        self.task.train()
+        lr = self.setup.set_lr(self.step)
+        keep_rate = self._set_keep_rate()
+        for i, views in enumerate(parts):
+            last = i == len(parts) - 1
+            with nullcontext() if last else self.accelerator.no_sync(self.task):
+                self._backward(views, 1 / len(parts))
+        if self.recipe.clip_grad is not None:
+            self.accelerator.clip_grad_norm_(self.task.parameters(), self.recipe.clip_grad)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        if self.setup.ema is not None:
+            self.setup.ema.update(self.setup.model)
+        self.window.end_update(lr, keep_rate, self.recipe.batch_size)
+
+    def _backward(self, views: Views, share: float) -> None:
+        self._note(views.unreadable)
+        x_BCHW = views.x_BCHW.to(self.accelerator.device, non_blocking=True)
+        x_BCHW, target = self.setup.mix(x_BCHW, views.labels_B.to(self.accelerator.device), views.images_B)
+        losses = self.task(x_BCHW, target)
+        self.accelerator.backward(losses.loss * share)
+        self.window.add(losses.loss.detach() * share, {k: v.detach() * share for k, v in losses.parts.items()})
+
+    def _set_keep_rate(self) -> float | tuple[float, ...] | None:
+        """The keep rate of this update, set in all blocks where it changed."""
+        recipe = self.recipe
+        if self.setup.target_rate is None:
+            return None
+        rate = keep_rates_at(
+            self.step, self.steps_per_epoch, self.setup.target_rate, recipe.keep_rate_start, recipe.keep_rate_epochs
+        )
+        self.setup.set_keep_rate(rate)
+        return rate
+
+    def _note(self, unreadable: dict[str, str]) -> None:
+        for name, reason in unreadable.items():
+            if name not in self.unreadable:
+                self.folder.warn(f"skipped: {reason}")
+        self.unreadable |= unreadable
+
+    def _log(self, accuracy: dict[str, float]) -> None:
+        loss, parts = self.window.means(self.accelerator)
+        if not math.isfinite(loss):
+            last = checkpoint.latest(self.folder.checkpoints)
+            raise TrainingError(
+                f"the loss is {loss} at update {self.step}: lower lr, raise warmup_epochs, or set clip_grad. "
+                + (f"The last checkpoint is whole: {last}." if last else "There is no checkpoint yet.")
+            )
+        done = self.step / self.steps_per_epoch
+        progress = Progress(self.step, self.num_steps, done, loss, parts, accuracy=accuracy)
+        progress.lr, progress.keep_rate = self.window.lr, self.window.keep_rate
+        progress.images_per_s = self.window.images_per_s()
+        left = (self.num_steps - self.step) * self.recipe.batch_size
+        progress.seconds_left = left / progress.images_per_s if progress.images_per_s else 0.0
+        self.window = _Window()
+        if self.accelerator.is_main_process:
+            self.folder.log(progress.__dict__)
+            if self.listener is not None:
+                self.listener(progress)
+
+    def _save(self) -> None:
+        """A checkpoint of this step, written by the first process; all gather what is sharded."""
+        module = self.accelerator.unwrap_model(self.task)
+        files = {
+            "model": checkpoint.model_tensors(module),
+            "optimizer": checkpoint.optimizer_tensors(self.setup.bare_optimizer, module),
+        }
+        if self.setup.ema is not None:
+            files["ema"] = checkpoint.model_tensors(self.setup.ema.module)
+        scaler = self.accelerator.scaler.state_dict() if self.accelerator.scaler is not None else None
+        state = {"seconds": self.seconds, "unreadable": self.unreadable, "scaler": scaler, "accuracy": self.accuracy}
+        error = None
+        if self.accelerator.is_main_process:
+            try:
+                checkpoint.save(self.folder.checkpoints, self.step, files, state)
+                checkpoint.prune(self.folder.checkpoints, self.recipe.checkpoints_kept)
+            except TrainingError as caught:
+                error = caught
+        if self.setup.any_process(error is not None):
+            raise error or TrainingError("the first process could not write a checkpoint; see its error.")
+
+    def _resume(self) -> None:
+        """Go on from the newest checkpoint, if there is one."""
+        newest = checkpoint.latest(self.folder.checkpoints)
+        if newest is None:
+            return
+        tensors, state = checkpoint.load(newest)
+        module: nn.Module = self.accelerator.unwrap_model(self.task)
+        checkpoint.load_model_tensors(module, tensors["model"])
+        checkpoint.load_optimizer(self.setup.bare_optimizer, module, tensors["optimizer"])
+        if self.setup.ema is not None:
+            checkpoint.load_model_tensors(self.setup.ema.module, tensors["ema"])
+        if self.accelerator.scaler is not None and state["scaler"]:
+            self.accelerator.scaler.load_state_dict(state["scaler"])
+        self.step, self.seconds = state["step"], state["seconds"]
+        self.unreadable, self.accuracy = state["unreadable"], state["accuracy"]
+        if self.accelerator.is_main_process:
+            self.folder.forget_after(self.step)
+
+
+class _Window:
+    """Sums since the last log line, left on the device until then."""
+
+    def __init__(self) -> None:
+        self.started = time.perf_counter()
+        self.loss: Tensor | float = 0.0
+        self.parts: dict[str, Tensor] = {}
+        self.updates = self.images = 0
+        self.lr = 0.0
+        self.keep_rate: float | tuple[float, ...] | None = None
+
+    def add(self, loss: Tensor, parts: dict[str, Tensor]) -> None:
+        self.loss = self.loss + loss
+        for name, part in parts.items():
+            self.parts[name] = self.parts.get(name, torch.zeros_like(part)) + part
+
+    def end_update(self, lr: float, keep_rate: float | tuple[float, ...] | None, images: int) -> None:
+        self.updates, self.images = self.updates + 1, self.images + images
+        self.lr, self.keep_rate = lr, keep_rate
+
+    def means(self, accelerator: Any) -> tuple[float, dict[str, float]]:
+        """Means over updates and processes."""
+        sums = torch.stack([torch.as_tensor(self.loss), *self.parts.values()]).float()
+        means = (accelerator.reduce(sums, "mean") / max(1, self.updates)).tolist()
+        return means[0], dict(zip(self.parts, means[1:], strict=True))
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Time inside does not count."""
+        began = time.perf_counter()
+        yield
+        self.started += time.perf_counter() - began
+
+    def images_per_s(self) -> float:
+        return self.images / max(1e-9, time.perf_counter() - self.started)
