@@ -11,15 +11,13 @@ from __future__ import annotations
 
 import argparse
 import copy
-import csv
-import datetime
-import platform
 from pathlib import Path
 
 import timm
 import torch
 
 import vitrim
+from rows import RESULTS, append, cpu_name
 from vitrim.measure.benchmark import benchmark
 from vitrim.measure.macs import count_macs
 
@@ -73,7 +71,7 @@ def main() -> None:
                     }
                 )
                 print(*list(rows[-1].values())[:12], sep="  ", flush=True)
-    write(rows, options)
+    append(f"speed_cpu{options.threads}_{options.dtype}", rows, options.results)
 
 
 def parse() -> argparse.Namespace:
@@ -85,29 +83,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=30)
     parser.add_argument("--dtype", default="fp32")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--results", type=Path, default=Path(__file__).parent.parent / "results")
+    parser.add_argument("--results", type=Path, default=RESULTS)
     return parser.parse_args()
-
-
-def cpu_name() -> str:
-    """The processor's model name where the system tells it."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
-
-
-def write(rows: list[dict[str, object]], options: argparse.Namespace) -> None:
-    """Append the rows to the results file of this device, precision, torch and day."""
-    version = torch.__version__.partition("+")[0]
-    today = datetime.datetime.now(datetime.timezone.utc).date()
-    path = options.results / f"speed_cpu{options.threads}_{options.dtype}_torch{version}_{today}.csv"
-    new = not path.exists()
-    with path.open("a", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]))
-        if new:
-            writer.writeheader()
-        writer.writerows(rows)
-    print(f"appended {len(rows)} rows to {path}")
 
 
 if __name__ == "__main__":

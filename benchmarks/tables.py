@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import csv
 import re
+import statistics
 import sys
 from pathlib import Path
 
@@ -25,6 +26,8 @@ TITLES = {
     "random": "random",
 }
 
+TRAINED = {"evit": "EViT", "metr": "EViT + METR", "token_mergence": "TM", "beyond_attentive": "BAT"}
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -38,8 +41,9 @@ def main() -> None:
 
 
 def with_tables(text: str) -> str:
-    """The text with both tables made afresh."""
-    for name, table in (("accuracy", accuracy_table()), ("speed", speed_table())):
+    """The text with all tables made afresh."""
+    tables = {"accuracy": accuracy_table(), "speed": speed_table(), "training": training_table()}
+    for name, table in tables.items():
         pattern = rf"(<!-- results:{name} -->\n).*?(<!-- results:end -->)"
         text = re.sub(pattern, lambda match, table=table: f"{match[1]}{table}{match[2]}", text, flags=re.S)
     return text
@@ -82,6 +86,31 @@ def speed_table() -> str:
             f"{float(row['speedup_per_mac_ratio']):.2f} |"
         )
     return "\n".join([*lines, "", f"Rows: [{path.name}](results/{path.name}), {first['cpu']}.", ""])
+
+
+def training_table() -> str:
+    """Top-1 after fine-tuning, mean and standard deviation over seeds, from the rows of benchmarks/imagenette.py."""
+    path, rows = newest("imagenette_*.csv")
+    first, rates = rows[0], ("0.7", "0.5", "0.3")
+    base = [float(row["top1"]) for row in rows if row["method"] == "unreduced"]
+    lines = [
+        f"DeiT-Tiny at {first['img_size']} px, fine-tuned for {first['updates']} updates of {first['batch_size']} "
+        f"images on imagenette; top-1 on its {first['val_images']} validation images, mean ± standard deviation of "
+        f"{len(base)} seeds, with GMACs. Unreduced: {_spread(base)} %, {float(first['gmacs']):.3f} G.\n",
+        "| trained with | " + " | ".join(f"keep {rate}" for rate in rates) + " |",
+        "|---|" + "---|" * len(rates),
+    ]
+    for method, title in TRAINED.items():
+        cells = []
+        for rate in rates:
+            found = [row for row in rows if (row["method"], row["keep_rate"]) == (method, rate)]
+            cells.append(f"{_spread([float(row['top1']) for row in found])} ({float(found[0]['gmacs']):.3f} G)")
+        lines.append(f"| {title} | " + " | ".join(cells) + " |")
+    return "\n".join([*lines, "", f"Rows: [{path.name}](results/{path.name}).", ""])
+
+
+def _spread(values: list[float]) -> str:
+    return f"{statistics.mean(values):.2f} ± {statistics.stdev(values):.2f}"
 
 
 def newest(pattern: str) -> tuple[Path, list[dict[str, str]]]:

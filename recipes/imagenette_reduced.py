@@ -1,6 +1,6 @@
 """DeiT-Tiny on imagenette with fewer tokens: one cell of the imagenette experiment.
 
-Goes on from `imagenette_base.py` for 150 updates of 32 images, with the keep rate at its target from the first one, as
+Goes on from `imagenette_base.py` for 100 updates of 32 images, with the keep rate at its target from the first one, as
 EViT fine-tunes. METR adds its exit heads; nothing else differs. `benchmarks/imagenette.py` runs all cells.
 Takes about two minutes on one core.
 
@@ -17,7 +17,7 @@ RECIPE = Recipe(
     num_classes=10,
     method="evit",
     settings={"keep_rate": 0.5},
-    epochs=0.51,
+    epochs=0.34,
     batch_size=32,
     lr=1e-4,
     lr_batch=None,
@@ -27,7 +27,7 @@ RECIPE = Recipe(
     crop_scale=(0.35, 1.0),
     checkpoint_every=1000,
     checkpoints_kept=1,
-    log_every=10,
+    log_every=20,
     workers=0,
     tensorboard=False,
 )

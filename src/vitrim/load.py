@@ -1,4 +1,4 @@
-"""Models by name, with weights from a checkpoint file or from timm."""
+"""Models by name, with weights from a checkpoint file, from a saved folder, or from timm."""
 
 from __future__ import annotations
 
@@ -10,6 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .hub import check_hub as _check_hub
+from .pretrained.config import WEIGHTS_FILE, Config, check_folder, is_learned, read_config
+
 NESTED_UNDER = ("model", "state_dict", "model_ema", "state_dict_ema")  # where training scripts keep the weights
 PREFIXES = ("module.", "_orig_mod.")  # of DistributedDataParallel and torch.compile
 TORCH_SUFFIXES = (".pth", ".pt", ".bin", ".ckpt", ".tar")
@@ -19,24 +22,53 @@ HUB, FOLDER = "hf-hub:", "local-dir:"  # beginnings of names that timm looks up 
 def load_model(name: str, checkpoint: Path | None = None, *, img_size: int | None = None) -> nn.Module:
     """The timm model of that name in eval mode, with the checkpoint's weights, or with timm's if none is given.
 
+    name: or a folder that `save_pretrained` wrote: its model and weights with *all* tokens, for any method to act on.
     checkpoint: a .safetensors file, or a .pth file of tensors (never unpickled beyond that). All keys and shapes
-    must fit; with img_size, position embeddings are resampled to that resolution.
+    must fit, but for what only training needs (METR's exits), which is left out; with img_size, position embeddings
+    are resampled to that resolution.
     Errors: ValueError for a name, file or size that does not fit; OSError where weights cannot be had.
     """
+    saved = is_saved(name)
+    if saved and checkpoint is not None:
+        raise ValueError(f"{name} is a saved model and brings its weights; with a checkpoint, give a model's name.")
+    if saved:
+        checkpoint = check_folder(Path(name)) / WEIGHTS_FILE
     if checkpoint is None:
         return _pretrained(name, img_size)
     state = read_checkpoint(checkpoint)
     model = build_model(name, img_size=img_size)
-    if img_size is not None:
-        state = _resample_positions(model, state)
-    _check_fit(model, state, name, checkpoint)
+    state = {key: value for key, value in state.items() if not is_learned(key, only_for_training=not saved)}
+    state = adapt_state(model, state) if img_size is None else resample_positions(model, state)
+    check_fit(model, state, name, checkpoint)
     model.load_state_dict(state)
     return model
 
 
-def build_model(name: str, *, img_size: int | None = None) -> nn.Module:
-    """The timm model of that name in eval mode with random weights; nothing is downloaded."""
-    return _create(name, img_size, pretrained=False)
+def build_model(name: str, *, img_size: int | None = None, **settings: Any) -> nn.Module:
+    """The timm model of that name, or of that saved folder, in eval mode with random weights; nothing is downloaded.
+
+    settings: what else its constructor takes, such as num_classes or drop_path_rate.
+    """
+    if is_saved(name):
+        return build_saved(read_config(Path(name)), img_size=img_size, **settings)
+    return _create(name, img_size, pretrained=False, **settings)
+
+
+def is_saved(name: str) -> bool:
+    """Whether the name is a folder's; for a folder called like one of timm's models, write ./name."""
+    import timm
+
+    return Path(name).is_dir() and not timm.is_model(name)
+
+
+def build_saved(config: Config, *, img_size: int | None = None, **settings: Any) -> nn.Module:
+    """The model that a saved folder describes, with all its tokens and random weights; ValueError if there is none."""
+    arguments = {**config.arguments, **settings} | ({} if img_size is None else {"img_size": img_size})
+    arguments["pretrained_cfg_overlay"] = config.data
+    try:
+        return _create(config.architecture, arguments.pop("img_size", None), pretrained=False, **arguments)
+    except (TypeError, RuntimeError, AssertionError, AttributeError, KeyError) as error:
+        raise ValueError(f"{config.architecture} cannot be built as it was saved: {_first_line(error)}.") from error
 
 
 def read_checkpoint(path: Path) -> dict[str, Tensor]:
@@ -89,19 +121,29 @@ def _without_prefix(state: dict[str, Tensor]) -> dict[str, Tensor]:
     return state
 
 
-def _resample_positions(model: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
+def resample_positions(model: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
     """The position embedding at the model's resolution; left alone where model or file has none of the usual kind."""
     from timm.layers.pos_embed import resample_abs_pos_embed
     from timm.models.vision_transformer import VisionTransformer
 
-    if not isinstance(model, VisionTransformer) or model.pos_embed is None or "pos_embed" not in state:
+    from .models.lvvit import LVViT
+
+    if not isinstance(model, (VisionTransformer, LVViT)) or model.pos_embed is None or "pos_embed" not in state:
         return state
-    num_prefix = 0 if model.no_embed_class else model.num_prefix_tokens
+    num_prefix = 0 if getattr(model, "no_embed_class", False) else model.num_prefix_tokens
     grid = list(model.patch_embed.grid_size)
-    return state | {"pos_embed": resample_abs_pos_embed(state["pos_embed"], grid, num_prefix_tokens=num_prefix)}
+    positions = resample_abs_pos_embed(state["pos_embed"], grid, num_prefix_tokens=num_prefix)
+    return adapt_state(model, state | {"pos_embed": positions})
 
 
-def _check_fit(model: nn.Module, state: Mapping[str, Tensor], name: str, checkpoint: Path) -> None:
+def adapt_state(model: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The state as the model wants it, where it says how: a multi-scale model starts from the weights of a DeiT."""
+    adapt = getattr(model, "adapt_state", None)
+    return state if adapt is None else adapt(state)
+
+
+def check_fit(model: nn.Module, state: Mapping[str, Tensor], name: str, checkpoint: Path) -> None:
+    """ValueError, naming what differs, unless keys and shapes are those of the model."""
     wanted = model.state_dict()
     differing = [
         f"{key} is {_shape(state[key])} there and {_shape(wanted[key])} here"
@@ -148,28 +190,15 @@ def _pretrained(name: str, img_size: int | None) -> nn.Module:
         ) from error
 
 
-def _check_hub(repository: str, filename: str | None = None) -> None:
-    """OSError at once if a file must come from the hub and it does not answer: its client retries for minutes."""
-    from huggingface_hub import constants, get_session, try_to_load_from_cache
-
-    names = (filename, constants.SAFETENSORS_SINGLE_FILE, constants.PYTORCH_WEIGHTS_NAME)
-    if any(isinstance(try_to_load_from_cache(repository, name), str) for name in names if name):
-        return
-    try:
-        get_session().head(constants.ENDPOINT, timeout=10)
-    except Exception as error:  # the client library's own error classes have changed with its versions
-        raise OSError(f"no answer from {constants.ENDPOINT}") from error
-
-
-def _create(name: str, img_size: int | None, *, pretrained: bool) -> nn.Module:
+def _create(name: str, img_size: int | None, *, pretrained: bool, **settings: Any) -> nn.Module:
     import timm
 
-    from .models import embedded  # noqa: F401  (registers its model with timm)
+    from .models import embedded, lvvit, multiscale  # noqa: F401  (they register their models with timm)
 
     _check_name(name)
     size: dict[str, Any] = {} if img_size is None else {"img_size": img_size}
     try:
-        return timm.create_model(name, pretrained=pretrained, **size).eval()
+        return timm.create_model(name, pretrained=pretrained, **size, **settings).eval()
     except (TypeError, AssertionError) as error:
         if img_size is None:
             raise

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from .backbones.reader import find_stack
 from .core.ops import take
 from .core.stack import Snapshot, TokenBlock, TokenStack
+from .core.tokens import Tokens
 
 
 @dataclass(frozen=True, eq=False)
@@ -183,12 +184,13 @@ class _Listener:
 
     def _enter(self, block: TokenBlock, args: tuple[Any, ...]) -> None:
         if block.layer == 0:
-            self._begin(args[0])
+            self.num_blocks_run = 0
+            self.snapshots.clear()
+        if block.layer == self.stack.spec.opaque_layers:  # up to there, tokens may be others than the patches
+            self._begin(args[0].x_BNC if isinstance(args[0], Tokens) else args[0])
         self.num_blocks_run = self.num_blocks_run + 1 if block.layer == self.num_blocks_run else -1
 
     def _begin(self, x_BNC: Tensor) -> None:
-        self.num_blocks_run = 0
-        self.snapshots.clear()
         self.batch_size, self.num_tokens, _ = x_BNC.shape
         self.num_patches = self.num_tokens - self.stack.spec.num_prefix
         fitting = [size for size in self.convolved if math.prod(size) == self.num_patches]

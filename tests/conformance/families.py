@@ -45,13 +45,24 @@ FAMILIES: dict[str, Callable[[], VisionTransformer]] = {
 NO_CLASS_TOKEN = ("siglip", "register_gap", "gap")
 
 # What becomes of the patches that a method does not keep. A new method has to be put into one of the two.
-MERGING = ("beyond_attentive", "evit", "evit+bat", "token_mergence", "tome")
+MERGING = ("beyond_attentive", "evit", "evit+bat", "metr", "token_mergence", "tome")
 DROPPING = ("evit-nofuse", "feature_norm", "random")
-WEIGHTED_MEANS = tuple(name for name in MERGING if name != "evit")  # EViT fuses by a sum that is not normalised
+WEIGHTED_MEANS = tuple(name for name in MERGING if name not in ("evit", "metr"))  # EViT fuses by a plain sum
 SCORED_BY_CLASS_TOKEN = ("beyond_attentive", "evit", "evit+bat", "evit-nofuse", "token_mergence")
-BY_POSITION = ("random", "tome")  # which tokens go depends, by design, on where they stand in the sequence
+BY_POSITION = ("random", "tome", "bat-conv")  # which tokens go depends, by design, on where they stand in the sequence
 
-CASES = [(family, method) for family in FAMILIES for method in vitrim.list_methods()]
+VARIANTS = {f"bat-{what}": ("beyond_attentive", {"inattentive": what}) for what in ("conv", "mlp")}
+LEARNING = ("metr", *VARIANTS)  # methods with weights of their own
+NEEDS_CLASS_TOKEN = ("metr",)
+CASES = [
+    *(
+        (family, method)
+        for family in FAMILIES
+        for method in vitrim.list_methods()
+        if family not in NO_CLASS_TOKEN or method not in NEEDS_CLASS_TOKEN
+    ),
+    *((family, variant) for family in ("vit", "register_gap") for variant in VARIANTS),
+]
 # For mechanics that do not depend on the pairing: every method on two families, and every family with two methods.
 COVERING = [case for case in CASES if case[0] in ("vit", "register_gap") or case[1] in ("evit", "tome")]
 
@@ -70,6 +81,8 @@ def small_images(family: str, num_images: int = 2) -> Tensor:
 def method_for(name: str, family: str = "vit", **settings: Any) -> vitrim.Method:
     """The method, with a scorer that the family has."""
     defaults: dict[str, Any] = {"r": 3} if name == "tome" else {"keep_rate": 0.7}
+    name, variant = VARIANTS.get(name, (name, {}))
+    defaults |= variant
     if family in NO_CLASS_TOKEN and name in SCORED_BY_CLASS_TOKEN:
         defaults["scorer"] = "received"
     return vitrim.method_from(name, **(defaults | settings))

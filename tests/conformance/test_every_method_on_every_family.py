@@ -77,13 +77,13 @@ def test_merging_methods_lose_no_patch_and_dropping_methods_merge_none(family: s
         assert tokens.source_BP is not None
         dropped_B = (tokens.source_BP < 0).sum(dim=1)
         num_patches = tokens.source_BP.shape[1]
-        wanted = 0 if name in MERGING else num_patches - tokens.num_patches
+        wanted = 0 if name in (*MERGING, *families.VARIANTS) else num_patches - tokens.num_patches
         assert dropped_B.tolist() == [wanted] * len(dropped_B)
         if tokens.size_BN is not None:
             assert tokens.size_BN.sum(dim=1).tolist() == [num_patches + tokens.num_prefix] * len(dropped_B)
 
 
-@pytest.mark.parametrize(("family", "name"), [case for case in CASES if case[1] != "evit"])  # it fuses by a plain sum
+@pytest.mark.parametrize(("family", "name"), [case for case in CASES if case[1] not in ("evit", "metr")])  # a plain sum
 def test_weights_of_a_token_sum_to_one(family: str, name: str) -> None:
     for _, tokens in recorded(families.reduced(family, name), families.small_images(family)):
         assert tokens.source_BP is not None

@@ -128,7 +128,7 @@ def test_counts_per_layer_may_differ(moment: Any) -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"inattentive": "pool"}, "inattentive must be one of cluster, kmeans, average, max, spatial, fuse, drop, not"),
+        ({"inattentive": "pool"}, "inattentive must be one of cluster, kmeans, .*, conv, mlp, fuse, drop, not"),
         (
             {"pairs": 20},
             "block 1 splits 40 patches into 20 attentive and 20 inattentive ones, and .* 20 pairs",

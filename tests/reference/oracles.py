@@ -21,6 +21,7 @@ from vitrim.core.tokens import Tokens
 
 TESTS = Path(__file__).resolve().parents[1]
 EVIT = TESTS / "data" / "evit"  # Apache-2.0, so in this repository
+METR = TESTS / "data" / "metr"  # likewise; on top of a file in EVIT
 SHARED = Path(os.environ.get("VITRIM_SHARED", TESTS.parents[1] / "shared")) / "oracles"  # not ours to copy
 
 EXACT = 1e-8  # float64 against float64
@@ -52,7 +53,7 @@ def read(folder: Path, name: str) -> Oracle:
         metadata = file.metadata()
         tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - no mapping
     if "base_file" in metadata:
-        base = read(folder, metadata["base_file"].removesuffix(".safetensors"))
+        base = read(EVIT if folder == METR else folder, metadata["base_file"].removesuffix(".safetensors"))
         tensors = {**base.tensors, **tensors}
     return Oracle(json.loads(metadata["settings"]), tensors)
 

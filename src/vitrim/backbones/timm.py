@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from timm.layers import Attention as TimmAttention
@@ -57,8 +58,11 @@ def place(model: nn.Module) -> Place | None:
     return Place(model, "blocks", REFUSED) if isinstance(model, VisionTransformer) else None
 
 
-def read(model: nn.Module) -> Backbone:
-    """The backbone of a timm model; UnsupportedModel if it is not a plain Vision Transformer."""
+def read(model: nn.Module, readers_of: Mapping[type[nn.Module], BlockReader] = READERS) -> Backbone:
+    """The backbone of a timm model; UnsupportedModel if it is not a plain Vision Transformer.
+
+    readers_of: the classes of blocks that are understood.
+    """
     name = _name(model)
     if not isinstance(model, VisionTransformer):
         raise UnsupportedModel(
@@ -66,7 +70,7 @@ def read(model: nn.Module) -> Backbone:
             f"VisionTransformer of {version('timm')} (ViT, DeiT, DINOv2, CLIP, SigLIP)."
         )
     blocks: list[Any] = list(model.blocks.children())
-    readers = [_reader(block, i, name) for i, block in enumerate(blocks)]
+    readers = [_reader(block, i, name, readers_of) for i, block in enumerate(blocks)]
     pools = model.attn_pool is not None or model.global_pool in POOLS_PATCHES
     spec = ViTSpec(
         name=name,
@@ -85,8 +89,8 @@ def read(model: nn.Module) -> Backbone:
     return Backbone("timm", Place(model, "blocks", REFUSED), model.blocks, readers, spec)
 
 
-def _reader(block: Any, index: int, name: str) -> BlockReader:
-    reader = READERS.get(type(block))
+def _reader(block: Any, index: int, name: str, readers_of: Mapping[type[nn.Module], BlockReader]) -> BlockReader:
+    reader = readers_of.get(type(block))
     if reader is None:
         wanted = " or ".join(cls.__name__ for cls in READERS)
         raise UnsupportedModel(

@@ -10,9 +10,12 @@ import typer
 from typer.core import TyperGroup
 
 from .. import __version__
+from .anytime import anytime
+from .cls_quality import cls_quality
 from .compare import compare
 from .measure import benchmark, evaluate, macs
 from .show import doctor, draw, methods
+from .train import EXTRA, train
 
 USER_ERROR, INTERRUPTED = 2, 130  # exit codes
 UsageError: Any = typer.BadParameter.__base__  # typer has come with and without click; this is in both
@@ -86,5 +89,6 @@ def _main(
         typer.echo(context.get_help())
 
 
-for command in (compare, evaluate, benchmark, macs, draw, doctor, methods):
+for command in (compare, evaluate, benchmark, anytime, macs, cls_quality, draw, doctor, methods):
     app.command()(command)
+app.command(context_settings=EXTRA)(train)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from . import options
+from . import options, saved
 from .options import DEFAULT_METHODS, DEFAULT_MODEL
 
 if TYPE_CHECKING:
@@ -47,6 +47,7 @@ def compare(
     from .live import watcher_for_terminal
 
     found = options.chosen(methods, keep_rates, gmacs, r, layers, scorer, default=(0.9, 0.7, 0.5))
+    saved.note(model)
     with options.image_folder(model, data) as folder, watcher_for_terminal() as watcher:
         job = Job(
             model=model,

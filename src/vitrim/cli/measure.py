@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from . import options, terminal
+from . import options, saved, terminal
 from .options import DEFAULT_METHODS, DEFAULT_MODEL
 
 if TYPE_CHECKING:
@@ -32,7 +32,10 @@ def evaluate(
     seed: options.Seed = 0,
     img_size: options.ImgSize = None,
 ) -> None:
-    """Top-1 and top-5 of a model on a folder of images, with or without token reduction."""
+    """Top-1 and top-5 of a model on a folder of images, with or without token reduction.
+
+    A folder of save_pretrained is measured as it was saved, unless --method asks for another reduction.
+    """
     from ..api import reduce_tokens
     from ..load import build_model, load_model
     from ..measure.evaluate import evaluate_folder
@@ -41,10 +44,11 @@ def evaluate(
         raise ValueError("--keep-rate, --gmacs, --r, --layers and --scorer need a --method.")
     wanted = options.one(options.chosen(method, keep_rate, gmacs, r, layers, scorer)) if method else None
     with options.image_folder(model, data) as folder:
-        if wanted is not None:
+        if wanted is None:
+            net, what = saved.load(model, checkpoint, img_size)
+        else:
             wanted.make(build_model(model, img_size=img_size), seed)
-        net = load_model(model, checkpoint, img_size=img_size)
-        if wanted is not None:
+            net, what = load_model(model, checkpoint, img_size=img_size), f"{model}, {wanted.method} {wanted.setting}"
             reduce_tokens(net, wanted.make(net, seed))
         with terminal.progress_bar("images") as progress:
             score = evaluate_folder(
@@ -57,7 +61,6 @@ def evaluate(
                 skip_bad=skip_bad,
                 progress=progress,
             )
-    what = model if wanted is None else f"{model}, {wanted.method} {wanted.setting}"
     skipped = f", {len(score.skipped)} skipped: {', '.join(score.skipped)}" if score.skipped else ""
     typer.echo(
         f"{what}: top-1 {score.top1:.2f} %, top-5 {score.top5:.2f} % of {score.num_images} images "
@@ -88,7 +91,6 @@ def benchmark(
     from ..api import reduce_tokens
     from ..compare.environment import environment
     from ..compare.run_folder import replace_file
-    from ..load import build_model
     from ..measure.benchmark import benchmark as run
     from ..measure.evaluate import check_device, input_size_of
     from ..measure.macs import count_macs
@@ -98,7 +100,7 @@ def benchmark(
     if json_file is not None and not json_file.resolve().parent.is_dir():
         raise ValueError(f"there is no folder {json_file.parent} to write {json_file.name} into.")
     place = check_device(device)
-    net = build_model(model, img_size=img_size)
+    net = saved.build(model, img_size)
     models = {"unreduced": net} | {
         " ".join(each.key): reduce_tokens(copy.deepcopy(net), each.make(net)) for each in found
     }
@@ -159,11 +161,10 @@ def macs(
     """Tokens after each block and multiply-adds, by formula and counted on a forward; loads no weights."""
     from ..api import reduce_tokens
     from ..backbones.reader import read_backbone
-    from ..load import build_model
     from ..measure.macs import count_macs, reduced_macs, token_counts
 
     found = options.chosen(methods, keep_rates, gmacs, r, layers, scorer)
-    net = build_model(model, img_size=img_size)
+    net = saved.build(model, img_size)
     spec, full = read_backbone(net).spec, count_macs(net)
     table = terminal.table(
         "method", "setting", numbers=("GMACs by formula", "counted", "ratio"), last="tokens after each block"

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import math
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
@@ -12,7 +14,10 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 import typer
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from ..compare.configuration import Configuration
+    from ..measure.batches import ImageBatches
 
 DEFAULT_MODEL = "vitrim_fashion_tiny"
 DEFAULT_METHODS = "evit,token_mergence,beyond_attentive,tome"
@@ -20,7 +25,11 @@ DEFAULT_METHODS = "evit,token_mergence,beyond_attentive,tome"
 WHAT, HOW_MUCH, MEASURING = "Model and images", "Methods", "Measuring"
 
 Model = Annotated[
-    str, typer.Option(help="Name of a timm model; the default is the small one in the package.", rich_help_panel=WHAT)
+    str,
+    typer.Option(
+        help="Name of a timm model, or a folder of save_pretrained; the default is the small one in the package.",
+        rich_help_panel=WHAT,
+    ),
 ]
 Checkpoint = Annotated[
     Path | None,
@@ -29,6 +38,15 @@ Checkpoint = Annotated[
 Data = Annotated[
     Path | None,
     typer.Option(help="Folder with labels.csv, or with one sub-folder of images per class.", rich_help_panel=WHAT),
+]
+Images = Annotated[
+    Path | None,
+    typer.Option(
+        "--images",
+        "--data",
+        help="Folder with labels.csv, or with one sub-folder of images per class.",
+        rich_help_panel=WHAT,
+    ),
 ]
 ImgSize = Annotated[int | None, typer.Option(help="Resolution, if not the model's own.", rich_help_panel=WHAT)]
 Limit = Annotated[
@@ -140,3 +158,34 @@ def image_folder(model: str, data: Path | None) -> Iterator[Path]:
 
     with tempfile.TemporaryDirectory(prefix="vitrim-") as place:
         yield demo_images(Path(place) / "fashion_mnist_1000")
+
+
+def batches_for(
+    net: nn.Module, folder: Path, limit: int | None, batch_size: int, skip_bad: bool, **settings: Any
+) -> ImageBatches:
+    """The labelled images of a folder, prepared by timm's transform for the model; settings: of load_images."""
+    from ..measure.batches import load_images
+    from ..measure.evaluate import eval_transform, input_size_of
+    from ..measure.images import list_images
+
+    model: Any = net
+    found = list_images(folder, model.num_classes, limit)
+    channels = input_size_of(net)[0]
+    return load_images(found, eval_transform(net), channels, batch_size=batch_size, skip_bad=skip_bad, **settings)
+
+
+def check_output(path: Path | None) -> None:
+    """ValueError at once for a file that could not be written in the end."""
+    if path is not None and (path.suffix.lower() != ".csv" or not path.resolve().parent.is_dir()):
+        raise ValueError(f"--output is a .csv file in a folder that exists, not {path}.")
+
+
+def write_csv(path: Path, records: Sequence[Mapping[str, object]]) -> None:
+    """Records with the same fields as a table, its header first."""
+    from ..compare.run_folder import replace_file
+
+    out = io.StringIO()
+    writer = csv.DictWriter(out, list(records[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(records)
+    replace_file(path, out.getvalue())

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from . import options, terminal
+from . import options, saved, terminal
 from .options import DEFAULT_METHODS, DEFAULT_MODEL
 
 
@@ -38,6 +38,7 @@ def draw(
     if output.suffix.lower() not in SUFFIXES or not output.resolve().parent.is_dir():
         raise ValueError(f"--output is a {' or '.join(SUFFIXES)} file in a folder that exists, not {output}.")
     found = options.chosen(methods, keep_rates, gmacs, r, layers, scorer)
+    saved.note(model)
     bare = build_model(model, img_size=img_size)
     made = {" ".join(each.key): each.make(bare, seed) for each in found}
     channels, transform = input_size_of(bare)[0], eval_transform(bare)

@@ -122,11 +122,15 @@ class Method:
 
 
 def check_opaque(method: Method, spec: ViTSpec) -> None:
-    """ValueError where a built method would act in one of the blocks that only run as a whole."""
+    """ValueError where a built method would act in one of the blocks that only run as a whole.
+
+    What acts shows in the count that it keeps, in what it costs, or in what it learns.
+    """
     first = spec.opaque_layers
     for layer in range(first):
-        removes = method.num_kept(layer, spec.num_patches) != spec.num_patches
-        if removes or method.make_weights(layer, spec) is not None:
+        patches = spec.num_patches
+        reduces = method.num_kept(layer, patches) != patches or method.extra_macs(layer, patches, spec) > 0
+        if reduces or method.make_weights(layer, spec) is not None:
             raise ValueError(
                 f"{method.name} would act in block {layer}, and blocks 0 to {first - 1} of {spec.name} only run as a "
                 f"whole: let it act from block {first} on, by its layers, or by a list that starts with {first} zeros "

@@ -35,10 +35,9 @@ class Convolution(nn.Module):
 
     def __init__(self, channels: int):
         super().__init__()
-        self.conv = nn.Conv1d(channels, channels, TAPS, stride=TAPS)
+        self.conv = nn.Conv1d(channels, channels, TAPS, stride=TAPS, bias=False)
         with torch.no_grad():
             self.conv.weight.copy_(torch.eye(channels).unsqueeze(-1).expand(-1, -1, TAPS) / TAPS)
-            nn.init.zeros_(self.conv.bias)
 
     @staticmethod
     def macs(num_tokens: int, num_groups: int, channels: int) -> int:

@@ -10,7 +10,7 @@ import copy
 import math
 import time
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
@@ -51,25 +51,34 @@ def benchmark(
     dtype: str = "fp32",
     compile: bool = False,
     baseline: str | None = None,
+    images_ICHW: Tensor | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Timing]:
     """Forward times of the models on random images, taking turns; by the models' names.
 
     A sample is as many forwards in a row as take 20 ms. A model whose weights are not of that dtype and on that
-    device is copied; none is changed. baseline: the model whose speed-up is 1, by default the first. progress:
-    called after each round with rounds done and rounds in all. Memory is the allocator's on CUDA, else that of
-    tensors alive (`PeakMemory`), where a compiled model counts as its uncompiled self.
+    device is copied; none is changed. baseline: the model whose speed-up is 1, by default the first.
+    images_ICHW: images to use instead of random ones of input_size, in batches of batch_size, for models whose work
+    depends on what they see; a sample is then all of them. progress: called after each round with rounds done and
+    rounds in all. Memory is the allocator's on CUDA, else that of tensors alive (`PeakMemory`), for one batch; a
+    compiled model counts as its uncompiled self.
     """
     first = _check(models, batch_size=batch_size, rounds=rounds, warmup=warmup, dtype=dtype, baseline=baseline)
     place = check_device(device)
-    x_BCHW = torch.randn(batch_size, *input_size, device=place, dtype=DTYPES[dtype])
-    runners = {name: _Runner(_placed(model, place, DTYPES[dtype]), x_BCHW, compile) for name, model in models.items()}
+    if images_ICHW is None:
+        images_ICHW = torch.randn(batch_size, *input_size, device=place, dtype=DTYPES[dtype])
+    if len(images_ICHW) == 0:
+        raise ValueError("benchmark needs at least one image.")
+    # Copies: a view would hold, and count as, the memory of all images.
+    batches = [part.to(place, DTYPES[dtype], copy=True) for part in torch.split(images_ICHW, batch_size)]
+    runners = {name: _Runner(_placed(model, place, DTYPES[dtype]), batches, compile) for name, model in models.items()}
     with ExitStack() as stack, torch.inference_mode():
         for runner in runners.values():
             stack.enter_context(evaluating(runner.model))
             runner.prepare(warmup)
         seconds = _take_turns(runners, rounds, progress)
-    return {name: _timing(seconds[name], seconds[first], batch_size, runners[name].peak_bytes) for name in runners}
+    per_batch = len(images_ICHW) / len(batches)
+    return {name: _timing(seconds[name], seconds[first], per_batch, runners[name].peak_bytes) for name in runners}
 
 
 def _take_turns(
@@ -125,13 +134,13 @@ class PeakMemory(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 @dataclass
 class _Runner:
-    """One model with its input; it is timed in eval and inference mode, which the caller sets."""
+    """One model with its batches; it is timed in eval and inference mode, which the caller sets."""
 
     model: nn.Module
-    x_BCHW: Tensor
+    batches: Sequence[Tensor]  # [B, C, H, W] each, the first the largest
     compile: bool
     peak_bytes: int = 0
-    calls: int = 1  # forwards per sample
+    calls: int = 1  # times that a sample goes through the batches
     forward: Callable[[Tensor], object] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -142,29 +151,30 @@ class _Runner:
         for _ in range(max(1, warmup)):
             self.sample()
         self.peak_bytes = self._peak_bytes()
-        self.calls = max(1, math.ceil(MIN_SECONDS / self.sample()))
+        self.calls = max(1, math.ceil(MIN_SECONDS / (self.sample() * len(self.batches))))
 
     def sample(self) -> float:
-        """Seconds of one forward, averaged over the calls in a row."""
-        device = self.x_BCHW.device
+        """Seconds of one forward, averaged over the batches and the calls in a row."""
+        device = self.batches[0].device
         _wait(device)
         start = time.perf_counter()
         for _ in range(self.calls):
-            self.forward(self.x_BCHW)
+            for x_BCHW in self.batches:
+                self.forward(x_BCHW)
         _wait(device)
-        return (time.perf_counter() - start) / self.calls
+        return (time.perf_counter() - start) / (self.calls * len(self.batches))
 
     def _peak_bytes(self) -> int:
-        device = self.x_BCHW.device
-        own = [*self.model.parameters(), *self.model.buffers(), self.x_BCHW]
+        x_BCHW, device = self.batches[0], self.batches[0].device
+        own = [*self.model.parameters(), *self.model.buffers(), x_BCHW]
         if device.type != "cuda":
             with PeakMemory(own) as memory:
-                self.model(self.x_BCHW)
+                self.model(x_BCHW)
             return memory.peak_bytes
         _wait(device)
         torch.cuda.reset_peak_memory_stats(device)
         before = torch.cuda.memory_allocated(device)
-        self.forward(self.x_BCHW)
+        self.forward(x_BCHW)
         _wait(device)
         return torch.cuda.max_memory_allocated(device) - before + sum(tensor.nbytes for tensor in own)
 
@@ -195,7 +205,7 @@ def _placed(model: nn.Module, device: torch.device, dtype: torch.dtype) -> nn.Mo
     return model if fits else copy.deepcopy(model).to(device, dtype)
 
 
-def _timing(seconds: list[float], baseline: list[float], batch_size: int, peak_bytes: int) -> Timing:
+def _timing(seconds: list[float], baseline: list[float], batch_size: float, peak_bytes: int) -> Timing:
     times = torch.tensor(seconds, dtype=torch.float64)
     ratios = torch.tensor(baseline, dtype=torch.float64) / times
     low, middle, high = ratios.quantile(torch.tensor([0.1, 0.5, 0.9], dtype=torch.float64)).tolist()

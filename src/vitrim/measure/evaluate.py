@@ -46,10 +46,10 @@ def evaluate(
     """
     start = time.perf_counter()
     device = check_device(device)
-    total = _num_images(batches)
+    total = count_images(batches)
     hits1 = hits5 = num_images = 0
     skipped: list[str] = []
-    with evaluating(model.to(device)), torch.inference_mode(), _autocast(device, amp):
+    with evaluating(model.to(device)), torch.inference_mode(), autocast(device, amp):
         for x_BCHW, labels_B, names in (Batch(*batch) for batch in batches):
             skipped += names
             if len(labels_B) > 0:
@@ -109,9 +109,10 @@ def eval_transform(model: nn.Module) -> Transform:
 def input_size_of(model: nn.Module) -> tuple[int, int, int]:
     """Channels, height and width of the images that a timm model was built for."""
     embed: Any = getattr(model, "patch_embed", None)
-    size, projection = getattr(embed, "img_size", None), getattr(embed, "proj", None)
-    if size is not None and isinstance(projection, nn.Conv2d):
-        return projection.in_channels, int(size[0]), int(size[1])
+    size, parts = getattr(embed, "img_size", None), embed.modules() if isinstance(embed, nn.Module) else ()
+    first = next((part for part in parts if isinstance(part, nn.Conv2d)), None)
+    if size is not None and first is not None:
+        return first.in_channels, int(size[0]), int(size[1])
     config: Any = getattr(model, "pretrained_cfg", None) or {}
     if config.get("input_size") is None:
         raise ValueError(f"{type(model).__name__} does not say for which image size it was built: pass input_size.")
@@ -140,7 +141,8 @@ def check_device(device: torch.device | str) -> torch.device:
         raise ValueError(f"device {str(device)!r} cannot be used; this machine has {here}.") from error
 
 
-def _num_images(batches: Iterable[Batch | tuple[Tensor, Tensor]]) -> int:
+def count_images(batches: Iterable[Batch | tuple[Tensor, Tensor]]) -> int:
+    """Images in all of the batches, skipped ones included; 0 if that cannot be told beforehand."""
     if isinstance(batches, ImageBatches):
         return batches.num_images
     if isinstance(batches, Sequence):
@@ -148,7 +150,8 @@ def _num_images(batches: Iterable[Batch | tuple[Tensor, Tensor]]) -> int:
     return 0
 
 
-def _autocast(device: torch.device, amp: bool) -> Any:
+def autocast(device: torch.device, amp: bool) -> Any:
+    """A context with autocast to bf16, or to fp16 on a GPU without bf16; without amp one that does nothing."""
     if not amp:
         return nullcontext()
     half = device.type == "cuda" and not torch.cuda.is_bf16_supported()

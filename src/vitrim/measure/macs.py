@@ -19,7 +19,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from ..api import method_from
 from ..backbones.reader import read_backbone, restored
-from ..core.method import Method, ViTSpec
+from ..core.method import Method, ViTSpec, check_opaque
 from .evaluate import evaluating, input_size_of
 
 RATE_STEPS = 100_000  # keep rates are exact to five decimals, see schedule.ceil_share
@@ -47,15 +47,24 @@ def count_macs(model: nn.Module, input_size: tuple[int, int, int] | None = None)
 
 
 def token_counts(spec: ViTSpec, method: Method | None, num_patches: int | None = None) -> tuple[int, ...]:
-    """Tokens that leave each block, prefix included, when num_patches enter the first (None: the spec's)."""
+    """Tokens that leave each block, prefix included, when num_patches enter the first (None: the spec's).
+
+    Opaque blocks count with what the last of them lets out, though they may carry more.
+    """
     return tuple(spec.num_prefix + patches for _, patches in _patch_counts(spec, method, num_patches))
 
 
 def block_macs(spec: ViTSpec, method: Method | None, num_patches: int | None = None) -> int:
-    """Multiply-adds of all blocks by formula, the reduction's own included, for one image; None reduces nothing."""
+    """Multiply-adds of all blocks, and of a head on every token, by formula, for one image; None reduces nothing.
+
+    What the reduction itself costs is included.
+    """
     method = None if method is None else method.build(spec)
-    total = 0
-    for layer, (before, after) in enumerate(_patch_counts(spec, method, num_patches)):
+    counts = list(_patch_counts(spec, method, num_patches))
+    total = spec.opaque_macs + counts[-1][1] * spec.head_macs
+    for layer, (before, after) in enumerate(counts):
+        if layer < spec.opaque_layers:
+            continue
         num_in, num_out = spec.num_prefix + before, spec.num_prefix + after
         total += num_in * spec.attention_macs + 2 * num_in**2 * spec.attention_channels + num_out * spec.mlp_macs
         total += 0 if method is None else method.extra_macs(layer, before, spec)
@@ -63,7 +72,7 @@ def block_macs(spec: ViTSpec, method: Method | None, num_patches: int | None = N
 
 
 def reduced_macs(model_macs: int, spec: ViTSpec, method: Method, num_patches: int | None = None) -> int:
-    """Multiply-adds of a model under a method, from those counted without: only the blocks change."""
+    """Multiply-adds of a model under a method, from those counted without: only what `block_macs` counts changes."""
     return model_macs - block_macs(spec, None, num_patches) + block_macs(spec, method, num_patches)
 
 
@@ -109,7 +118,7 @@ def _knob(method: Method, spec: ViTSpec) -> Knob:
         return Knob("keep_rate", lambda k: method.at_keep_rate(k / RATE_STEPS), 1, RATE_STEPS)
     tome: Any = method
     if any(field.name == "r" for field in fields(tome)):
-        most = spec.depth * (spec.num_patches // 2)
+        most = (spec.depth - spec.opaque_layers) * (spec.num_patches // 2)
         return Knob("r", lambda k: replace(tome, r=_spread(-k, spec)), -most, 0)
     raise ValueError(f"{method.name} has neither a keep rate nor r, so it cannot be solved for multiply-adds.")
 
@@ -177,10 +186,14 @@ def _roundest(first: int, last: int) -> int:
 
 
 def _spread(total: int, spec: ViTSpec) -> tuple[int, ...]:
-    """Patches to merge in each block: as equal as possible, larger ones first, and at most half of what arrives."""
-    share, rest = divmod(total, spec.depth)
-    patches, removed = spec.num_patches, []
-    for layer in range(spec.depth):
+    """Patches to merge in each block: as equal as possible, larger ones first, and at most half of what arrives.
+
+    None in opaque blocks.
+    """
+    blocks = spec.depth - spec.opaque_layers
+    share, rest = divmod(total, blocks)
+    patches, removed = spec.num_patches, [0] * spec.opaque_layers
+    for layer in range(blocks):
         removed.append(min(share + (layer < rest), patches // 2))
         patches -= removed[-1]
     return tuple(removed)
@@ -188,8 +201,12 @@ def _spread(total: int, spec: ViTSpec) -> tuple[int, ...]:
 
 def _patch_counts(spec: ViTSpec, method: Method | None, num_patches: int | None) -> Iterator[tuple[int, int]]:
     """Patches that enter and leave each block."""
-    method = None if method is None else method.build(spec)
     before = spec.num_patches if num_patches is None else num_patches
+    if spec.opaque_layers and before != spec.num_patches:
+        raise ValueError(f"{spec.name} takes {spec.num_patches} patches and no other number, not {before}.")
+    if method is not None:
+        method = method.build(spec)
+        check_opaque(method, spec)
     for layer in range(spec.depth):
         after = before if method is None else method.num_kept(layer, before)
         yield before, after

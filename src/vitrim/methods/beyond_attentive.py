@@ -12,24 +12,34 @@ Readings of ours where the paper is silent or cannot be taken literally:
 - An attentive token is matched with a more important one, so that the most important tokens never vanish.
 - How many clusters and pairs there are is not published: the defaults make the token counts, hence the MACs, those
   of the training logs.
+- Of the two learned alternatives of Table 4 ("sub-sampling") the paper says that they are layers between attention
+  and MLP that decrease the number of tokens. Here both act on the inattentive patches, form as many groups of
+  neighbours as the other strategies form clusters, and hold weights that fit any number of patches and of groups, so
+  that keep rate and resolution may change:
+  conv: groups in the sequence, as in spatial. A group's patches are averaged to three taps, first to last, on which
+  a convolution over all channels works, its stride as long as its kernel, so that no patch flows into two tokens. It
+  starts as the mean of the taps; importance takes no part. The weights that are traced are those of the start.
+  mlp: groups in rank, as in average. A small MLP (LayerNorm, a quarter of the channels, GELU, one number) scales the
+  importance of each patch by a factor in (0, 2). It starts as 1: untrained, mlp is average.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..core import grouping, ops
 from ..core.attention import Attention
 from ..core.method import ScoredMethod, ViTSpec, patch_scores
 from ..core.schedule import is_whole
+from ..core.subsample import Convolution, Gate
 from ..core.tokens import Tokens
 
-STRATEGIES = ("cluster", "kmeans", "average", "max", "spatial", "fuse", "drop")
+STRATEGIES = ("cluster", "kmeans", "average", "max", "spatial", "conv", "mlp", "fuse", "drop")
 
 # Keep rate -> share of the patches that leaves a reducing layer, clusters and pairs counted, so that DeiT-S has the
 # logged MACs: 3.0048 G at 0.7, 2.5832 at 0.6, 2.3444 at 0.5, 2.0830 at 0.4, 1.8233 at 0.3, 1.6451 at 0.2.
@@ -43,6 +53,8 @@ LOGGED_SHARE = (
     (0.7, 0.702),
     (1.0, 1.0),
 )
+
+L = TypeVar("L", Convolution, Gate)
 
 
 class Split(NamedTuple):
@@ -60,7 +72,7 @@ class BeyondAttentive(ScoredMethod):
 
     inattentive: what becomes of inattentive patches: cluster (density peaks), or of the paper's Tables 3 and 4:
         drop, fuse (one token, as in EViT), average, max (groups of neighbours in rank), spatial (groups of neighbours
-        in the sequence), kmeans.
+        in the sequence), kmeans, or the learned conv and mlp, which want training.
     match: whether the most similar attentive patches are merged.
     clusters, pairs: how many per reducing layer, a number or one per layer; None takes a tenth of the inattentive
         patches as clusters, and as many pairs as bring the token count to the one of the published logs.
@@ -138,10 +150,20 @@ class BeyondAttentive(ScoredMethod):
         split = self.split(layer, num_patches)
         if split.inattentive == 0:
             return 0
-        distances = {"cluster": split.inattentive**2, "kmeans": split.inattentive * split.clusters * self.iterations}
-        matching = split.attentive**2 if split.pairs else 0
-        products = distances.get(self.inattentive, 0) + matching
-        return self.score_macs(num_patches, spec) + products * spec.channels
+        M, C = split.inattentive, spec.channels
+        grouping_macs = {
+            "cluster": M**2 * C,
+            "kmeans": M * split.clusters * self.iterations * C,
+            "conv": Convolution.macs(M, split.clusters, C),
+            "mlp": Gate.macs(M, C),
+        }
+        matching_macs = split.attentive**2 * C if split.pairs else 0
+        return self.score_macs(num_patches, spec) + grouping_macs.get(self.inattentive, 0) + matching_macs
+
+    def make_weights(self, layer: int, spec: ViTSpec) -> nn.Module | None:
+        assert isinstance(self.layers, tuple), "build() comes first"
+        kind = {"conv": Convolution, "mlp": Gate}.get(self.inattentive)
+        return kind(spec.channels) if kind is not None and layer in self.layers else None
 
     def after_attention(self, layer: int, tokens: Tokens, attention: Attention) -> Tokens:
         split = self.split(layer, tokens.num_patches)
@@ -149,13 +171,38 @@ class BeyondAttentive(ScoredMethod):
             return tokens
         score_BN = patch_scores(self.scorer, tokens, attention)
         attentive, inattentive = ops.rank(score_BN, split.attentive)
+        if self.inattentive in ("spatial", "conv"):
+            inattentive = inattentive.sort(dim=1).values
+        weight_BN = self._weigh(layer, tokens, inattentive, score_BN, split)
         kept, merged, target = self._match(tokens, attentive, split.pairs)
         if split.clusters > 0:
             centres, members, cluster = self._group(tokens, inattentive, split.clusters)
             target = torch.cat([target, cluster + kept.shape[1]], dim=1)
             kept, merged = torch.cat([kept, centres], dim=1), torch.cat([merged, members], dim=1)
         how = "max" if self.inattentive == "max" else "mean" if self.normalize else "sum"
-        return ops.merge(tokens, kept, merged, target, score_BN, how=how)
+        merged_tokens = ops.merge(tokens, kept, merged, target, weight_BN, how=how)
+        if self.inattentive != "conv":
+            return merged_tokens
+        x_BMC = ops.take(tokens.x_BNC, inattentive + tokens.num_prefix)
+        return ops.replace_last(merged_tokens, self._learned(layer, Convolution)(x_BMC, split.clusters))
+
+    def _weigh(self, layer: int, tokens: Tokens, inattentive: Tensor, score_BN: Tensor, split: Split) -> Tensor:
+        """How much each patch counts in its group: its score, but for inattentive ones where that is learned."""
+        if self.inattentive == "conv":
+            share_M = Convolution.shares(split.inattentive, split.clusters, score_BN)
+            return score_BN.scatter(1, inattentive, share_M.expand_as(inattentive))
+        if self.inattentive == "mlp":
+            factor_BM = self._learned(layer, Gate)(ops.take(tokens.x_BNC, inattentive + tokens.num_prefix))
+            return score_BN.scatter(1, inattentive, score_BN.gather(1, inattentive) * factor_BM.to(score_BN.dtype))
+        return score_BN
+
+    def _learned(self, layer: int, kind: type[L]) -> L:
+        if not isinstance(self.weights, kind):
+            raise ValueError(
+                f"{self.name}: block {layer} holds no weights for inattentive={self.inattentive!r}: apply the method "
+                "with reduce_tokens, which makes them; a method that is swapped in learns nothing new."
+            )
+        return self.weights
 
     def _match(self, tokens: Tokens, attentive: Tensor, pairs: int) -> tuple[Tensor, Tensor, Tensor]:
         """Attentive patches that stay, those that merge, and the position that each of these merges into."""
@@ -166,8 +213,6 @@ class BeyondAttentive(ScoredMethod):
 
     def _group(self, tokens: Tokens, inattentive: Tensor, clusters: int) -> tuple[Tensor, Tensor, Tensor]:
         """The same for the inattentive patches: group centres, members, and the group of each member."""
-        if self.inattentive == "spatial":
-            inattentive = inattentive.sort(dim=1).values
         if self.inattentive in ("cluster", "kmeans"):
             x = ops.take(tokens.x_BNC, inattentive + tokens.num_prefix)
             if self.inattentive == "cluster":

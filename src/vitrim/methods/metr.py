@@ -13,6 +13,7 @@ detached, mean over the batch, times T squared.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -21,6 +22,7 @@ from torch.nn.functional import kl_div
 
 from ..core.attention import Attention
 from ..core.method import Criterion, Method, ViTSpec
+from ..core.precision import widen
 from ..core.schedule import check_layers
 from ..core.stack import TRAINING_ONLY
 from ..core.tokens import Tokens
@@ -31,7 +33,7 @@ class METR(Method):
     """Train exit heads along with another method, so that early class attention can be trusted.
 
     method: what reduces the tokens; the paper's is EViT with fusion.
-    exits: blocks, 0-based, whose class token feeds a head; None takes the blocks that reduce.
+    exits: blocks, 0-based, whose class token feeds a head; None takes the blocks that reduce, at whatever keep rate.
     exit_weight, distill_weight: factors of the exits' losses and divergences. temperature: of the divergences.
     """
 
@@ -66,13 +68,15 @@ class METR(Method):
         if spec.num_classes < 1:
             raise ValueError(f"{self.name}: {spec.name} has no classifier, so its exits have nothing to predict.")
         for setting in ("exit_weight", "distill_weight"):
-            if not getattr(self, setting) >= 0:
+            if not _is_finite(getattr(self, setting)) or getattr(self, setting) < 0:
                 raise ValueError(f"{self.name}: {setting} must be at least 0, not {getattr(self, setting)!r}.")
-        if not self.temperature > 0:
+        if not _is_finite(self.temperature) or self.temperature <= 0:
             raise ValueError(f"{self.name}: temperature must be above 0, not {self.temperature!r}.")
         built = self.method.build(spec)
         exits = _reducing_layers(built, spec) if self.exits is None else self.exits
-        return replace(self, method=built, exits=check_layers(exits, spec.depth, self.name) if exits else ())
+        if self.exits is None and not exits:
+            raise ValueError(f"{self.name}: {self.method.name} reduces in no block, so name the exits' blocks.")
+        return replace(self, method=built, exits=check_layers(exits, spec.depth, f"{self.name}'s exits"))
 
     def num_kept(self, layer: int, num_patches: int) -> int:
         return self.method.num_kept(layer, num_patches)
@@ -81,11 +85,12 @@ class METR(Method):
         return self.method.extra_macs(layer, num_patches, spec)
 
     def make_weights(self, layer: int, spec: ViTSpec) -> nn.Module | None:
-        weights = self.method.make_weights(layer, spec) or nn.Module()
         assert self.exits is not None, "build() comes first"
+        weights = self.method.make_weights(layer, spec)
         if layer in self.exits:
+            weights = nn.Module() if weights is None else weights
             weights.add_module(TRAINING_ONLY, exit_head(spec.channels, spec.num_classes))
-        return weights if any(True for _ in weights.children()) else None
+        return weights
 
     def with_weights(self, weights: nn.Module | None) -> METR:
         return super(METR, replace(self, method=self.method.with_weights(weights))).with_weights(weights)
@@ -122,15 +127,21 @@ def exit_head(channels: int, num_classes: int) -> nn.Sequential:
 
 def divergence(student_BK: Tensor, teacher_BK: Tensor, temperature: float = 1.0) -> Tensor:
     """KL(teacher || student) of softened probabilities, mean over the batch, times T squared; teacher detached."""
-    student = (student_BK.float() / temperature).log_softmax(dim=1)
-    teacher = (teacher_BK.detach().float() / temperature).log_softmax(dim=1)
+    student = (widen(student_BK) / temperature).log_softmax(dim=1)
+    teacher = (widen(teacher_BK.detach()) / temperature).log_softmax(dim=1)
     return kl_div(student, teacher, reduction="batchmean", log_target=True) * temperature**2
 
 
 def _reducing_layers(method: Method, spec: ViTSpec) -> tuple[int, ...]:
-    num_patches, layers = spec.num_patches, []
+    """Where a built method reduces; the layers of a keep rate count at any rate, so that a warm-up may start at 1."""
+    layers = set(getattr(method, "layers", ()))
+    num_patches = spec.num_patches
     for layer in range(spec.depth):
         left = method.num_kept(layer, num_patches)
-        layers += [layer] if left < num_patches else []
+        layers |= {layer} if left < num_patches else set()
         num_patches = left
-    return tuple(layers)
+    return tuple(sorted(layers))
+
+
+def _is_finite(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)

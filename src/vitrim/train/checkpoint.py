@@ -19,7 +19,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-PREFIX = "step-"
+PREFIX, PARTIAL = "step-", ".part-"
 
 
 class TrainingError(RuntimeError):
@@ -27,33 +27,60 @@ class TrainingError(RuntimeError):
 
 
 def save(folder: Path, step: int, files: Mapping[str, Mapping[str, Tensor]], state: Mapping[str, Any]) -> Path:
-    """Write one checkpoint; it appears under its name only when all of it is on the disk."""
-    target, partial = folder / f"{PREFIX}{step:08d}", folder / f".part-{step:08d}"
+    """Write one checkpoint; it appears under its name only when all of it is on the disk.
+
+    TrainingError, with the earlier checkpoints as they were, if it cannot be written or holds NaN or infinity.
+    """
+    _check_finite(folder, step, files)
+    target, partial = folder / f"{PREFIX}{step:08d}", folder / f"{PARTIAL}{step:08d}"
     try:
-        shutil.rmtree(partial, ignore_errors=True)
+        clean(folder)
         partial.mkdir(parents=True)
         for name, tensors in files.items():
             save_file({key: value.contiguous() for key, value in tensors.items()}, partial / f"{name}.safetensors")
         (partial / "state.json").write_text(json.dumps({"step": step, **state}))
-        for path in partial.iterdir():
+        for path in (*partial.iterdir(), partial):
             sync(path)
-        shutil.rmtree(target, ignore_errors=True)  # the same step, from a run that was resumed before it
         os.replace(partial, target)
         sync(folder)
     except (OSError, SafetensorError) as error:  # safetensors reports a full disk as its own error
         shutil.rmtree(partial, ignore_errors=True)
-        last = latest(folder)
-        kept = f"the last whole checkpoint is {last}" if last else "there is no earlier checkpoint"
+        reason = " ".join(str(error).split())
         raise TrainingError(
-            f"the checkpoint of step {step} cannot be written to {folder} ({error}); {kept}."
+            f"the checkpoint of update {step} cannot be written to {folder} ({reason}); {last_words(folder)} "
+            "Start the same command again when this is put right."
         ) from error
     return target
+
+
+def last_words(folder: Path) -> str:
+    """A sentence on what a stopped run can go on from."""
+    last = latest(folder)
+    return f"The last checkpoint is whole: {last}." if last else "There is no checkpoint yet."
+
+
+def _check_finite(folder: Path, step: int, files: Mapping[str, Mapping[str, Tensor]]) -> None:
+    for name, tensors in files.items():
+        for key, value in tensors.items():
+            if value.is_floating_point() and not bool(value.isfinite().all()):
+                raise TrainingError(
+                    f"after update {step} the {name} holds NaN or infinity (in {key}), so it is not saved: lower lr, "
+                    f"raise warmup_epochs, or set clip_grad. {last_words(folder)}"
+                )
 
 
 def prune(folder: Path, keep: int) -> None:
     """Remove all but the newest `keep` checkpoints."""
     for old in _all(folder)[:-keep]:
-        shutil.rmtree(old)
+        hidden = old.with_name(f"{PARTIAL}old-{old.name}")  # half removed, it must not be taken for a checkpoint
+        os.replace(old, hidden)
+        shutil.rmtree(hidden, ignore_errors=True)
+
+
+def clean(folder: Path) -> None:
+    """Remove what a killed process left half written or half removed."""
+    for path in folder.glob(f"{PARTIAL}*"):
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def latest(folder: Path) -> Path | None:
@@ -65,11 +92,15 @@ def latest(folder: Path) -> Path | None:
 def load(checkpoint: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
     """Tensors by file name and the state of one checkpoint."""
     try:
-        tensors = {path.stem: load_file(path) for path in sorted(checkpoint.glob("*.safetensors"))}
         state = json.loads((checkpoint / "state.json").read_text())
+        tensors = {path.stem: load_file(path) for path in sorted(checkpoint.glob("*.safetensors"))}
+        missing = sorted({"model", "optimizer"} - tensors.keys())
+        if missing:
+            raise ValueError(f"{missing[0]}.safetensors is missing")
     except (OSError, ValueError, SafetensorError) as error:
+        reason = " ".join(str(error).split())
         raise TrainingError(
-            f"{checkpoint} cannot be read ({error}): remove it to go on from the one before."
+            f"{checkpoint} cannot be read ({reason}): remove it to go on from the one before."
         ) from error
     return tensors, state
 
@@ -83,27 +114,47 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def optimizer_tensors(optimizer: Any, module: nn.Module) -> dict[str, Tensor]:
-    """The optimiser's state as '<parameter>|<entry>' -> tensor, gathered from shards; numbers become tensors."""
-    names = {parameter: name for name, parameter in module.named_parameters()}
-    found: dict[str, Tensor] = {}
+def optimizer_state(optimizer: Any, module: nn.Module) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The optimiser's tensors as '<parameter>|<entry>', gathered from shards, and its plain values.
+
+    An entry that belongs to no parameter has an empty name in front. Values: of parameters and of groups, as JSON.
+    """
+    names: dict[Any, str] = {parameter: name for name, parameter in module.named_parameters()}
+    tensors: dict[str, Tensor] = {}
+    values: dict[str, Any] = {}
     for parameter, entries in optimizer.state.items():
+        if isinstance(parameter, str):
+            names[parameter], entries = "", {parameter: entries}
         for entry, value in entries.items():
-            if value is not None:
-                found[f"{names[parameter]}|{entry}"] = gathered(torch.as_tensor(value))
-    return found
+            if isinstance(value, Tensor):
+                tensors[f"{names[parameter]}|{entry}"] = gathered(value)
+            elif value is not None:
+                values[f"{names[parameter]}|{entry}"] = value
+    groups = [{key: each for key, each in group.items() if _is_plain(each)} for group in optimizer.param_groups]
+    return tensors, {"values": values, "groups": groups}
 
 
-def load_optimizer(optimizer: Any, module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
-    """Put back what `optimizer_tensors` took; TrainingError if it is of another model."""
+def load_optimizer(optimizer: Any, module: nn.Module, tensors: Mapping[str, Tensor], plain: Mapping[str, Any]) -> None:
+    """Put back what `optimizer_state` took; TrainingError if it is of another model."""
     parameters = dict(module.named_parameters())
-    for key, value in tensors.items():
+    for key, value in {**tensors, **plain["values"]}.items():
         name, _, entry = key.rpartition("|")
+        if not name:
+            optimizer.state[entry] = value
+            continue
         if name not in parameters:
             raise TrainingError(f"the optimiser's state is of another model: it knows a parameter {name}.")
         parameter = parameters[name]
-        like = value.shape == parameter.shape and value.dim() > 0
-        optimizer.state[parameter][entry] = scattered(value, parameter) if like else value
+        if isinstance(value, Tensor) and value.dim() > 0:  # single numbers stay on the CPU, as optimisers keep them
+            like = value.shape == parameter.shape
+            value = scattered(value, parameter, value.dtype) if like else value.to(parameter.device)
+        optimizer.state[parameter][entry] = value
+    for group, saved in zip(optimizer.param_groups, plain["groups"], strict=True):
+        group.update(saved)
+
+
+def _is_plain(value: object) -> bool:
+    return isinstance(value, int | float | str | bool)
 
 
 def model_tensors(module: nn.Module) -> dict[str, Tensor]:
@@ -132,14 +183,15 @@ def gathered(tensor: Tensor) -> Tensor:
     return (tensor if full is None else full()).detach().to("cpu", copy=True)
 
 
-def scattered(value: Tensor, like: Tensor) -> Tensor:
-    """A whole tensor, placed and sharded like another."""
+def scattered(value: Tensor, like: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+    """A whole tensor, placed and sharded like another, of its dtype unless told."""
+    value = value.to(like.device, dtype or like.dtype)
     if not hasattr(like, "full_tensor"):
-        return value.to(like.device, like.dtype)
+        return value
     from torch.distributed.tensor import distribute_tensor
 
     sharded: Any = like
-    return distribute_tensor(value.to(like.device, like.dtype), sharded.device_mesh, sharded.placements)
+    return distribute_tensor(value, sharded.device_mesh, sharded.placements)
 
 
 def _all(folder: Path) -> list[Path]:

@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from ..measure.images import ImageDataError, LabelledImages, open_image
+from .label_views import LabelMap, LabelViews, stacked
 
 Transform = Callable[[Image.Image], Tensor]
 MOST_IN_A_ROW = 100  # unreadable images before the folder is given up
@@ -32,42 +33,66 @@ class View(NamedTuple):
 
 
 class Views(NamedTuple):
-    """A batch for one process, and the files that could not be read with the reasons."""
+    """A batch for one process, and the files that could not be read with the reasons.
+
+    failure: why there is no batch, if there is none. Failures travel as values: an error that crosses from a worker
+    process to this one becomes a traceback.
+    """
 
     x_BCHW: Tensor
     labels_B: Tensor
     images_B: Tensor
     unreadable: dict[str, str]
+    label_maps: LabelMap | None = None  # for token labeling
+    failure: str = ""
 
 
 class ViewedImage(NamedTuple):
-    """One view, decoded and transformed."""
+    """One view, decoded and transformed; None where too many images in a row could not be read."""
 
-    x_CHW: Tensor
+    x_CHW: Tensor | None
     label: int
     image: int
     unreadable: dict[str, str]
+    label_map: LabelMap | None = None
 
 
 class TrainingImages(Dataset[ViewedImage]):
-    """Decodes and augments views; in place of an unreadable image comes the next one in the folder's order."""
+    """Decodes and augments views; in place of an unreadable image comes the next one in the folder's order.
 
-    def __init__(self, images: LabelledImages, transform: Transform, channels: int, seed: int):
+    label_views: makes the views in the transform's place where label maps go with them.
+    """
+
+    def __init__(
+        self,
+        images: LabelledImages,
+        transform: Transform,
+        channels: int,
+        seed: int,
+        label_views: LabelViews | None = None,
+    ):
         self.images, self.transform, self.channels, self.seed = images, transform, channels, seed
+        self.label_views = label_views
 
     def __getitem__(self, view: View) -> ViewedImage:
         unreadable: dict[str, str] = {}
         for step in range(min(MOST_IN_A_ROW, len(self.images))):
             index = (view.image + step) % len(self.images)
             try:
-                image = open_image(self.images.files[index], self.channels)
+                x_CHW, label_map = self._look(index, view.number)
             except ImageDataError as error:
                 unreadable[self.images.name(index)] = str(error)
                 continue
-            with seeded(self.seed, view.number):
-                x_CHW = self.transform(image)
-            return ViewedImage(x_CHW, self.images.labels[index], index, unreadable)
-        raise ImageDataError(f"{len(unreadable)} images in a row cannot be read, the last: {unreadable.popitem()[1]}")
+            return ViewedImage(x_CHW, self.images.labels[index], index, unreadable, label_map)
+        return ViewedImage(None, 0, view.image, unreadable)
+
+    def _look(self, index: int, number: int) -> tuple[Tensor, LabelMap | None]:
+        image = open_image(self.images.files[index], self.channels)
+        map_2THW = None if self.label_views is None else self.label_views.read(self.images.name(index))
+        with seeded(self.seed, number):
+            if self.label_views is None or map_2THW is None:
+                return self.transform(image), None
+            return self.label_views.look(image, map_2THW)
 
 
 class ViewSampler(Sampler[list[View]]):
@@ -162,9 +187,16 @@ def _collate(samples: list[ViewedImage]) -> Views:
     unreadable: dict[str, str] = {}
     for sample in samples:
         unreadable |= sample.unreadable
+    maps = [sample.label_map for sample in samples if sample.label_map is not None]
+    read = [sample.x_CHW for sample in samples if sample.x_CHW is not None]
+    if len(read) < len(samples):
+        lost = next(sample.unreadable for sample in samples if sample.x_CHW is None)
+        failure = f"{len(lost)} training images in a row cannot be read, the last: {list(lost.values())[-1]}"
+        return Views(torch.empty(0), torch.empty(0), torch.empty(0), unreadable, failure=failure)
     return Views(
-        torch.stack([sample.x_CHW for sample in samples]),
+        torch.stack(read),
         torch.tensor([sample.label for sample in samples]),
         torch.tensor([sample.image for sample in samples]),
         unreadable,
+        stacked(maps) if maps else None,
     )

@@ -1,51 +1,71 @@
-"""Top-1 on the validation images, shared by all processes."""
+"""Top-1 on the validation images, shared by all processes, of several models at once: each image is decoded once."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
 
-from ..measure.batches import ImageDataset, Transform
-from ..measure.images import LabelledImages
+from ..measure.batches import ImageDataset, Sample
+from ..measure.images import ImageDataError
+
+
+class Scores(NamedTuple):
+    """Top-1 in per cent by model, over the images that can be read; those that cannot, of this process's share."""
+
+    top1: dict[str, float]
+    unreadable: dict[str, str]
 
 
 @torch.no_grad()
-def accuracy(
-    model: nn.Module, images: LabelledImages, transform: Transform, channels: int, batch_size: int, accelerator: Any
-) -> float:
-    """Top-1 in per cent over the images that can be read; the model's mode is left as it was.
+def accuracies(
+    models: Mapping[str, nn.Module], dataset: ImageDataset, batch_size: int, accelerator: Any, workers: int = 0
+) -> Scores:
+    """Top-1 of each model; their modes are left as they were. ImageDataError if no image can be read.
 
     Every process takes as many batches as any other, since a sharded model needs all of them in each forward.
     """
-    dataset = ImageDataset(images, transform, channels)
-    mine = list(range(accelerator.process_index, len(images), accelerator.num_processes))
-    most = -(-len(images) // accelerator.num_processes)
-    hits = torch.zeros(2, device=accelerator.device)  # right ones, all
-    was_training = model.training
-    model.eval()
+    hits = torch.zeros(len(models), 2, device=accelerator.device)  # right ones, all
+    unreadable: dict[str, str] = {}
+    modes = {name: model.training for name, model in models.items()}
+    for model in models.values():
+        model.eval()
     try:
-        for start in range(0, most, batch_size):
-            samples = [dataset[i] for i in mine[start : start + batch_size]]
-            read = [(sample.x_CHW, sample.label) for sample in samples if sample.x_CHW is not None]
-            hits += _hits(model, read, dataset, accelerator)
+        for samples in _loader(dataset, batch_size, accelerator, workers):
+            unreadable |= {sample.name: sample.failure for sample in samples if sample.x_CHW is None}
+            x_BCHW, labels_B = _batch(samples, dataset, accelerator.device)
+            if x_BCHW is None:
+                continue
+            for i, model in enumerate(models.values()):
+                with accelerator.autocast():
+                    choice_B = model(x_BCHW).argmax(dim=1)
+                right = (choice_B[: len(labels_B)] == labels_B).sum()
+                hits[i] += torch.stack([right, torch.tensor(len(labels_B), device=right.device)])
     finally:
-        model.train(was_training)
-    right, count = accelerator.reduce(hits, "sum").tolist()
-    return 100 * right / max(1, count)
+        for name, model in models.items():
+            model.train(modes[name])
+    found = accelerator.reduce(hits, "sum").tolist()
+    if not all(count for _, count in found):
+        raise ImageDataError(f"none of the {len(dataset)} images in {dataset.images.folder} can be read.")
+    return Scores({name: 100 * right / count for name, (right, count) in zip(models, found, strict=True)}, unreadable)
 
 
-def _hits(model: nn.Module, read: list[Any], dataset: ImageDataset, accelerator: Any) -> torch.Tensor:
-    """Right answers and images of one batch; without any image, a forward for the others' sake."""
-    if not read:
-        first = next(sample.x_CHW for sample in (dataset[i] for i in range(len(dataset))) if sample.x_CHW is not None)
-        with accelerator.autocast():
-            model(first[None].to(accelerator.device))
-        return torch.zeros(2, device=accelerator.device)
-    x_BCHW = torch.stack([x for x, _ in read]).to(accelerator.device)
-    labels_B = torch.tensor([label for _, label in read], device=accelerator.device)
-    with accelerator.autocast():
-        logits_BK = model(x_BCHW)
-    right = (logits_BK.argmax(dim=1) == labels_B).sum()
-    return torch.stack([right, torch.tensor(len(read), device=right.device)]).float()
+def _loader(dataset: ImageDataset, batch_size: int, accelerator: Any, workers: int) -> DataLoader[Sample]:
+    mine = list(range(accelerator.process_index, len(dataset), accelerator.num_processes))
+    most = -(-len(dataset) // accelerator.num_processes)
+    batches = [mine[start : start + batch_size] for start in range(0, most, batch_size)]
+    return DataLoader(dataset, batch_sampler=batches, num_workers=workers, collate_fn=list)
+
+
+def _batch(samples: list[Sample], dataset: ImageDataset, device: torch.device) -> tuple[Tensor | None, Tensor]:
+    """Images and labels. Without any image, one for a forward that other processes wait for, and no label."""
+    read = [sample for sample in samples if sample.x_CHW is not None]
+    images = [sample.x_CHW for sample in read if sample.x_CHW is not None]
+    if not images:
+        any_image = (dataset[i].x_CHW for i in range(len(dataset)))
+        images = [x_CHW for x_CHW in any_image if x_CHW is not None][:1]
+    labels_B = torch.tensor([sample.label for sample in read], dtype=torch.long, device=device)
+    return (torch.stack(images).to(device) if images else None), labels_B

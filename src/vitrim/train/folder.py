@@ -8,10 +8,11 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from .checkpoint import TrainingError, sync
+from .checkpoint import TrainingError, last_words, sync
 from .recipe import Recipe, changed_fields
 
 
@@ -21,42 +22,83 @@ class RunFolder:
     def __init__(self, folder: Path, *, writes: bool = True, tensorboard: bool = False):
         self.folder, self.writes = folder, writes
         self.checkpoints, self.metrics = folder / "checkpoints", folder / "metrics.jsonl"
-        self.model = folder / "model"
+        self.model, self.recipe = folder / "model", folder / "recipe.json"
         self._board: Any = None
         self._wants_board = tensorboard and writes
+        self._first_step = 0  # the first update that this process may log
+        self._warned: set[str] | None = None
 
-    def claim(self, recipe: Recipe, facts: Mapping[str, Any]) -> None:
-        """Make the folder this recipe's; TrainingError if another run, or something else, is in it.
+    def check(self, recipe: Recipe, facts: Mapping[str, Any] | None = None) -> None:
+        """ValueError if the folder is no folder, or holds another run or something else; changes nothing.
 
         facts: what must not change either, such as the number and the classes of the images.
         """
-        wanted = json.loads(json.dumps({**recipe.as_json(), **facts}))
-        file = self.folder / "recipe.json"
-        if file.exists():
-            changed = changed_fields(json.loads(file.read_text()), wanted)
-            if changed:
-                raise TrainingError(
-                    f"{self.folder} holds a run of another recipe ({'; '.join(changed[:3])}): choose another folder, "
-                    "or the same recipe to go on."
-                )
-        elif self.folder.exists() and any(self.folder.iterdir()):
-            raise TrainingError(f"{self.folder} is not empty and holds no run: choose another folder.")
-        elif self.writes:
+        if self.folder.exists() and not self.folder.is_dir():
+            raise ValueError(f"the output {self.folder} is a file: name a folder.")
+        if not self.recipe.exists():
+            if self.folder.exists() and any(not path.name.startswith(".") for path in self.folder.iterdir()):
+                raise ValueError(f"the output folder {self.folder} is not empty and holds no run: name a new one.")
+            return
+        try:
+            old = dict(json.loads(self.recipe.read_text()))
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"{self.recipe} was not written by vitrim: name another output folder.") from error
+        wanted = _as_json(recipe, facts or {})
+        changed = changed_fields({name: old[name] for name in old if facts is not None or name in wanted}, wanted)
+        if changed:
+            raise ValueError(
+                f"{self.folder} holds a run of another recipe ({'; '.join(changed[:3])}"
+                f"{f'; and {len(changed) - 3} more' if len(changed) > 3 else ''}): name another folder, or take the "
+                "same recipe to go on."
+            )
+
+    def claim(self, recipe: Recipe, facts: Mapping[str, Any]) -> None:
+        """Make the folder this recipe's; ValueError as from `check`."""
+        self.check(recipe, facts)
+        if self.writes and not self.recipe.exists():
             self.folder.mkdir(parents=True, exist_ok=True)
-            write_whole(file, json.dumps(wanted, indent=1))
+            write_whole(self.recipe, json.dumps(_as_json(recipe, facts), indent=1))
 
     def log(self, entry: Mapping[str, Any]) -> None:
         """Append one line, and tell tensorboard."""
-        with self.metrics.open("a") as lines:
-            lines.write(json.dumps(entry) + "\n")
-        if self._wants_board:
-            self._tell_board(entry)
+        try:
+            with self.metrics.open("a") as lines:
+                lines.write(json.dumps(entry) + "\n")
+            if self._wants_board:
+                self._tell_board(entry)
+        except OSError as error:
+            raise self._stopped(error) from error
 
     def warn(self, text: str) -> None:
-        """Append one warning."""
-        if self.writes:
-            with (self.folder / "warnings.txt").open("a") as lines:
-                lines.write(text + "\n")
+        """Append one warning, unless it is there already."""
+        if not self.writes:
+            return
+        file = self.folder / "warnings.txt"
+        try:
+            if self._warned is None:
+                self._warned = set(file.read_text().splitlines()) if file.exists() else set()
+            if text not in self._warned:
+                self._warned.add(text)
+                with file.open("a") as lines:
+                    lines.write(text + "\n")
+        except OSError as error:
+            raise self._stopped(error) from error
+
+    def sync(self) -> None:
+        """Wait until all lines are on the disk."""
+        try:
+            if self.metrics.exists():
+                sync(self.metrics)
+            if self._board is not None:
+                self._board.flush()
+        except OSError as error:
+            raise self._stopped(error) from error
+
+    def _stopped(self, error: OSError) -> TrainingError:
+        return TrainingError(
+            f"the log of {self.folder} cannot be written ({error.strerror or error}). {last_words(self.checkpoints)} "
+            "Start the same command again when this is put right."
+        )
 
     def entries(self) -> list[dict[str, Any]]:
         """All lines logged so far; one cut off by a kill is left out."""
@@ -72,25 +114,34 @@ class RunFolder:
 
     def forget_after(self, step: int) -> None:
         """Drop lines of updates that will be made again."""
+        self._first_step = step + 1
         kept = [entry for entry in self.entries() if entry["step"] <= step]
-        write_whole(self.metrics, "".join(json.dumps(entry) + "\n" for entry in kept))
+        if self.metrics.exists():
+            write_whole(self.metrics, "".join(json.dumps(entry) + "\n" for entry in kept))
 
     def finish(self, summary: Mapping[str, Any]) -> None:
         """Write the summary."""
         write_whole(self.folder / "summary.json", json.dumps(summary, indent=1) + "\n")
+
+    def close(self) -> None:
+        """Let go of tensorboard's file; after a full disk there is no more to be had."""
         if self._board is not None:
-            self._board.close()
+            with suppress(OSError):
+                self._board.close()
+            self._board = None
 
     def _tell_board(self, entry: Mapping[str, Any]) -> None:
         if self._board is None:
             from torch.utils.tensorboard import SummaryWriter
 
-            self._board = SummaryWriter(self.folder / "tensorboard", purge_step=entry["step"])
+            self._board = SummaryWriter(self.folder / "tensorboard", purge_step=self._first_step)
         scalars = {"loss": entry["loss"], "lr": entry["lr"], "images_per_s": entry["images_per_s"]}
         scalars |= {f"loss/{name}": value for name, value in entry["parts"].items()}
         scalars |= {f"accuracy/{name}": value for name, value in entry["accuracy"].items()}
-        if isinstance(entry["keep_rate"], float):
-            scalars["keep_rate"] = entry["keep_rate"]
+        rates = entry["keep_rate"]
+        if rates is not None:
+            one = set(rates) if isinstance(rates, tuple) else {rates}
+            scalars |= {"keep_rate": one.pop()} if len(one) == 1 else {f"keep_rate/{i}": x for i, x in enumerate(rates)}
         for name, value in scalars.items():
             self._board.add_scalar(name, value, entry["step"])
 
@@ -98,6 +149,14 @@ class RunFolder:
 def write_whole(path: Path, text: str) -> None:
     """Write a file so that it is whole or as it was."""
     partial = path.with_name(f".{path.name}.part")
-    partial.write_text(text)
-    sync(partial)
-    os.replace(partial, path)
+    try:
+        partial.write_text(text)
+        sync(partial)
+        os.replace(partial, path)
+    except OSError:
+        partial.unlink(missing_ok=True)
+        raise
+
+
+def _as_json(recipe: Recipe, facts: Mapping[str, Any]) -> dict[str, Any]:
+    return json.loads(json.dumps({**recipe.as_json(), **facts}))

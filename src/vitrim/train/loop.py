@@ -9,19 +9,20 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
+from ..measure.images import ImageDataError
 from . import checkpoint
 from .checkpoint import TrainingError
 from .data import Views, ViewSampler, seed_all, view_loader
 from .folder import RunFolder
 from .setup import Setup
 from .warmup import keep_rates_at
+from .window import Window, first_unreal
 
 
 @dataclass
@@ -55,7 +56,17 @@ class Trainer:
         self.step, self.seconds = 0, 0.0
         self.unreadable: dict[str, str] = {}
         self.accuracy: dict[str, float] = {}
-        self.window = _Window()
+        self.window = Window()
+        self._check_parts(self._sampler())
+
+    def _check_parts(self, sampler: ViewSampler) -> None:
+        """ValueError where mixup cannot pair the images of one process; the sampler has checked the rest."""
+        part = sampler.batch_size // (sampler.world_size * sampler.accumulate)
+        if self.setup.mixup is not None and part % 2:
+            raise ValueError(
+                f"recipe: mixup and cutmix pair images, and each of {sampler.world_size} processes gets {part} at a "
+                "time: choose another batch_size or accumulate."
+            )
 
     def run(self) -> dict[str, float]:
         """Train to the end; the accuracies (top-1, per cent) of the last evaluation."""
@@ -69,17 +80,20 @@ class Trainer:
             saves = ends_epoch or self.step % self.recipe.checkpoint_every == 0
             if ends_epoch:
                 with self.window.paused():
-                    self.accuracy = self.setup.evaluate(self.recipe.eval_batch_size)
+                    self.accuracy = self._evaluate()
             if saves or self.step % self.recipe.log_every == 0:
                 self._log(self.accuracy if ends_epoch else {})
             if saves:
                 self._save()
-        if not self.accuracy:  # resumed after the last update
-            self.accuracy = self.setup.evaluate(self.recipe.eval_batch_size)
         return self.accuracy
 
-    def _batches(self) -> Iterator[list[Views]]:
-        sampler = ViewSampler(
+    def _evaluate(self) -> dict[str, float]:
+        found = self.setup.evaluate(self.recipe.eval_batch_size)
+        self._note(self.setup.unreadable)
+        return found
+
+    def _sampler(self) -> ViewSampler:
+        return ViewSampler(
             len(self.setup.train_images.images),
             batch_size=self.recipe.batch_size,
             num_steps=self.num_steps,
@@ -90,8 +104,10 @@ class Trainer:
             repeats=self.recipe.repeats,
             seed=self.recipe.seed,
         )
+
+    def _batches(self) -> Iterator[list[Views]]:
         pin = self.accelerator.device.type == "cuda"
-        views = iter(view_loader(self.setup.train_images, sampler, self.recipe.workers, pin=pin))
+        views = iter(view_loader(self.setup.train_images, self._sampler(), self.recipe.workers, pin=pin))
         for _ in range(self.step, self.num_steps):
             yield [next(views) for _ in range(self.recipe.accumulate)]
 
@@ -115,8 +131,10 @@ class Trainer:
 
     def _backward(self, views: Views, share: float) -> None:
         self._note(views.unreadable)
+        if views.failure:
+            raise ImageDataError(f"{views.failure} {checkpoint.last_words(self.folder.checkpoints)}")
         x_BCHW = views.x_BCHW.to(self.accelerator.device, non_blocking=True)
-        x_BCHW, target = self.setup.mix(x_BCHW, views.labels_B.to(self.accelerator.device), views.images_B)
+        x_BCHW, target = self.setup.mix(x_BCHW, views.labels_B.to(self.accelerator.device), views.label_maps)
         losses = self.task(x_BCHW, target)
         self.accelerator.backward(losses.loss * share)
         self.window.add(losses.loss.detach() * share, {k: v.detach() * share for k, v in losses.parts.items()})
@@ -139,20 +157,22 @@ class Trainer:
         self.unreadable |= unreadable
 
     def _log(self, accuracy: dict[str, float]) -> None:
-        loss, parts = self.window.means(self.accelerator)
-        if not math.isfinite(loss):
-            last = checkpoint.latest(self.folder.checkpoints)
+        for unreadable in self.setup.from_all(self.unreadable):  # each process decodes its own images
+            self._note(unreadable)
+        losses, parts = self.window.means(self.accelerator)
+        unreal = first_unreal(losses)
+        if unreal is not None:
             raise TrainingError(
-                f"the loss is {loss} at update {self.step}: lower lr, raise warmup_epochs, or set clip_grad. "
-                + (f"The last checkpoint is whole: {last}." if last else "There is no checkpoint yet.")
+                f"the loss is {losses[unreal]} at update {self.step - len(losses) + unreal + 1}: lower lr, raise "
+                f"warmup_epochs, or set clip_grad. {checkpoint.last_words(self.folder.checkpoints)}"
             )
         done = self.step / self.steps_per_epoch
-        progress = Progress(self.step, self.num_steps, done, loss, parts, accuracy=accuracy)
+        progress = Progress(self.step, self.num_steps, done, sum(losses) / len(losses), parts, accuracy=accuracy)
         progress.lr, progress.keep_rate = self.window.lr, self.window.keep_rate
         progress.images_per_s = self.window.images_per_s()
         left = (self.num_steps - self.step) * self.recipe.batch_size
         progress.seconds_left = left / progress.images_per_s if progress.images_per_s else 0.0
-        self.window = _Window()
+        self.window = Window()
         if self.accelerator.is_main_process:
             self.folder.log(progress.__dict__)
             if self.listener is not None:
@@ -160,18 +180,12 @@ class Trainer:
 
     def _save(self) -> None:
         """A checkpoint of this step, written by the first process; all gather what is sharded."""
-        module = self.accelerator.unwrap_model(self.task)
-        files = {
-            "model": checkpoint.model_tensors(module),
-            "optimizer": checkpoint.optimizer_tensors(self.setup.bare_optimizer, module),
-        }
-        if self.setup.ema is not None:
-            files["ema"] = checkpoint.model_tensors(self.setup.ema.module)
-        scaler = self.accelerator.scaler.state_dict() if self.accelerator.scaler is not None else None
-        state = {"seconds": self.seconds, "unreadable": self.unreadable, "scaler": scaler, "accuracy": self.accuracy}
         error = None
+        if self.setup.sharded or self.accelerator.is_main_process:
+            files, state = self._state()
         if self.accelerator.is_main_process:
             try:
+                self.folder.sync()  # no checkpoint is ahead of the log
                 checkpoint.save(self.folder.checkpoints, self.step, files, state)
                 checkpoint.prune(self.folder.checkpoints, self.recipe.checkpoints_kept)
             except TrainingError as caught:
@@ -179,57 +193,36 @@ class Trainer:
         if self.setup.any_process(error is not None):
             raise error or TrainingError("the first process could not write a checkpoint; see its error.")
 
+    def _state(self) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
+        """Everything that a resumed run needs: tensors by file, and the rest."""
+        module = self.accelerator.unwrap_model(self.task).model
+        tensors, plain = checkpoint.optimizer_state(self.setup.bare_optimizer, module)
+        files = {"model": checkpoint.model_tensors(module), "optimizer": tensors}
+        if self.setup.ema is not None:
+            files["ema"] = checkpoint.model_tensors(self.setup.ema.module)
+        state = {"seconds": self.seconds, "unreadable": self.unreadable, "accuracy": self.accuracy, "optimizer": plain}
+        scaler = self.accelerator.scaler
+        return files, state | {"scaler": None if scaler is None else scaler.state_dict()}
+
     def _resume(self) -> None:
         """Go on from the newest checkpoint, if there is one."""
         newest = checkpoint.latest(self.folder.checkpoints)
-        if newest is None:
-            return
-        tensors, state = checkpoint.load(newest)
-        module: nn.Module = self.accelerator.unwrap_model(self.task)
+        found = [None if path is None else path.name for path in self.setup.from_all(newest)]
+        if len(set(found)) > 1:
+            raise TrainingError(f"the processes see other checkpoints ({found}): they must share the output folder.")
+        if newest is not None:
+            self._load(*checkpoint.load(newest))
+        if self.accelerator.is_main_process:
+            checkpoint.clean(self.folder.checkpoints)
+            self.folder.forget_after(self.step)
+
+    def _load(self, tensors: dict[str, dict[str, Tensor]], state: dict[str, Any]) -> None:
+        module: nn.Module = self.accelerator.unwrap_model(self.task).model
         checkpoint.load_model_tensors(module, tensors["model"])
-        checkpoint.load_optimizer(self.setup.bare_optimizer, module, tensors["optimizer"])
+        checkpoint.load_optimizer(self.setup.bare_optimizer, module, tensors["optimizer"], state["optimizer"])
         if self.setup.ema is not None:
             checkpoint.load_model_tensors(self.setup.ema.module, tensors["ema"])
         if self.accelerator.scaler is not None and state["scaler"]:
             self.accelerator.scaler.load_state_dict(state["scaler"])
         self.step, self.seconds = state["step"], state["seconds"]
         self.unreadable, self.accuracy = state["unreadable"], state["accuracy"]
-        if self.accelerator.is_main_process:
-            self.folder.forget_after(self.step)
-
-
-class _Window:
-    """Sums since the last log line, left on the device until then."""
-
-    def __init__(self) -> None:
-        self.started = time.perf_counter()
-        self.loss: Tensor | float = 0.0
-        self.parts: dict[str, Tensor] = {}
-        self.updates = self.images = 0
-        self.lr = 0.0
-        self.keep_rate: float | tuple[float, ...] | None = None
-
-    def add(self, loss: Tensor, parts: dict[str, Tensor]) -> None:
-        self.loss = self.loss + loss
-        for name, part in parts.items():
-            self.parts[name] = self.parts.get(name, torch.zeros_like(part)) + part
-
-    def end_update(self, lr: float, keep_rate: float | tuple[float, ...] | None, images: int) -> None:
-        self.updates, self.images = self.updates + 1, self.images + images
-        self.lr, self.keep_rate = lr, keep_rate
-
-    def means(self, accelerator: Any) -> tuple[float, dict[str, float]]:
-        """Means over updates and processes."""
-        sums = torch.stack([torch.as_tensor(self.loss), *self.parts.values()]).float()
-        means = (accelerator.reduce(sums, "mean") / max(1, self.updates)).tolist()
-        return means[0], dict(zip(self.parts, means[1:], strict=True))
-
-    @contextmanager
-    def paused(self) -> Iterator[None]:
-        """Time inside does not count."""
-        began = time.perf_counter()
-        yield
-        self.started += time.perf_counter() - began
-
-    def images_per_s(self) -> float:
-        return self.images / max(1e-9, time.perf_counter() - self.started)

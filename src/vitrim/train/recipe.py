@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import importlib.util
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import MISSING, asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
@@ -121,6 +121,12 @@ class Recipe:
             raise ValueError("recipe: mixup and cutmix pair images, so each accumulated part must be even.")
         if (self.distillation == "none") != (self.teacher is None):
             raise ValueError("recipe: a teacher and a kind of distillation (soft, hard) go together.")
+        if self.token_labeling and (self.mixup or self.cutmix):
+            raise ValueError("recipe: token labeling mixes images itself (MixToken): set mixup 0 and cutmix 0.")
+        if self.token_labeling and self.teacher is not None:
+            raise ValueError("recipe: token labeling mixes images inside the model, unseen by a teacher: choose one.")
+        if self.label_maps is not None and not self.token_labeling:
+            raise ValueError("recipe: label_maps go with token labeling: set token_labeling true.")
         if self.ema_decay and self.sharding == "fsdp":
             raise ValueError(
                 "recipe: a moving average needs whole weights on each process; with fsdp, set ema_decay 0."
@@ -146,7 +152,7 @@ class Recipe:
             if name not in known:
                 close = difflib.get_close_matches(name, known, n=3) or sorted(known)
                 raise ValueError(f"a recipe has no field {name!r}; did you mean {', '.join(close)}?")
-        return replace(self, **{name: _read(name, value, known[name].type) for name, value in changes.items()})
+        return replace(self, **{name: _read(name, value, str(known[name].type)) for name, value in changes.items()})
 
     def as_json(self) -> dict[str, Any]:
         """All fields, as JSON would give them back."""
@@ -180,18 +186,27 @@ def changed_fields(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def _read(name: str, value: Any, annotation: Any) -> Any:
-    if not isinstance(value, str) or str(annotation) == "str":
-        return value
+def read_text(value: str) -> Any:
+    """What a text from the command line says: none, true, a number, a list, else the text itself."""
     if value.lower() in ("none", "null"):
         return None
-    if str(annotation).startswith("str"):
-        return value
     try:
         found = json.loads(value.lower() if value in ("True", "False") else value)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"recipe: {name} takes {annotation}, not {value!r}.") from error
-    return tuple(found) if isinstance(found, Sequence) and not isinstance(found, str) else found
+    except json.JSONDecodeError:
+        return value
+    return tuple(found) if isinstance(found, list) else found
+
+
+def _read(name: str, value: Any, annotation: str) -> Any:
+    """A value for one field; texts are read where the field is no text."""
+    if not isinstance(value, str) or annotation == "str":
+        return value
+    if annotation.startswith("str"):
+        return None if value.lower() in ("none", "null") else value
+    found = read_text(value)
+    if isinstance(found, str):
+        raise ValueError(f"recipe: {name} takes {annotation}, not {value!r}.")
+    return found
 
 
 def _is_number(value: object) -> bool:

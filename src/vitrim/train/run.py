@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import time
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from ..measure.macs import count_macs
+from ..compare.run_folder import locked
 from .folder import RunFolder
 from .loop import Listener, Trainer
+from .outcome import save_curves, save_model
 from .recipe import Recipe
 from .setup import Setup
+
+PATIENCE = 8  # seconds: the workers of a killed run hold its lock for up to five
 
 
 def run_recipe(
@@ -21,20 +26,46 @@ def run_recipe(
     that holds a run of the same recipe is resumed. Errors: ValueError and OSError for what does not fit,
     TrainingError where training cannot go on; the last checkpoint is whole in any case.
     """
-    output = Path(output)
+    RunFolder(Path(output)).check(recipe)  # before anything takes time
     setup = Setup(recipe, Path(data), cpu=cpu)
+    try:
+        return _run(setup, Path(output), listener)
+    finally:
+        setup.accelerator.end_training()
+
+
+def _run(setup: Setup, output: Path, listener: Listener | None) -> dict[str, Any]:
     main = setup.accelerator.is_main_process
-    folder = RunFolder(output, writes=main, tensorboard=recipe.tensorboard)
-    folder.claim(recipe, setup.facts)
-    setup.accelerator.wait_for_everyone()
+    folder = RunFolder(output, writes=main, tensorboard=setup.recipe.tensorboard)
     trainer = Trainer(setup, folder, listener)
-    accuracy = trainer.run()
-    summary = _summary(trainer, accuracy)
-    if main:
-        folder.finish(summary)
-    setup.accelerator.wait_for_everyone()
-    setup.accelerator.end_training()
+    with ExitStack() as held:
+        with setup.accelerator.main_process_first():  # the others find it claimed by this recipe
+            if main:
+                folder.check(setup.recipe, setup.facts)
+                _lock(output, held)
+            folder.claim(setup.recipe, setup.facts)
+        held.callback(folder.close)
+        accuracy = trainer.run()
+        summary = _summary(trainer, accuracy)
+        save_model(setup, folder, summary)
+        if main:
+            save_curves(folder)
+            folder.finish(summary)
+        setup.accelerator.wait_for_everyone()
     return summary
+
+
+def _lock(output: Path, held: ExitStack) -> None:
+    """Keep other runs out of the folder until held is closed; ValueError if one is at work there."""
+    last_try = time.monotonic() + PATIENCE
+    while True:
+        try:
+            held.enter_context(locked(output))
+            return
+        except ValueError:
+            if time.monotonic() >= last_try:
+                raise
+            time.sleep(0.2)
 
 
 def _summary(trainer: Trainer, accuracy: dict[str, float]) -> dict[str, Any]:
@@ -48,6 +79,6 @@ def _summary(trainer: Trainer, accuracy: dict[str, float]) -> dict[str, Any]:
         "seconds": round(trainer.seconds, 1),
         "images_per_s": round(sorted(speeds)[len(speeds) // 2], 1) if speeds else None,
         "unreadable_images": len(trainer.unreadable),
-        "gmacs": round(count_macs(setup.model) / 1e9, 4),
+        "gmacs": round(setup.gmacs, 4),
         **{name: round(value, 3) for name, value in accuracy.items()},
     }

@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from ..backbones.reader import find_stack
-from ..measure.evaluate import eval_transform
-from ..measure.images import SUFFIXES, ImageDataError, list_images
+from ..backbones.reader import find_stack, read_backbone
+from ..measure.batches import ImageDataset
+from ..measure.evaluate import eval_transform, input_size_of
+from ..measure.images import list_images
+from ..measure.macs import count_macs
+from .class_folders import classes_of, digest
 from .data import TrainingImages, Transform
-from .evaluation import accuracy
+from .evaluation import accuracies
+from .label_views import LabelMap, LabelViews
+from .processes import from_all, is_sharded, make_accelerator, name_shards
 from .recipe import Recipe
 from .start import start_model, start_teacher
-from .task import ClassificationTask
+from .task import ClassificationTask, TokenLabelingTask
+from .token_labeling import image_targets, label_map_targets, repeated
+
+T = TypeVar("T")
 
 
 class Setup:
@@ -23,29 +31,40 @@ class Setup:
 
     def __init__(self, recipe: Recipe, data: Path, *, cpu: bool = False):
         self.recipe = recipe
-        self.accelerator = _accelerator(recipe, cpu)
-        classes = class_folders(data / "train")
+        self.accelerator = make_accelerator(recipe, cpu)
+        classes = classes_of(data)
         num_classes = recipe.num_classes or len(classes)
         images = list_images(data / "train", num_classes)
         self.val_images = list_images(data / "val", num_classes)
+        self.unreadable: dict[str, str] = {}  # validation images that could not be read, with the reasons
         torch.manual_seed(recipe.seed)  # of a new head, and of random weights
         self.model, self.weights_from = start_model(recipe, classes)
-        channels = getattr(self.model, "in_chans", None) or 3
-        self.train_images = TrainingImages(images, training_transform(recipe, self.model), channels, recipe.seed)
+        channels, transform = input_size_of(self.model)[0], training_transform(recipe, self.model)
+        label_views = None if recipe.label_maps is None else LabelViews(Path(recipe.label_maps), transform)
+        if label_views is not None:
+            label_views.check([images.name(0)])
+        self.train_images = TrainingImages(images, transform, channels, recipe.seed, label_views)
         self.eval_transform = eval_transform(self.model)
         self.channels, self.num_classes = channels, num_classes
         self._set_up_reduction()
-        self._set_up_optimisation(start_teacher(recipe, classes))
+        self.bare_task = _task(recipe, self.model, start_teacher(recipe, classes, self.model))
+        self._set_up_optimisation()
 
     @property
     def facts(self) -> dict[str, Any]:
         """What else must be the same when a run is resumed."""
         images = self.train_images.images
-        return {"train_images": len(images), "val_images": len(self.val_images), "num_classes": self.num_classes}
+        return {
+            "train_images": len(images),
+            "val_images": len(self.val_images),
+            "num_classes": self.num_classes,
+            "images_digest": digest(images, self.val_images),
+        }
 
     def _set_up_reduction(self) -> None:
         found = find_stack(self.model)
         self.stack = None if found is None else found.stack
+        self.gmacs = count_macs(self.model) / 1e9
         method = None if self.stack is None else self.stack.method
         warms = self.recipe.keep_rate_start > 0 or self.recipe.keep_rate_epochs > 0
         self.target_rate: float | tuple[float, ...] | None = None
@@ -55,19 +74,11 @@ class Setup:
             reducing: Any = getattr(method, "method", method)  # METR's is inside
             self.target_rate = reducing.keep_rate
 
-    def _set_up_optimisation(self, teacher: nn.Module | None) -> None:
+    def _set_up_optimisation(self) -> None:
         from timm.optim import create_optimizer_v2
         from timm.utils import ModelEmaV3
 
-        recipe = self.recipe
-        task = ClassificationTask(
-            self.model,
-            label_smoothing=recipe.label_smoothing,
-            teacher=teacher,
-            distillation=recipe.distillation,
-            weight=recipe.distillation_weight,
-            temperature=recipe.distillation_temperature,
-        ).to(self.accelerator.device)
+        recipe, task = self.recipe, self.bare_task.to(self.accelerator.device)
         self.ema = ModelEmaV3(self.model, decay=recipe.ema_decay) if recipe.ema_decay else None
         task.listen()
         self.bare_optimizer: Any = create_optimizer_v2(
@@ -79,6 +90,8 @@ class Setup:
         )
         self.scheduler = self._scheduler()
         self.mixup = _mixup(recipe, self.num_classes)
+        blocks = list(read_backbone(self.model).blocks.children()) if self.stack is None else list(self.stack)
+        name_shards(self.accelerator, self.model, blocks)
         self.task, self.optimizer = self.accelerator.prepare(task, self.bare_optimizer)
         if recipe.compile:
             self.task.compile()
@@ -111,11 +124,22 @@ class Setup:
             self.stack.act(self.stack.method.at_keep_rate(rate))
             self._rate = rate
 
-    def mix(self, x_BCHW: Tensor, labels_B: Tensor, images_B: Tensor) -> tuple[Tensor, Tensor]:
-        """Images and targets after mixup and cutmix; images_B are their numbers in the folder."""
+    def mix(self, x_BCHW: Tensor, labels_B: Tensor, maps: LabelMap | None) -> tuple[Tensor, Any]:
+        """Images and targets after mixup and cutmix, or for token labeling: see the task's forward."""
+        if self.recipe.token_labeling:
+            return x_BCHW, self._token_targets(labels_B, maps)
         if self.mixup is None:
             return x_BCHW, labels_B
         return self.mixup(x_BCHW, labels_B)
+
+    def _token_targets(self, labels_B: Tensor, maps: LabelMap | None) -> tuple[Tensor, Tensor]:
+        """Targets of the images [B, K] and of their patches [B, P, K]: of the label maps, or the labels repeated."""
+        grid, smoothing = self.bare_task.grid, self.recipe.label_smoothing  # type: ignore[union-attr]
+        if maps is None:
+            target_BK = image_targets(labels_B, self.num_classes, smoothing)
+            return target_BK, repeated(target_BK, grid[0] * grid[1])
+        map_B2THW, crop_B4, flip_B = (part.to(labels_B.device) for part in maps)
+        return label_map_targets(map_B2THW, crop_B4, self.num_classes, grid, flip_B=flip_B, smoothing=smoothing)
 
     def evaluate(self, batch_size: int) -> dict[str, float]:
         """Top-1 in per cent on the validation images, of the model and of its moving average."""
@@ -126,31 +150,24 @@ class Setup:
         models = {"top1": self.model}
         if self.ema is not None:
             models["ema_top1"] = self.ema.module
-        images, transform = self.val_images, self.eval_transform
-        found = {
-            name: accuracy(model, images, transform, self.channels, batch_size, self.accelerator)
-            for name, model in models.items()
-        }
+        dataset = ImageDataset(self.val_images, self.eval_transform, self.channels)
+        scores = accuracies(models, dataset, batch_size, self.accelerator, self.recipe.workers)
+        self.unreadable |= {f"val/{name}": reason for name, reason in scores.unreadable.items()}
         self.accelerator.unwrap_model(self.task).listen()
-        return found
+        return scores.top1
+
+    @property
+    def sharded(self) -> bool:
+        """Whether each process holds a part of the weights only."""
+        return is_sharded(self.accelerator)
+
+    def from_all(self, mine: T) -> list[T]:
+        """What each process has to tell, in their order."""
+        return from_all(self.accelerator, mine)
 
     def any_process(self, here: bool) -> bool:
         """Whether it is so in any process."""
-        told = torch.tensor([float(here)], device=self.accelerator.device)
-        return bool(self.accelerator.reduce(told, "sum").item() > 0)
-
-
-def class_folders(folder: Path) -> list[str]:
-    """Names of the class folders with images in them, sorted. ImageDataError says what is missing."""
-    if not folder.is_dir():
-        raise ImageDataError(f"there is no folder {folder}: data holds train and val, each with its class folders.")
-    names = sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
-    if not names:
-        raise ImageDataError(f"{folder} holds no classes: wanted one sub-folder of images per class.")
-    empty = [name for name in names if not any(p.suffix.lower() in SUFFIXES for p in (folder / name).rglob("*"))]
-    if empty:
-        raise ImageDataError(f"{folder / empty[0]} holds no images: remove it, or fill it ({len(empty)} such folders).")
-    return names
+        return any(self.from_all(here))
 
 
 def training_transform(recipe: Recipe, model: nn.Module) -> Transform:
@@ -159,9 +176,8 @@ def training_transform(recipe: Recipe, model: nn.Module) -> Transform:
 
     timm_data: Any = data  # untyped
     config = timm_data.resolve_data_config({}, model=model)
-    size = config["input_size"] if recipe.img_size is None else (config["input_size"][0], *[recipe.img_size] * 2)
     transform: Transform = timm_data.create_transform(
-        size,
+        input_size_of(model),
         is_training=True,
         scale=recipe.crop_scale,
         hflip=recipe.hflip,
@@ -171,8 +187,22 @@ def training_transform(recipe: Recipe, model: nn.Module) -> Transform:
         mean=config["mean"],
         std=config["std"],
         re_prob=recipe.erasing,
+        re_mode="pixel",  # noise, as in the official code of DeiT and of LV-ViT
     )
     return transform
+
+
+def _task(recipe: Recipe, model: nn.Module, teacher: nn.Module | None) -> ClassificationTask:
+    if recipe.token_labeling:
+        return TokenLabelingTask(model, dense_weight=recipe.dense_weight)
+    return ClassificationTask(
+        model,
+        label_smoothing=recipe.label_smoothing,
+        teacher=teacher,
+        distillation=recipe.distillation,
+        weight=recipe.distillation_weight,
+        temperature=recipe.distillation_temperature,
+    )
 
 
 def _mixup(recipe: Recipe, num_classes: int) -> Any:
@@ -182,16 +212,3 @@ def _mixup(recipe: Recipe, num_classes: int) -> Any:
 
     timm_data: Any = data  # untyped
     return timm_data.Mixup(recipe.mixup, recipe.cutmix, label_smoothing=recipe.label_smoothing, num_classes=num_classes)
-
-
-def _accelerator(recipe: Recipe, cpu: bool) -> Any:
-    from accelerate import Accelerator, FullyShardedDataParallelPlugin
-
-    cpu = cpu or not torch.cuda.is_available()
-    if cpu and recipe.precision == "fp16":
-        raise ValueError("recipe: fp16 needs a GPU; on a CPU take bf16 or fp32.")
-    plugin = None
-    if recipe.sharding == "fsdp":
-        plugin = FullyShardedDataParallelPlugin(fsdp_version=2, reshard_after_forward=True)
-    precision = "no" if recipe.precision == "fp32" else recipe.precision
-    return Accelerator(cpu=cpu, mixed_precision=precision, fsdp_plugin=plugin)

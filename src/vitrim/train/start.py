@@ -1,13 +1,15 @@
 """The model that a recipe starts from: built for the data's classes and resolution, with the weights it names.
 
 EViT's oracle initialisation is this with the checkpoint of a fully trained model of the same architecture, and its
-training at a higher resolution is this with another img_size: position embeddings are resampled.
+training at a higher resolution is this with another img_size: position embeddings are resampled. Nothing is frozen.
+EViT's fine-tuning keeps the model in eval mode, which here is drop_path 0 and dropout 0.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,80 +17,149 @@ import torch
 from torch import Tensor, nn
 
 from ..api import method_from, reduce_tokens
-from ..load import build_model, load_model, read_checkpoint, resample_positions
+from ..core.stack import TRAINING_ONLY, WEIGHTS
+from ..load import adapt_state, build_model, check_fit, load_model, read_checkpoint, resample_positions
 from .recipe import Recipe
 
+PRETRAINED = "pretrained"  # the checkpoint that stands for timm's own weights
+WEIGHTS_FILE = "model.safetensors"  # in a folder of save_pretrained, and in a checkpoint of a run
 WNID = re.compile(r"n\d{8}")
+
+
+@dataclass(frozen=True)
+class Start:
+    """Which weights go into a model, and for which classes."""
+
+    model: str
+    checkpoint: str
+    img_size: int | None
+    num_classes: int
+    class_folders: Sequence[str]
+    new_head: bool = False
+
+    def rows(self, num_rows: int) -> Tensor | None:
+        """Rows of an ImageNet classifier that are the data's classes, in their order; None if they are not known."""
+        from timm.data import ImageNetInfo, infer_imagenet_subset
+
+        subset = infer_imagenet_subset({"num_classes": num_rows})
+        named = len(self.class_folders) == self.num_classes and all(map(WNID.fullmatch, self.class_folders))
+        if subset is None or not named:
+            return None
+        info: Any = ImageNetInfo(subset)  # untyped
+        known = {wnid: i for i, wnid in enumerate(info.label_names())}
+        rows = [known.get(name, -1) for name in self.class_folders]
+        return None if -1 in rows else torch.tensor(rows)
 
 
 def start_model(recipe: Recipe, class_folders: Sequence[str]) -> tuple[nn.Module, str]:
     """The model of a recipe with its tokens reduced, in training mode, and a line on where its weights come from."""
-    settings: dict[str, Any] = {"num_classes": recipe.num_classes or len(class_folders)}
-    settings |= {"drop_path_rate": recipe.drop_path} if recipe.drop_path else {}
-    settings |= {"proj_drop_rate": recipe.dropout} if recipe.dropout else {}
-    model = build_model(recipe.model, img_size=recipe.img_size, **settings)
-    said = "random weights"
-    if recipe.checkpoint is not None:
-        said = _load(model, recipe, class_folders)
+    num_classes = recipe.num_classes or len(class_folders)
+    model = _build(recipe, num_classes)
     if recipe.method is not None:
         reduce_tokens(model, method_from(recipe.method, **recipe.settings))
+    said = "random weights"
+    if recipe.checkpoint is not None:
+        new = recipe.head == "new"
+        said = _load(
+            model, Start(recipe.model, recipe.checkpoint, recipe.img_size, num_classes, class_folders, new_head=new)
+        )
     if recipe.grad_checkpointing:
         model.set_grad_checkpointing()  # type: ignore[operator]
     return model.train(), said
 
 
-def start_teacher(recipe: Recipe, class_folders: Sequence[str]) -> nn.Module | None:
-    """The teacher of a recipe, with all its tokens; its head is adapted like the student's."""
+def start_teacher(recipe: Recipe, class_folders: Sequence[str], student: nn.Module) -> nn.Module | None:
+    """The teacher of a recipe, with all its tokens; it sees the student's images, and must know the same classes."""
     if recipe.teacher is None:
         return None
-    teacher = build_model(
-        recipe.teacher, img_size=recipe.img_size, num_classes=recipe.num_classes or len(class_folders)
-    )
-    start = recipe.override({"model": recipe.teacher, "checkpoint": recipe.teacher_checkpoint or "pretrained"})
-    _load(teacher, start, class_folders)
+    num_classes = recipe.num_classes or len(class_folders)
+    checkpoint, size = recipe.teacher_checkpoint or PRETRAINED, recipe.img_size
+    try:
+        teacher = build_model(recipe.teacher, img_size=size, num_classes=num_classes)
+    except ValueError as error:
+        if "'img_size'" not in str(error):
+            raise
+        size = None  # a convolutional network takes images of any size
+        teacher = build_model(recipe.teacher, num_classes=num_classes)
+    said = _load(teacher, Start(recipe.teacher, checkpoint, size, num_classes, class_folders))
+    if said.endswith("a new head"):
+        raise ValueError(
+            f"the teacher {recipe.teacher} was not trained on these {num_classes} classes: set teacher_checkpoint to "
+            "weights that were."
+        )
+    for entry in ("mean", "std"):
+        theirs, ours = ((getattr(each, "pretrained_cfg", None) or {}).get(entry) for each in (teacher, student))
+        if theirs != ours:
+            raise ValueError(
+                f"the teacher {recipe.teacher} wants images of {entry} {theirs} and the model of {ours}: choose a "
+                "teacher that was trained on images normalised alike."
+            )
     return teacher
 
 
-def _load(model: nn.Module, recipe: Recipe, class_folders: Sequence[str]) -> str:
-    name = str(recipe.checkpoint)
-    if name == "pretrained":
-        state = load_model(recipe.model, img_size=recipe.img_size).state_dict()
-    else:
-        state = read_checkpoint(Path(name))
-    if recipe.img_size is not None:
-        state = resample_positions(model, state)
+def _build(recipe: Recipe, num_classes: int) -> nn.Module:
+    """The recipe's model with random weights; ValueError where it does not take drop_path or dropout."""
+    from ..models.lvvit import LVViT
+
+    settings: dict[str, Any] = {"num_classes": num_classes}
+    settings |= {"drop_path_rate": recipe.drop_path} if recipe.drop_path else {}
+    if recipe.dropout:  # of positions, attention's output and MLPs; timm's ViT means the head by drop_rate
+        plain = build_model(recipe.model, img_size=recipe.img_size)
+        names = ("drop_rate",) if isinstance(plain, LVViT) else ("pos_drop_rate", "proj_drop_rate")
+        settings |= dict.fromkeys(names, recipe.dropout)
+    try:
+        return build_model(recipe.model, img_size=recipe.img_size, **settings)
+    except TypeError as error:
+        raise ValueError(f"recipe: {recipe.model} does not take {', '.join(settings)}: {error}.") from error
+
+
+def _load(model: nn.Module, start: Start) -> str:
+    """Put the weights into the model; what a method learns may be new, all else must fit."""
     own = model.state_dict()
-    num_classes = recipe.num_classes or len(class_folders)
-    heads = [key for key in own if key in state and _differs_in_classes(own[key], state[key], num_classes)]
-    wrong = sorted(own.keys() ^ state.keys())
-    wrong += [key for key in own if key in state and own[key].shape != state[key].shape and key not in heads]
-    if wrong:
-        raise ValueError(
-            f"{name} is not a checkpoint of {recipe.model}: {len(wrong)} tensors are missing, unknown or of another "
-            f"shape, such as {wrong[0]}."
-        )
-    rows = _rows(recipe, class_folders, len(state[heads[0]])) if heads else None
+    state, learned = _read(model, start)
+    heads = [key for key in _classifiers(model) if key in state and key not in learned]
+    same = all(len(state[key]) == start.num_classes for key in heads)
+    rows = None if start.new_head or same or not heads else start.rows(len(state[heads[0]]))
+    fresh = start.new_head or (rows is None and not same)
     for key in heads:
-        state[key] = own[key] if rows is None else state[key][rows]
+        if fresh:
+            state[key] = own[key]
+        elif rows is not None and len(state[key]) != start.num_classes:
+            state[key] = state[key][rows]
+    check_fit(model, state, start.model, Path(start.checkpoint))
     model.load_state_dict(state)
-    if not heads:
-        return f"weights of {name}"
-    return f"weights of {name}, " + ("with a new head" if rows is None else "its head kept for the data's classes")
+    said = f"weights of {start.checkpoint}"
+    if learned:
+        said += ", new weights of the method"
+    if fresh:
+        return f"{said}, a new head"
+    return said if rows is None else f"{said}, its head's rows for these classes"
 
 
-def _differs_in_classes(own: Tensor, other: Tensor, num_classes: int) -> bool:
-    """Whether two tensors of a classifier differ in the number of classes alone."""
-    return own.dim() > 0 and len(own) == num_classes != len(other) and own.shape[1:] == other.shape[1:]
+def _read(model: nn.Module, start: Start) -> tuple[dict[str, Tensor], list[str]]:
+    """The weights to start from, at the model's resolution, and which of the method's are not among them, so are new.
+
+    What another method learned is left out.
+    """
+    if start.checkpoint == PRETRAINED:
+        state = dict(load_model(start.model, img_size=start.img_size).state_dict())
+    else:
+        path = Path(start.checkpoint)
+        state = read_checkpoint(path / WEIGHTS_FILE if path.is_dir() else path)
+        state = adapt_state(model, state) if start.img_size is None else resample_positions(model, state)
+    own, mark = model.state_dict(), f".{WEIGHTS}."
+    state = {key: value for key, value in state.items() if mark not in key or key in own}
+    new = [key for key in own if mark in key and key not in state]
+    return state | {key: own[key] for key in new}, new
 
 
-def _rows(recipe: Recipe, class_folders: Sequence[str], num_rows: int) -> Tensor | None:
-    """Rows of an ImageNet classifier that are the data's classes, in their order; None to start the head anew."""
-    from timm.data import ImageNetInfo, infer_imagenet_subset
-
-    subset = infer_imagenet_subset({"num_classes": num_rows})
-    if recipe.head == "new" or subset is None or not all(map(WNID.fullmatch, class_folders)):
-        return None
-    info: Any = ImageNetInfo(subset)  # untyped
-    known = {wnid: i for i, wnid in enumerate(info.label_names())}
-    rows = [known.get(name, -1) for name in class_folders]
-    return None if -1 in rows else torch.tensor(rows)
+def _classifiers(model: nn.Module) -> Iterator[str]:
+    """The tensors whose first axis is the classes: of the model's heads and of METR's exits."""
+    cfg = getattr(model, "pretrained_cfg", None) or {}
+    names = cfg.get("classifier") or "head"
+    found = [names] if isinstance(names, str) else list(names)
+    for name, module in model.named_modules():
+        if name.endswith(f".{WEIGHTS}.{TRAINING_ONLY}"):
+            last = [child for child, _ in module.named_children()][-1]
+            found.append(f"{name}.{last}")
+    return (key for key in model.state_dict() if key.rpartition(".")[0] in found)

@@ -14,6 +14,7 @@ from torch.nn.functional import cross_entropy, kl_div
 from ..backbones.reader import find_stack
 from ..core.stack import TokenStack
 from ..core.tokens import Tokens
+from .token_labeling import mix_box, reduced_targets, token_labeling_loss
 
 
 class Losses(NamedTuple):
@@ -27,8 +28,8 @@ class Losses(NamedTuple):
 class ClassificationTask(nn.Module):
     """Cross-entropy, the method's own losses, and distillation from a teacher.
 
-    Targets are class indices [B], or probabilities [B, K] (mixup, token labels). The teacher is frozen and not part
-    of the state_dict. distillation (DeiT, eq. 2 and 3): soft is KL(teacher || student) times T squared; hard is the
+    Targets are class indices [B], or probabilities [B, K] (mixup). The teacher is frozen and not part of the
+    state_dict. distillation (DeiT, eq. 2 and 3): soft is KL(teacher || student) times T squared; hard is the
     cross-entropy with the teacher's choice; the total is (1 - weight) times the rest, plus weight times it.
     """
 
@@ -36,6 +37,7 @@ class ClassificationTask(nn.Module):
     teacher: nn.Module | None
     outbox: list[Tokens]
     stack: TokenStack | None
+    traces = False  # whether the losses need to know which token holds which patch
 
     def __init__(
         self,
@@ -59,27 +61,28 @@ class ClassificationTask(nn.Module):
     def listen(self) -> None:
         """From now on, hear what the method tells; needed before a forward."""
         if self.stack is not None:
-            self.stack.publish_into(self.outbox)
+            self.stack.publish_into(self.outbox, traced=self.traces)
 
-    def forward(self, x_BCHW: Tensor, target: Tensor) -> Losses:
+    def forward(self, x_BCHW: Tensor, target: Any) -> Losses:
         """Losses of one batch."""
         self.outbox.clear()
-        output = self.model(x_BCHW)
-        return self._sum(x_BCHW, target, output, self._published())
+        logits_BK: Tensor = self.model(x_BCHW)
+        tokens = self._published()
+        parts = {"class": self.criterion(logits_BK, target)} | self._of_method(tokens, logits_BK, target)
+        if self.teacher is not None:
+            parts = {name: (1 - self.weight) * part for name, part in parts.items()}
+            parts["teacher"] = self.weight * self._distil(x_BCHW, logits_BK)
+        return _losses(parts, logits_BK)
 
     def _published(self) -> Tokens | None:
         tokens = self.outbox[0] if self.outbox else None
         self.outbox.clear()  # the graph lives no longer than the loss
         return tokens
 
-    def _sum(self, x_BCHW: Tensor, target: Tensor, logits_BK: Tensor, tokens: Tokens | None) -> Losses:
-        parts = {"class": self.criterion(logits_BK, target)}
-        if self.stack is not None and tokens is not None and tokens.carry:
-            parts |= self.stack.method.losses(tokens.carry, logits_BK, lambda x_BK: self.criterion(x_BK, target))
-        if self.teacher is not None:
-            parts = {name: (1 - self.weight) * part for name, part in parts.items()}
-            parts["teacher"] = self.weight * self._distil(x_BCHW, logits_BK)
-        return Losses(torch.stack(list(parts.values())).sum(), parts, logits_BK)
+    def _of_method(self, tokens: Tokens | None, logits_BK: Tensor, target: Tensor) -> dict[str, Tensor]:
+        if self.stack is None or tokens is None or not tokens.carry:
+            return {}
+        return self.stack.method.losses(tokens.carry, logits_BK, lambda x_BK: self.criterion(x_BK, target))
 
     def criterion(self, logits_BK: Tensor, target: Tensor) -> Tensor:
         """Cross-entropy in fp32; probabilities are taken as they are, without label smoothing."""
@@ -100,3 +103,40 @@ class ClassificationTask(nn.Module):
         if self.teacher is not None:
             self.teacher.to(*args, **kwargs)
         return super().to(*args, **kwargs)
+
+
+class TokenLabelingTask(ClassificationTask):
+    """Token labeling: every token that leaves the last block has a target of its own; see `token_labeling`.
+
+    model: an LV-ViT, which is made to return its dense output in training. Targets are those of the images before the
+    MixToken box, ([B, K], [B, P, K]). The losses of a method, such as METR's exits, take the class logits without the
+    tokens' maximum, and the class target as the box mixed it.
+    """
+
+    traces = True
+
+    def __init__(self, model: nn.Module, *, dense_weight: float):
+        if not hasattr(model, "aux_head") or not hasattr(model, "return_dense"):
+            raise ValueError(
+                f"token labeling needs a model with a head on every token, and {type(model).__name__} has none: choose "
+                "lvvit_tiny, lvvit_small or lvvit_medium."
+            )
+        super().__init__(model)
+        lv: Any = model
+        lv.return_dense = True
+        self.dense_weight, self.grid = dense_weight, lv.patch_embed.grid_size
+
+    def forward(self, x_BCHW: Tensor, target: Any) -> Losses:
+        """Losses of one batch; in training mode alone."""
+        self.outbox.clear()
+        cls_BK, aux_BNK, box = self.model(x_BCHW)
+        tokens = self._published()
+        target_BK, target_BNK = mix_box(*target, box, self.grid)
+        if tokens is not None and tokens.source_BP is not None:
+            target_BNK = reduced_targets(target_BNK, tokens.source_BP, aux_BNK.shape[1], tokens.num_prefix)
+        parts = token_labeling_loss(cls_BK, aux_BNK, target_BK, target_BNK, dense_weight=self.dense_weight)
+        return _losses(parts | self._of_method(tokens, cls_BK, target_BK), cls_BK)
+
+
+def _losses(parts: dict[str, Tensor], logits_BK: Tensor) -> Losses:
+    return Losses(torch.stack(list(parts.values())).sum(), parts, logits_BK)

@@ -1,0 +1,38 @@
+"""The multi-scale models of `vitrim.models.multiscale`: their first blocks run as a whole, the others are timm's."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from torch import nn
+
+from ..core.method import ViTSpec
+from ..core.stack import OpaqueReader
+from ..models.multiscale import MultiscaleBlock, MultiscaleViT
+from . import timm
+from .reader import Backbone, Place
+
+READERS = {**timm.READERS, MultiscaleBlock: OpaqueReader()}
+
+
+def place(model: nn.Module) -> Place | None:
+    """Where the model keeps its blocks; None if it is no multi-scale model."""
+    return timm.place(model) if isinstance(model, MultiscaleViT) else None
+
+
+def read(model: Any) -> Backbone:
+    """The backbone of a multi-scale model; its tokens can be reduced from block `fusion_layer` on."""
+    backbone = timm.read(model, READERS)
+    opaque_macs = _opaque_macs(model, backbone.spec)
+    return replace(backbone, spec=replace(backbone.spec, opaque_layers=model.fusion_layer, opaque_macs=opaque_macs))
+
+
+def _opaque_macs(model: Any, spec: ViTSpec) -> int:
+    """Multiply-adds of the blocks that carry both groups, for one image."""
+    high, low = 1 + spec.num_patches, 1 + spec.num_patches // 4
+    attention = 2 * (low * spec.attention_macs + 2 * low**2 * spec.attention_channels)  # as many 2x2 means as low ones
+    block = attention + (high + low) * spec.mlp_macs
+    kernels = model.blocks[model.fusion_layer - 1].fusion.children()
+    fusion = spec.num_patches * sum(convolution.weight.numel() for convolution in kernels)
+    return int(model.fusion_layer * block + fusion)
