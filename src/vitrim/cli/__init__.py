@@ -15,7 +15,7 @@ from .cls_quality import cls_quality
 from .compare import compare
 from .measure import benchmark, evaluate, macs
 from .show import doctor, draw, methods
-from .train import EXTRA, train
+from .train import EXTRA, TrainCommand, train
 
 USER_ERROR, INTERRUPTED = 2, 130  # exit codes
 UsageError: Any = typer.BadParameter.__base__  # typer has come with and without click; this is in both
@@ -91,4 +91,4 @@ def _main(
 
 for command in (compare, evaluate, benchmark, anytime, macs, cls_quality, draw, doctor, methods):
     app.command()(command)
-app.command(context_settings=EXTRA)(train)
+app.command(cls=TrainCommand, context_settings=EXTRA)(train)

@@ -3,16 +3,50 @@
 from __future__ import annotations
 
 import os
+import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.core import TyperCommand
+
+from . import terminal
 
 if TYPE_CHECKING:
     from ..train.loop import Progress
     from ..train.recipe import Recipe
 
 EXTRA = {"allow_extra_args": True, "ignore_unknown_options": True}
+STOPPED = 3  # exit code: the run cannot go on, and its last checkpoint is whole
+
+
+class TrainCommand(TyperCommand):
+    """A command whose help ends with the fields of a recipe."""
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        """The options, then every field with its default."""
+        super().format_help(ctx, formatter)
+        table = terminal.table("field", "default", last="of a recipe; each is an option too")
+        for name, default, comment in recipe_fields():
+            table.add_row(f"--{name.replace('_', '-')}" if default else f"[bold]{name}", default, comment)
+        terminal.show(table)
+
+
+def recipe_fields() -> Iterator[tuple[str, str, str]]:
+    """Name, default and comment of each field, as the file of Recipe has them; titles have no default."""
+    import inspect
+
+    from ..train import recipe
+
+    source = inspect.getsource(recipe.Recipe).partition("    def ")[0]
+    for line in source.splitlines():
+        field = re.fullmatch(r"    (\w+): ([^=#]+?)(?: = (.+?))?(?:  # (.*))?", line)
+        if field:
+            default = {None: "(none: a must)", "field(default_factory=dict)": "{}"}.get(field[3], field[3])
+            yield field[1], default or "", field[4] or ""
+        elif title := re.fullmatch(r"    # (.*)", line):
+            yield title[1], "", ""
 
 
 def train(
@@ -25,7 +59,7 @@ def train(
 ) -> None:
     """Train or fine-tune by a RECIPE; every field of it is an option: --lr 1e-4, --settings.keep_rate 0.5.
 
-    On several GPUs or machines: torchrun --nproc-per-node 8 -m vitrim train RECIPE ...
+    The fields are below; --show prints them as a recipe has them. On several GPUs or machines: torchrun --nproc-per-node 8 -m vitrim train RECIPE ...
     """
     from ..train.recipe import load_recipe
 
@@ -35,10 +69,17 @@ def train(
             typer.echo(f"{name} = {value!r}")
         return
     _check_extra()
+    from ..train.checkpoint import TrainingError
     from ..train.run import run_recipe
 
     chief = int(os.environ.get("RANK", "0")) == 0
-    summary = run_recipe(wanted, data, output, listener=_line if chief else None, cpu=cpu)
+    try:
+        summary = run_recipe(wanted, data, output, listener=_line if chief else None, cpu=cpu)
+    except TrainingError as error:
+        if os.environ.get("VITRIM_DEBUG"):
+            raise
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(STOPPED) from error
     if chief:
         _tell(summary, output)
 

@@ -10,9 +10,11 @@ import difflib
 import importlib.util
 import json
 from collections.abc import Mapping
-from dataclasses import MISSING, asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
+
+from .recipe_checks import check_kinds, check_optional, is_number
 
 # Fields that change how a run is carried out, not what it computes: a run may be resumed with others.
 MACHINE_FIELDS = frozenset(("workers", "log_every", "checkpoint_every", "checkpoints_kept", "tensorboard"))
@@ -22,6 +24,7 @@ CHOICES: Mapping[str, tuple[object, ...]] = {
     "distillation": ("none", "soft", "hard"),
     "sharding": ("ddp", "fsdp"),
     "head": ("auto", "new"),
+    "schedule": ("cosine", "tanh"),  # those of timm that the fields describe in full
 }
 AT_LEAST: Mapping[str, float] = {
     "epochs": 0.001, "batch_size": 1, "accumulate": 1, "lr": 0, "min_lr": 0, "warmup_lr": 0, "warmup_epochs": 0,
@@ -56,7 +59,7 @@ class Recipe:
     batch_size: int = 512  # images per update, over all processes and accumulated steps
     accumulate: int = 1
     optimizer: str = "adamw"  # any of timm's
-    schedule: str = "cosine"  # any of timm's
+    schedule: str = "cosine"  # or tanh
     lr: float = 5e-4
     lr_batch: int | None = 512  # None: lr is meant for any batch
     min_lr: float = 1e-6
@@ -101,14 +104,17 @@ class Recipe:
     tensorboard: bool = True
 
     def __post_init__(self) -> None:
+        check_kinds(self)
+        check_optional(self)
+        object.__setattr__(self, "crop_scale", tuple(self.crop_scale))
         for name, choices in CHOICES.items():
             if getattr(self, name) not in choices:
                 raise ValueError(f"recipe: {name} must be one of {', '.join(map(str, choices))}, not {self._of(name)}.")
         for name, least in AT_LEAST.items():
-            if not _is_number(getattr(self, name)) or not getattr(self, name) >= least:
+            if not is_number(getattr(self, name)) or not getattr(self, name) >= least:
                 raise ValueError(f"recipe: {name} must be a number of at least {least:g}, not {self._of(name)}.")
         for name in SHARES:
-            if not _is_number(getattr(self, name)) or not 0 <= getattr(self, name) <= 1:
+            if not is_number(getattr(self, name)) or not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"recipe: {name} must be a number from 0 to 1, not {self._of(name)}.")
         self._check_sense()
 
@@ -152,7 +158,7 @@ class Recipe:
             if name not in known:
                 close = difflib.get_close_matches(name, known, n=3) or sorted(known)
                 raise ValueError(f"a recipe has no field {name!r}; did you mean {', '.join(close)}?")
-        return replace(self, **{name: _read(name, value, str(known[name].type)) for name, value in changes.items()})
+        return replace(self, **{name: _read(value, str(known[name].type)) for name, value in changes.items()})
 
     def as_json(self) -> dict[str, Any]:
         """All fields, as JSON would give them back."""
@@ -170,8 +176,12 @@ def load_recipe(path: Path | str) -> Recipe:
     module = importlib.util.module_from_spec(specification)
     try:
         specification.loader.exec_module(module)
-    except TypeError as error:  # an unknown or missing field
-        raise ValueError(f"{path}: {str(error).replace('Recipe.__init__() ', '')}.") from error
+    except SyntaxError as error:
+        raise ValueError(f"{path}, line {error.lineno}, is not Python: {error.msg}.") from error
+    except Exception as error:  # whatever the file does
+        said = str(error).replace("Recipe.__init__() ", "") or type(error).__name__
+        kind = "" if isinstance(error, ValueError | TypeError) else f"{type(error).__name__}: "
+        raise ValueError(f"{path}: {kind}{said.rstrip('.')}.") from error
     recipe = getattr(module, "RECIPE", None)
     if not isinstance(recipe, Recipe):
         raise ValueError(f"{path} defines no RECIPE of type vitrim.Recipe.")
@@ -192,25 +202,15 @@ def read_text(value: str) -> Any:
         return None
     try:
         found = json.loads(value.lower() if value in ("True", "False") else value)
-    except json.JSONDecodeError:
+    except ValueError:
         return value
     return tuple(found) if isinstance(found, list) else found
 
 
-def _read(name: str, value: Any, annotation: str) -> Any:
-    """A value for one field; texts are read where the field is no text."""
+def _read(value: Any, annotation: str) -> Any:
+    """A value for one field; texts are read where the field is no text, and checked with the rest."""
     if not isinstance(value, str) or annotation == "str":
         return value
     if annotation.startswith("str"):
         return None if value.lower() in ("none", "null") else value
-    found = read_text(value)
-    if isinstance(found, str):
-        raise ValueError(f"recipe: {name} takes {annotation}, not {value!r}.")
-    return found
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-REQUIRED = tuple(entry.name for entry in fields(Recipe) if entry.default is entry.default_factory is MISSING)
+    return read_text(value)

@@ -134,7 +134,8 @@ class Setup:
 
     def _token_targets(self, labels_B: Tensor, maps: LabelMap | None) -> tuple[Tensor, Tensor]:
         """Targets of the images [B, K] and of their patches [B, P, K]: of the label maps, or the labels repeated."""
-        grid, smoothing = self.bare_task.grid, self.recipe.label_smoothing  # type: ignore[union-attr]
+        assert isinstance(self.bare_task, TokenLabelingTask)
+        grid, smoothing = self.bare_task.grid, self.recipe.label_smoothing
         if maps is None:
             target_BK = image_targets(labels_B, self.num_classes, smoothing)
             return target_BK, repeated(target_BK, grid[0] * grid[1])

@@ -14,6 +14,7 @@ from torch.nn.functional import cross_entropy, kl_div
 from ..backbones.reader import find_stack
 from ..core.stack import TokenStack
 from ..core.tokens import Tokens
+from ..models.mix_token import Grid
 from .token_labeling import mix_box, reduced_targets, token_labeling_loss
 
 
@@ -124,14 +125,16 @@ class TokenLabelingTask(ClassificationTask):
         super().__init__(model)
         lv: Any = model
         lv.return_dense = True
-        self.dense_weight, self.grid = dense_weight, lv.patch_embed.grid_size
+        self.dense_weight = dense_weight
+        self.grid: Grid = lv.patch_embed.grid_size
 
     def forward(self, x_BCHW: Tensor, target: Any) -> Losses:
         """Losses of one batch; in training mode alone."""
         self.outbox.clear()
         cls_BK, aux_BNK, box = self.model(x_BCHW)
         tokens = self._published()
-        target_BK, target_BNK = mix_box(*target, box, self.grid)
+        target_BK, target_BPK = target
+        target_BK, target_BNK = mix_box(target_BK, target_BPK, box, self.grid)
         if tokens is not None and tokens.source_BP is not None:
             target_BNK = reduced_targets(target_BNK, tokens.source_BP, aux_BNK.shape[1], tokens.num_prefix)
         parts = token_labeling_loss(cls_BK, aux_BNK, target_BK, target_BNK, dense_weight=self.dense_weight)

@@ -1,0 +1,66 @@
+"""LV-ViT, the model in `vitrim.models.lvvit`: residual branches divided by skip_lam, a head on every token."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, nn
+
+from ..core.attention import Attention
+from ..core.method import ViTSpec
+from ..core.stack import BlockReader
+from ..models.lvvit import LVViT
+from .reader import Backbone, Place
+
+REFUSED = {
+    "reset_classifier": "what a method learns fits the classes; restore(model), then reduce again.",
+    "set_input_size": "settings are resolved for the size; restore(model), then reduce again.",
+}
+
+
+class LVReader(BlockReader):
+    """x + attn(norm1(x)) / skip_lam, then x + mlp(norm2(x)) / skip_lam."""
+
+    def attention(self, block: Any, x_BNC: Tensor) -> Attention:
+        q, k, v = block.attn.split(block.norm1(x_BNC))
+        return Attention(q, k, v, block.attn.scale, dropout=block.attn.dropout)
+
+    def add_attention(self, block: Any, x_BNC: Tensor, mixed_BHND: Tensor) -> Tensor:
+        return x_BNC + block.drop_path(block.attn.join(mixed_BHND)) / block.skip_lam
+
+    def add_mlp(self, block: Any, x_BNC: Tensor) -> Tensor:
+        return x_BNC + block.drop_path(block.mlp(block.norm2(x_BNC))) / block.skip_lam
+
+
+READER = LVReader()
+
+
+def place(model: nn.Module) -> Place | None:
+    """Where the model keeps its blocks; None if it is no LV-ViT."""
+    return Place(model, "blocks", REFUSED) if isinstance(model, LVViT) else None
+
+
+def read(model: LVViT) -> Backbone:
+    """The backbone of an LV-ViT."""
+    blocks: list[Any] = list(model.blocks)
+    cfg = getattr(model, "pretrained_cfg", None) or {}
+    spec = ViTSpec(
+        name=cfg.get("architecture") or type(model).__name__,
+        depth=len(blocks),
+        num_prefix=model.num_prefix_tokens,
+        has_cls=True,
+        pools_patches=False,  # the maximum over tokens is the same however many patches each stands for
+        num_patches=model.patch_embed.num_patches,
+        channels=model.embed_dim,
+        num_heads=blocks[0].attn.num_heads,
+        attention_channels=blocks[0].attn.proj.in_features,
+        attention_macs=_linear_macs(blocks[0].attn),
+        mlp_macs=_linear_macs(blocks[0].mlp),
+        num_classes=model.num_classes,
+        head_macs=_linear_macs(model.aux_head),
+    )
+    return Backbone("vitrim", Place(model, "blocks", REFUSED), model.blocks, [READER] * len(blocks), spec)
+
+
+def _linear_macs(module: nn.Module) -> int:
+    return sum(part.weight.numel() for part in module.modules() if isinstance(part, nn.Linear))

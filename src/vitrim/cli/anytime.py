@@ -1,0 +1,194 @@
+"""`vitrim anytime`: accuracy against measured speed where images leave early, and where they do not."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from . import options, terminal
+from .trained import load_with_exits
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from ..measure.batches import ImageBatches
+    from ..measure.benchmark import Timing
+    from ..measure.calibration import AnytimeScore, ExitRecord
+
+
+@dataclass(frozen=True)
+class Row:
+    """One way to run the model."""
+
+    setting: str
+    model: nn.Module
+    top1: float  # percent
+    shares: tuple[float, ...] | None  # percent that leave at each exit, the end last; None without exits
+    gmacs: float  # mean of an image
+
+
+def anytime(
+    model: Annotated[str, typer.Argument(help="Name of a timm model, or a folder of save_pretrained.")],
+    checkpoint: options.Checkpoint = None,
+    images: options.Images = None,
+    method: Annotated[str | None, typer.Option(help="What reduces the tokens under METR; evit if not given.")] = None,
+    keep_rate: Annotated[float | None, typer.Option(help="Its share of patches to keep.")] = None,
+    layers: options.Layers = None,
+    scorer: options.Scorer = None,
+    thresholds: Annotated[str | None, typer.Option("--thresholds", "--threshold", help="Of exits: 0.5,0.7,0.9")] = None,
+    by: Annotated[str, typer.Option(help="confidence or entropy.")] = "confidence",
+    target_drop: Annotated[
+        float | None, typer.Option(help="Find the cheapest threshold that loses at most so many points of top-1.")
+    ] = None,
+    static: Annotated[str | None, typer.Option(help="Keep rates to run without exits: 0.7,0.5,0.3")] = None,
+    limit: options.Limit = None,
+    batch_size: options.BatchSize = 32,
+    timing_images: Annotated[int, typer.Option(help="Time on so many of the images, evenly spread.")] = 128,
+    rounds: options.Rounds = 10,
+    device: options.Device = "cpu",
+    dtype: options.Dtype = "fp32",
+    amp: options.Amp = False,
+    skip_bad: options.SkipBad = False,
+    img_size: options.ImgSize = None,
+    output: Annotated[Path | None, typer.Option(help="Write the rows to this .csv file, too.")] = None,
+) -> None:
+    """Images leave a model that was trained with METR at the first exit that is sure of them.
+
+    One table: accuracy, where images leave, mean multiply-adds, and speed measured in turns on real images, for
+    thresholds and for static keep rates of the same weights.
+    """
+    from ..measure.benchmark import benchmark
+    from ..measure.calibration import record_exits
+
+    wanted = options.numbers(thresholds, "--thresholds", float) or ([] if target_drop is not None else [0.5, 0.7, 0.9])
+    rates = options.numbers(static, "--static", float)
+    options.check_output(output)
+    if images is None:
+        raise ValueError("pass --images FOLDER: images with a labels.csv, or one sub-folder of images per class.")
+    net = load_with_exits(model, checkpoint, method, _settings(keep_rate, layers, scorer), img_size)
+    batches = options.batches_for(net, images, limit, batch_size, skip_bad)
+    with terminal.progress_bar("images, all exits") as progress:
+        record = record_exits(net, batches, by=by, device=device, amp=amp, progress=progress)
+    scores = [record.at(value) for value in wanted]
+    if target_drop is not None:
+        scores.append(record.cheapest(max_drop=target_drop))
+    rows = [*_static_rows(net, rates, batches, device, amp, record), *(_exit_row(net, score) for score in scores)]
+    rows = list({row.setting: row for row in rows}.values())  # the same setting twice is one row
+    sample_ICHW = _sample(batches, timing_images)
+    with terminal.progress_bar("rounds of timing") as progress:
+        timings = benchmark(
+            {row.setting: row.model for row in rows},
+            images_ICHW=sample_ICHW,
+            batch_size=batch_size,
+            rounds=rounds,
+            warmup=1,
+            device=device,
+            dtype=dtype,
+            progress=progress,
+        )
+    _show(rows, timings, record)
+    typer.echo(f"{len(record.right_IF)} images; speed on {len(sample_ICHW)} of them, against the model without exits.")
+    if target_drop is not None:
+        _tell(scores[-1], target_drop)
+    if output is not None:
+        options.write_csv(output, [_record(row, timings[row.setting], record) for row in rows])
+
+
+def _settings(keep_rate: float | None, layers: str | None, scorer: str | None) -> dict[str, Any]:
+    given = {
+        "keep_rate": keep_rate,
+        "scorer": scorer,
+        "layers": tuple(options.numbers(layers, "--layers", int)) or None,
+    }
+    return {name: value for name, value in given.items() if value is not None}
+
+
+def _static_rows(
+    net: nn.Module, rates: Sequence[float], batches: ImageBatches, device: str, amp: bool, record: ExitRecord
+) -> list[Row]:
+    """The model as it is, without exits, and at other keep rates."""
+    from ..backbones.reader import find_stack
+    from ..measure.evaluate import evaluate
+    from ..measure.macs import count_macs
+
+    rows = [Row("no exits", net, record.at(_never(record)).top1, None, count_macs(net) / 1e9)]
+    for rate in rates:
+        other = copy.deepcopy(net)
+        found = find_stack(other)
+        assert found is not None
+        found.stack.act(found.stack.method.at_keep_rate(rate))
+        with terminal.progress_bar(f"images, keep {rate:g}") as progress:
+            top1 = evaluate(other, batches, device=device, amp=amp, progress=progress).top1
+        rows.append(Row(f"no exits, keep {rate:g}", other, top1, None, count_macs(other) / 1e9))
+    return rows
+
+
+def _exit_row(net: nn.Module, score: AnytimeScore) -> Row:
+    from ..early_exit import anytime
+
+    name = f"{score.by} {score.thresholds[0]:.4g}" if math.isfinite(score.thresholds[0]) else f"{score.by} never"
+    return Row(name, anytime(net, score.thresholds, score.by), score.top1, score.shares, score.macs / 1e9)
+
+
+def _never(record: ExitRecord) -> float:
+    return math.inf if record.by == "confidence" else -math.inf
+
+
+def _sample(batches: ImageBatches, most: int) -> Tensor:
+    """At most so many of the images, evenly spread: [I, C, H, W]."""
+    import torch
+
+    if most < 1:
+        raise ValueError(f"--timing-images must be at least 1, not {most}.")
+    step, found = max(1.0, batches.num_images / most), []
+    position, wanted = 0, 0.0
+    for batch in batches:
+        for x_CHW in batch.x_BCHW[: len(batch.labels_B)]:
+            if position >= wanted:
+                found.append(x_CHW)
+                wanted += step
+            position += 1
+    return torch.stack(found)
+
+
+def _show(rows: Sequence[Row], timings: dict[str, Timing], record: ExitRecord) -> None:
+    left = [f"after {layer}" for layer in record.exits]
+    numbers = ("top-1 %", *left, "at the end", "GMACs", "images/s", "ratio", "10th to 90th percentile")
+    table = terminal.table("setting", numbers=numbers)
+    for row in rows:
+        time = timings[row.setting]
+        shares = [""] * (len(record.exits) + 1) if row.shares is None else [f"{share:.1f} %" for share in row.shares]
+        spread = f"{time.speedup_low:.2f} to {time.speedup_high:.2f}"
+        speed = (f"{time.images_per_s:.4g}", f"{time.speedup:.2f}x", spread)
+        table.add_row(row.setting, f"{row.top1:.2f}", *shares, f"{row.gmacs:.3f}", *speed)
+    terminal.show(table)
+
+
+def _tell(chosen: AnytimeScore, target: float) -> None:
+    typer.echo(
+        f"{chosen.by} {chosen.thresholds[0]:.6g} is the cheapest threshold that loses at most {target:g} points of "
+        "top-1, chosen and measured on the same images: expect somewhat less on new ones."
+    )
+
+
+def _record(row: Row, time: Timing, record: ExitRecord) -> dict[str, object]:
+    names = [*(f"share_after_{layer}" for layer in record.exits), "share_at_the_end"]
+    shares = [""] * len(names) if row.shares is None else list(row.shares)
+    return {
+        "setting": row.setting,
+        "top1": row.top1,
+        **dict(zip(names, shares, strict=True)),
+        "gmacs": row.gmacs,
+        "images_per_s": time.images_per_s,
+        "ratio": time.speedup,
+        "ratio_low": time.speedup_low,
+        "ratio_high": time.speedup_high,
+        "rounds": time.rounds,
+        "images": len(record.right_IF),
+    }

@@ -1,0 +1,74 @@
+"""`vitrim cls-quality`: how well early class attention predicts the last block's."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from . import options, terminal
+from .options import DEFAULT_MODEL
+from .trained import load_without_method
+
+if TYPE_CHECKING:
+    from ..measure.cls_quality import ClsQuality
+
+
+def cls_quality(
+    model: Annotated[str, typer.Argument(help="Name of a timm model, or a folder of save_pretrained.")] = DEFAULT_MODEL,
+    checkpoint: options.Checkpoint = None,
+    images: options.Images = None,
+    keep_rates: Annotated[str, typer.Option(help="Shares of patches whose overlap is told.")] = "0.7,0.5,0.3",
+    limit: options.Limit = None,
+    batch_size: options.BatchSize = 32,
+    device: options.Device = "cpu",
+    amp: options.Amp = False,
+    skip_bad: options.SkipBad = False,
+    img_size: options.ImgSize = None,
+    output: Annotated[Path | None, typer.Option(help="Write the rows to this .csv file, too.")] = None,
+) -> None:
+    """How well the class token's attention in each block predicts that of the last block, with all tokens carried.
+
+    Spearman's rank correlation over patches, and the share of the most attended patches in common; means over images,
+    with standard errors. What a checkpoint holds of a method, exit heads say, plays no part.
+    """
+    from ..measure.cls_quality import cls_quality as measure
+
+    rates = options.numbers(keep_rates, "--keep-rates", float)
+    options.check_output(output)
+    with options.image_folder(model, images) as folder:
+        net = load_without_method(model, checkpoint, img_size)
+        batches = options.batches_for(net, folder, limit, batch_size, skip_bad, max_bytes=0)
+        with terminal.progress_bar("images") as progress:
+            rows = measure(net, batches, keep_rates=rates, device=device, amp=amp, progress=progress)
+    _show(rows)
+    if output is not None:
+        options.write_csv(output, [_record(row) for row in rows])
+
+
+def _show(rows: tuple[ClsQuality, ...]) -> None:
+    rates = rows[0].keep_rates
+    overlaps = [f"overlap at {rate:g}" for rate in rates]
+    table = terminal.table(numbers=("block", "rank correlation", *overlaps))
+    for row in rows:
+        pairs = zip(row.overlaps, row.overlap_errors, strict=True)
+        cells = [f"{mean:.3f} ± {error:.3f}" for mean, error in pairs]
+        table.add_row(str(row.layer), f"{row.rank_correlation:.3f} ± {row.rank_correlation_error:.3f}", *cells)
+    chance = ", ".join(f"{rate:g}" for rate in rates)
+    terminal.show(table)
+    typer.echo(
+        f"class attention against block {rows[-1].layer}'s, mean ± standard error over {rows[0].num_images} images; "
+        f"by chance: correlation 0, overlap {chance}."
+    )
+
+
+def _record(row: ClsQuality) -> dict[str, object]:
+    record: dict[str, object] = {
+        "block": row.layer,
+        "rank_correlation": row.rank_correlation,
+        "rank_correlation_error": row.rank_correlation_error,
+    }
+    for rate, mean, error in zip(row.keep_rates, row.overlaps, row.overlap_errors, strict=True):
+        record |= {f"overlap_{rate:g}": mean, f"overlap_{rate:g}_error": error}
+    return record | {"images": row.num_images}

@@ -1,0 +1,162 @@
+"""How well the class token's attention in each block predicts that of the last block.
+
+The argument of METR (A Simple Romance Between Multi-Exit Vision Transformer and Token Reduction, ICLR 2024), made
+measurable: methods rank patches by class attention of early blocks, and there it may say little of what will matter.
+The measures are ours. The model carries all its tokens meanwhile; attention is averaged over heads, and the class
+token's attention to itself and to other prefix tokens is left out. Equal patches share the mean of their ranks.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from ..api import reduce_tokens, restore
+from ..backbones.reader import find_stack, restored
+from ..core.attention import Attention
+from ..core.method import Method, ViTSpec
+from ..core.schedule import ceil_share, check_rates
+from ..core.tokens import Tokens
+from .batches import Batch, Progress
+from .evaluate import autocast, check_device, count_images, evaluating
+
+
+@dataclass(frozen=True)
+class ClsQuality:
+    """One block against the last one: means over images, with their standard errors (NaN for a single image)."""
+
+    layer: int  # 0-based; the last block agrees with itself
+    rank_correlation: float  # Spearman's, over patches; 0 for unrelated rankings, 1 for equal ones
+    rank_correlation_error: float
+    keep_rates: tuple[float, ...]
+    overlaps: tuple[float, ...]  # share of the last block's ceil(keep_rate * P) most attended patches found; by
+    # chance it would be the keep rate itself
+    overlap_errors: tuple[float, ...]
+    num_images: int
+
+
+@torch.no_grad()
+def cls_quality(
+    model: nn.Module,
+    batches: Iterable[Batch | tuple[Tensor, Tensor]],
+    *,
+    keep_rates: Sequence[float] = (0.7, 0.5, 0.3),
+    device: torch.device | str = "cpu",
+    amp: bool = False,
+    progress: Progress | None = None,
+) -> tuple[ClsQuality, ...]:
+    """Rank correlation and top-k overlap of class attention with the last block's, one row per block.
+
+    model: a Vision Transformer with a class token, reduced or not: it is measured with all its tokens, moved to the
+    device, and otherwise left as it was. batches: as for `evaluate`; labels play no part. A block whose patches are
+    not those of the last block (a multi-scale model's first ones) has no row. An image for which a block attends to
+    all patches alike counts as correlation 0. Errors: UnsupportedModel; ValueError without class token or images.
+    """
+    rates = check_rates(keep_rates, len(keep_rates), "cls_quality")
+    place, total, done = check_device(device), count_images(batches), 0
+    found: dict[int, list[Tensor]] = {}
+    with evaluating(model.to(place)), _listening(model) as outbox, autocast(place, amp):
+        dtype = next(p.dtype for p in model.parameters() if p.is_floating_point())
+        for x_BCHW, _, skipped in (Batch(*batch) for batch in batches):
+            done += len(x_BCHW) + len(skipped)
+            if len(x_BCHW) > 0:
+                model(x_BCHW.to(place, dtype))
+                for layer, agreement_BM in _agreements(outbox.pop().carry or (), rates):
+                    found.setdefault(layer, []).append(agreement_BM)
+            if progress is not None:
+                progress(done, total)
+    if not found:
+        raise ValueError("there was no image to measure class attention on.")
+    return tuple(_row(layer, torch.cat(parts), rates) for layer, parts in found.items())
+
+
+def rank_correlation(a_BP: Tensor, b_BP: Tensor) -> Tensor:
+    """Spearman's rank correlation of each pair of rows, ties with their mean rank: [B, P] -> [B], float64.
+
+    0 where all values of a row are equal, which ranks nothing.
+    """
+    a, b = ranks(a_BP) - (a_BP.shape[1] + 1) / 2, ranks(b_BP) - (b_BP.shape[1] + 1) / 2
+    square_B = a.square().sum(dim=1) * b.square().sum(dim=1)
+    return torch.where(square_B > 0, (a * b).sum(dim=1) / square_B.sqrt().clamp(min=1e-300), 0.0)
+
+
+def ranks(values_BP: Tensor) -> Tensor:
+    """Rank of each value in its row, 1 for the smallest, equal ones with the mean of their ranks: float64."""
+    values_BP = values_BP.contiguous()
+    ordered_BP = values_BP.sort(dim=1).values
+    smaller = torch.searchsorted(ordered_BP, values_BP)
+    not_larger = torch.searchsorted(ordered_BP, values_BP, right=True)
+    return (smaller + not_larger + 1).double() / 2
+
+
+def top_overlap(a_BP: Tensor, b_BP: Tensor, keep_rate: float) -> Tensor:
+    """Share of the ceil(keep_rate * P) largest of b that are among those of a: [B, P] -> [B], float64.
+
+    Of equal values, the one of lower index goes first, as where tokens are reduced.
+    """
+    count = ceil_share(keep_rate, a_BP.shape[1])
+    return (_top(a_BP, count) & _top(b_BP, count)).sum(dim=1).double() / count
+
+
+def _top(values_BP: Tensor, count: int) -> Tensor:
+    best = values_BP.argsort(dim=1, descending=True, stable=True)[:, :count]
+    return torch.zeros_like(values_BP, dtype=torch.bool).scatter(1, best, True)
+
+
+def _agreements(rows: Sequence[Tensor], rates: Sequence[float]) -> Iterator[tuple[int, Tensor]]:
+    """Block by block its rank correlation and overlaps with the last one: [B, 1 + rates]."""
+    rows = [row_BP.cpu() for row_BP in rows]  # small, and not every device has float64
+    last_BP = rows[-1]
+    for layer, row_BP in enumerate(rows):
+        if row_BP.shape == last_BP.shape:
+            overlaps = [top_overlap(row_BP, last_BP, rate) for rate in rates]
+            yield layer, torch.stack([rank_correlation(row_BP, last_BP), *overlaps], dim=1)
+
+
+def _row(layer: int, agreement_IM: Tensor, rates: tuple[float, ...]) -> ClsQuality:
+    num_images = len(agreement_IM)
+    means = agreement_IM.mean(dim=0).tolist()
+    several = num_images > 1
+    errors = agreement_IM.std(dim=0) / math.sqrt(num_images) if several else torch.full((len(means),), math.nan)
+    first, *others = errors.tolist()
+    return ClsQuality(layer, means[0], first, rates, tuple(means[1:]), tuple(others), num_images)
+
+
+@dataclass(frozen=True)
+class _Listener(Method):
+    """Reduces nothing, and tells each block's class attention over patches, mean over heads: [B, P]."""
+
+    name = "cls_quality"
+
+    def build(self, spec: ViTSpec) -> Method:
+        if not spec.has_cls:
+            raise ValueError(f"{self.name} is about the class token's attention, and {spec.name} has no class token.")
+        return self
+
+    def after_attention(self, layer: int, tokens: Tokens, attention: Attention) -> Tokens:
+        if tokens.carry is None:
+            return tokens
+        B, _, N, _ = attention.q_BHND.shape
+        plain = tokens.x_BNC.shape[:2] == (B, N)  # a multi-scale block attends in groups
+        row_BP = attention.cls_row().mean(dim=1)[:, tokens.num_prefix :] if plain else tokens.x_BNC[:, :0, 0]
+        return tokens._replace(carry=(*tokens.carry, row_BP))
+
+
+@contextmanager
+def _listening(model: nn.Module) -> Iterator[list[Tokens]]:
+    """The model with all its tokens, telling what it attends to; as it was afterwards, reduced or not."""
+    outbox: list[Tokens] = []
+    with restored(model):
+        reduce_tokens(model, _Listener())
+        try:
+            found = find_stack(model)
+            assert found is not None
+            found.stack.publish_into(outbox)
+            yield outbox
+        finally:
+            restore(model)

@@ -1,0 +1,91 @@
+"""Curves of a run as one SVG file: loss and its parts, accuracy, learning rate and keep rate over the updates."""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from ..compare.charts import FONT, PALETTE
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+INK, FAINT = "#2b2f36", "#d9dce1"
+MARKED = 30  # a line of at most so many points shows them, so that a single one is seen
+TITLES = {
+    "loss": "loss",
+    "accuracy": "accuracy on the validation images, %",
+    "lr": "learning rate",
+    "keep": "keep rate",
+}
+
+Line = tuple[list[float], list[float]]  # updates and values
+
+
+def curves_svg(entries: Sequence[Mapping[str, Any]]) -> str:
+    """The text of an SVG picture of the lines of metrics.jsonl; a panel without values is left out.
+
+    Each entry has step, loss, parts, lr, keep_rate and accuracy, as `vitrim.train.loop.Progress` writes them.
+    """
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+
+    panels = {title: lines for title, lines in _panels(entries).items() if lines}
+    style: Any = {"svg.hashsalt": "curves", "font.family": FONT, "font.size": 9}
+    style |= dict.fromkeys(("text.color", "axes.labelcolor", "xtick.color", "ytick.color"), INK)
+    with mpl.rc_context(style):
+        figure = Figure(figsize=(9, 2.9 * max(1, math.ceil(len(panels) / 2))), layout="tight")
+        grid = figure.subplots(max(1, math.ceil(len(panels) / 2)), 2, squeeze=False)
+        for axes in grid.flat[len(panels) :]:
+            axes.set_axis_off()
+        for axes, (title, lines) in zip(grid.flat, panels.items(), strict=False):
+            _draw(axes, title, lines)
+        out = io.StringIO()
+        figure.savefig(
+            out, format="svg", facecolor="white", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type"))
+        )
+    return out.getvalue()
+
+
+def _panels(entries: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Line]]:
+    """Lines by name, by title of the panel."""
+    lines: dict[str, dict[str, Line]] = {title: {} for title in TITLES.values()}
+    for entry in entries:
+        parts: Mapping[str, float] = entry["parts"] if len(entry["parts"]) > 1 else {}
+        rate = entry["keep_rate"]
+        rates = rate if isinstance(rate, (list, tuple)) else [] if rate is None else [rate]
+        found = {
+            "loss": {"loss": entry["loss"], **parts},
+            "accuracy": entry["accuracy"],
+            "lr": {"learning rate": entry["lr"]},
+            "keep": {f"layer {i + 1}": value for i, value in enumerate(rates)},
+        }
+        for panel, values in found.items():
+            for name, value in values.items():
+                steps, line = lines[TITLES[panel]].setdefault(name, ([], []))
+                steps.append(entry["step"])
+                line.append(value)
+    keep = list(lines[TITLES["keep"]].values())
+    if keep and all(line == keep[0] for line in keep):  # the same in all layers
+        lines[TITLES["keep"]] = {"keep rate": keep[0]}
+    return lines
+
+
+def _draw(axes: Axes, title: str, lines: Mapping[str, Line]) -> None:
+    for i, (name, (steps, values)) in enumerate(lines.items()):
+        marker = "o" if len(steps) <= MARKED else ""
+        axes.plot(
+            steps, values, color=PALETTE[i % len(PALETTE)], linewidth=1.4, marker=marker, markersize=3, label=name
+        )
+    axes.set_title(title, fontsize=9, loc="left")
+    axes.set_xlabel("updates")
+    axes.grid(color=FAINT, linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.tick_params(length=0, pad=5)
+    axes.margins(0.05, 0.1)
+    for spine in axes.spines.values():
+        spine.set_visible(False)
+    if len(lines) > 1:
+        axes.legend(frameon=False, fontsize=8)

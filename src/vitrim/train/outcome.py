@@ -1,0 +1,45 @@
+"""What is left at the end of a run for people and programs to use: the model in a folder, and the curves."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from ..pretrained.write import save_pretrained
+from . import checkpoint
+from .checkpoint import TrainingError, last_words
+from .curves import curves_svg
+from .folder import RunFolder, write_whole
+from .setup import Setup
+from .start import start_model
+
+
+def save_model(setup: Setup, folder: RunFolder, summary: Mapping[str, Any]) -> None:
+    """Write the model's folder, which `from_pretrained` reads: the moving average's weights if there is one.
+
+    All processes take part where the weights are sharded; the first writes. TrainingError where it cannot.
+    """
+    averaged = setup.ema is not None
+    if not (setup.sharded or setup.accelerator.is_main_process):
+        return
+    tensors = checkpoint.model_tensors(setup.model if setup.ema is None else setup.ema.module)
+    if not setup.accelerator.is_main_process:
+        return
+    # A model like the trained one, but on the CPU, unwrapped, and with the weights whole.
+    model, _ = start_model(replace(setup.recipe, checkpoint=None, num_classes=setup.num_classes), ())
+    model.load_state_dict(tensors)
+    metrics = {"top1": summary["ema_top1" if averaged else "top1"], "images": summary["val_images"]}
+    notes = f"Trained for {summary['updates']} updates from {summary['weights_from']}."
+    notes += " The weights are the moving average of those trained." if averaged else ""
+    try:
+        save_pretrained(model.eval(), folder.model, recipe=setup.recipe.as_json(), metrics=metrics, notes=notes)
+    except (OSError, ValueError) as error:
+        raise TrainingError(
+            f"training is done, but its model cannot be saved: {error} {last_words(folder.checkpoints)}"
+        ) from error
+
+
+def save_curves(folder: RunFolder) -> None:
+    """Draw curves.svg of what was logged."""
+    write_whole(folder.folder / "curves.svg", curves_svg(folder.entries()))

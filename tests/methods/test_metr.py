@@ -1,0 +1,291 @@
+"""METR: heads that train along, their loss, and that inference does without them."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from timm.models.vision_transformer import VisionTransformer
+from timm.utils import ModelEmaV3
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+import vitrim
+from vitrim.core.tokens import Tokens
+
+EXITS = (2, 4)
+TARGET = torch.tensor([3, 7])
+Build = Callable[..., VisionTransformer]
+
+
+@pytest.fixture
+def build(tiny_vit: Build) -> Build:
+    return lambda **settings: tiny_vit(**({"depth": 6, "patch_size": 8} | settings))
+
+
+def metr(**settings: Any) -> vitrim.METR:
+    return vitrim.METR(**({"method": vitrim.EViT(keep_rate=0.6, layers=(1, 3)), "exits": EXITS} | settings))
+
+
+def images() -> Tensor:
+    return torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+
+
+def heard(model: VisionTransformer, x_BCHW: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """Final and exit logits."""
+    outbox: list[Tokens] = []
+    model.blocks.publish_into(outbox)
+    logits_BK = model(x_BCHW)
+    model.blocks.publish_into(None)
+    carry = outbox[0].carry
+    assert carry is not None
+    return logits_BK, carry
+
+
+def test_the_loss_by_hand() -> None:
+    torch.manual_seed(0)
+    final_BK, *exits = torch.randn(3, 2, 5, dtype=torch.float64)
+    method, target = metr(temperature=2.0), torch.tensor([1, 4])
+    losses = method.losses(tuple(exits), final_BK, lambda logits_BK: cross_entropy(logits_BK, target))
+    wanted, teacher = 0.0, (final_BK / 2).softmax(dim=1)
+    for exit_BK in exits:
+        student = (exit_BK / 2).softmax(dim=1)
+        wanted += float((teacher * (teacher.log() - student.log())).sum() / 2 * 4)
+    assert float(losses["distillation"]) == pytest.approx(0.15 * wanted, rel=1e-12)
+    labels = sum(float(-x_BK.log_softmax(dim=1)[range(2), target].mean()) for x_BK in exits)
+    assert float(losses["exits"]) == pytest.approx(0.15 * labels, rel=1e-12)
+    other = metr(exit_weight=0.5, distill_weight=0, temperature=2.0).losses(
+        tuple(exits), final_BK, lambda logits_BK: cross_entropy(logits_BK, target)
+    )
+    assert float(other["exits"]) == pytest.approx(0.5 * labels)
+    assert float(other["distillation"]) == 0
+
+
+def test_the_final_output_teaches_and_is_not_taught() -> None:
+    final_BK, exit_BK = (torch.randn(2, 5, requires_grad=True) for _ in range(2))
+    losses = metr().losses((exit_BK,), final_BK, lambda logits_BK: cross_entropy(logits_BK, torch.tensor([1, 4])))
+    losses["distillation"].backward()
+    assert final_BK.grad is None
+    assert exit_BK.grad is not None
+    assert exit_BK.grad.any()
+
+
+def test_the_loss_reaches_heads_and_the_blocks_before_them(build: Build) -> None:
+    model = vitrim.reduce_tokens(build(), metr()).train()
+    logits_BK, carry = heard(model, images())
+    losses = model.blocks.method.losses(carry, logits_BK, lambda x_BK: cross_entropy(x_BK, TARGET))
+    losses["exits"].backward()
+    reached = {name for name, parameter in model.named_parameters() if parameter.grad is not None}
+    assert {f"blocks.{layer}.method.exit.{part}.weight" for layer in EXITS for part in (0, 1, 3)} <= reached
+    assert "blocks.4.mlp.fc2.weight" in reached
+    assert "blocks.5.mlp.fc2.weight" not in reached
+    assert "head.weight" not in reached
+
+
+@pytest.mark.parametrize("rate", [0.6, 1.0])
+def test_the_logits_are_those_of_its_method(build: Build, rate: float) -> None:
+    inner = vitrim.EViT(keep_rate=rate, layers=(1, 3))
+    plain = vitrim.reduce_tokens(build(), inner)
+    model = vitrim.reduce_tokens(build(), metr(method=inner))
+    assert torch.equal(model(images()), plain(images()))
+    assert torch.equal(heard(model, images())[0], plain(images()))
+
+
+def test_heads_run_only_where_somebody_listens(build: Build) -> None:
+    model, calls = vitrim.reduce_tokens(build(), metr()), []
+    for layer in EXITS:
+        model.blocks[layer].weights.exit.register_forward_hook(lambda *_: calls.append(1))
+    model(images())
+    assert calls == []
+    heard(model, images())
+    assert len(calls) == 2
+    model(images())
+    assert len(calls) == 2
+
+
+def test_weights_load_into_the_plain_reduced_model_and_into_metr_again(build: Build) -> None:
+    trained = vitrim.reduce_tokens(build(), metr())
+    with torch.no_grad():
+        for parameter in trained.parameters():
+            parameter.add_(0.1)
+    state = trained.state_dict()
+    plain = vitrim.reduce_tokens(build(), metr().method)
+    assert plain.load_state_dict(state).missing_keys == []
+    assert len(state) == 12 + len(plain.state_dict())  # two heads of three layers with weight and bias
+    assert torch.equal(plain(images()), trained(images()))
+    again = vitrim.reduce_tokens(build(), metr())
+    again.load_state_dict(state)
+    for mine, other in zip(heard(again, images())[1], heard(trained, images())[1], strict=True):
+        assert torch.equal(mine, other)
+    with pytest.raises(RuntimeError, match=r"Unexpected key.*blocks\.2\.method\.other"):
+        plain.load_state_dict(state | {"blocks.2.method.other": torch.zeros(1)})
+    with pytest.raises(RuntimeError, match=r"Missing key.*blocks\.2\.method\.exit"):
+        again.load_state_dict(plain.state_dict())
+
+
+def test_a_trained_learned_method_loads_without_the_heads(build: Build) -> None:
+    inner = vitrim.BeyondAttentive(keep_rate=0.5, layers=(1, 2), inattentive="conv")
+    state = vitrim.reduce_tokens(build(), metr(method=inner)).state_dict()
+    assert {"blocks.2.method.conv.weight", "blocks.2.method.exit.0.weight"} <= set(state)
+    vitrim.reduce_tokens(build(), inner).load_state_dict(state)
+
+
+def test_a_file_with_heads_loads_into_the_unreduced_model(tmp_path: Any) -> None:
+    name = "test_vit"
+    model = vitrim.reduce_tokens(vitrim.build_model(name), vitrim.METR(method=vitrim.EViT(layers=(1, 3)), exits=(1,)))
+    state = model.state_dict()
+    save_file(state, tmp_path / "metr.safetensors")
+    loaded = vitrim.load_model(name, tmp_path / "metr.safetensors").state_dict()
+    assert set(state) - set(loaded) == {f"blocks.1.method.exit.{i}.{p}" for i in (0, 1, 3) for p in ("weight", "bias")}
+    assert all(torch.equal(loaded[key], state[key]) for key in loaded)
+    save_file(state | {"blocks.1.method.conv.weight": torch.zeros(1)}, tmp_path / "other.safetensors")
+    with pytest.raises(ValueError, match=r"1 unknown \(blocks\.1\.method\.conv\.weight\)"):
+        vitrim.load_model(name, tmp_path / "other.safetensors")
+
+
+def test_restoring_takes_the_heads_out_and_reducing_again_makes_new_ones(build: Build) -> None:
+    model = build()
+    keys = list(model.state_dict())
+    vitrim.reduce_tokens(model, metr())
+    assert list(vitrim.restore(model).state_dict()) == keys
+    vitrim.reduce_tokens(model, metr())
+    vitrim.reduce_tokens(model, metr(exits=(5,)))
+    heads = {key.split(".")[1] for key in model.state_dict() if ".method." in key}
+    assert heads == {"5"}
+    assert list(vitrim.reduce_tokens(model, "evit", layers=(1,)).state_dict()) == keys
+
+
+def test_copies_have_heads_of_their_own(build: Build) -> None:
+    model = vitrim.reduce_tokens(build(), metr())
+    wanted = heard(model, images())[1]
+    ema = ModelEmaV3(model, decay=0.5)
+    for twin in (copy.deepcopy(model), pickle.loads(pickle.dumps(model)), ema.module):
+        for mine, other in zip(heard(twin, images())[1], wanted, strict=True):
+            assert torch.equal(mine, other)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.zero_()
+    ema.update(model)
+    key = "blocks.2.method.exit.3.weight"
+    assert ema.module.state_dict()[key].any()
+    assert not model.state_dict()[key].any()
+    assert not any(exit_BK.any() for exit_BK in heard(model, images())[1])
+    assert all(exit_BK.any() for exit_BK in heard(ema.module, images())[1])
+
+
+def test_checkpointing_with_listeners_gives_the_same_gradients(build: Build) -> None:
+    model = vitrim.reduce_tokens(build(), metr()).train()
+    twin = copy.deepcopy(model)
+    twin.set_grad_checkpointing()
+    for each in (model, twin):
+        logits_BK, carry = heard(each, images())
+        losses = each.blocks.method.losses(carry, logits_BK, lambda x_BK: cross_entropy(x_BK, TARGET))
+        (cross_entropy(logits_BK, TARGET) + losses["exits"] + losses["distillation"]).backward()
+    for (name, mine), other in zip(model.named_parameters(), twin.parameters(), strict=True):
+        assert mine.grad is not None, name
+        assert other.grad is not None, name
+        assert torch.equal(mine.grad, other.grad), name
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_heads_move_with_the_model(build: Build, dtype: torch.dtype) -> None:
+    model = vitrim.reduce_tokens(build(), metr()).to(dtype)
+    assert all(exit_BK.dtype == dtype for exit_BK in heard(model, images().to(dtype))[1])
+    assert vitrim.reduce_tokens(build().to(dtype), metr()).blocks[2].weights.exit[1].weight.dtype == dtype
+
+
+def test_another_keep_rate_keeps_the_heads_and_changes_the_counts(build: Build) -> None:
+    model = vitrim.reduce_tokens(build(), metr())
+    head, before = model.blocks[2].weights.exit[1].weight, heard(model, images())[1]
+    model.blocks.act(model.blocks.method.at_keep_rate(1.0))
+    assert torch.equal(model(images()), build()(images()))
+    after = heard(model, images())[1]
+    assert len(after) == 2
+    assert not torch.equal(after[0], before[0])
+    assert model.blocks[2].weights.exit[1].weight is head
+    model.blocks.act(model.blocks.method.at_keep_rate(0.6))
+    assert torch.equal(heard(model, images())[1][0], before[0])
+
+
+@pytest.mark.parametrize("rate", [0.5, 1.0])
+def test_exits_are_where_the_method_reduces_at_whatever_rate(build: Build, rate: float) -> None:
+    model = vitrim.reduce_tokens(build(), "metr", keep_rate=rate, layers=(1, 3))
+    assert model.blocks.method.exits == (1, 3)
+    counts = (None, None, 9, None, 5, None)
+    method = vitrim.METR(method=vitrim.EViT(tokens=counts, keep_rate=1.0, layers=(1,)))
+    assert vitrim.reduce_tokens(model, method).blocks.method.exits == (1, 2, 4)
+
+
+@pytest.mark.parametrize(
+    "inner",
+    [
+        vitrim.BeyondAttentive(layers=(1, 3)),
+        vitrim.BeyondAttentive(layers=(1, 3), inattentive="mlp"),
+        vitrim.TokenMergence(layers=(1, 3)),
+        vitrim.ToMe(r=2),
+    ],
+    ids=lambda inner: inner.name,
+)
+def test_it_wraps_any_method(build: Build, inner: vitrim.Method) -> None:
+    model = vitrim.reduce_tokens(build(), metr(method=inner))
+    logits_BK, carry = heard(model, images())
+    assert torch.equal(logits_BK, vitrim.reduce_tokens(build(), inner)(images()))
+    assert [exit_BK.shape for exit_BK in carry] == [(2, 10), (2, 10)]
+    method, alone = model.blocks.method, inner.build(model.blocks.spec)
+    assert [method.num_kept(i, 16) for i in range(6)] == [alone.num_kept(i, 16) for i in range(6)]
+    assert (method.merges, method.has_keep_rate) == (alone.merges, alone.has_keep_rate)
+    assert method.size_in_attention == alone.size_in_attention
+
+
+def test_tools_that_look_weights_up_by_name_find_them(build: Build) -> None:
+    model = vitrim.reduce_tokens(build(), metr())
+    assert isinstance(model.get_submodule("blocks.2.method.exit"), nn.Sequential)
+    parameters = dict(model.named_parameters())
+    assert torch.equal(torch.func.functional_call(model, parameters, (images(),)), model(images()))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"method": "evit"}, "method must be what reduces the tokens, say EViT(), not 'evit'"),
+        ({"method": metr()}, "method must be what reduces the tokens"),
+        ({"exit_weight": -1}, "exit_weight must be at least 0, not -1"),
+        ({"distill_weight": float("nan")}, "distill_weight must be at least 0, not nan"),
+        ({"exit_weight": "much"}, "exit_weight must be at least 0, not 'much'"),
+        ({"temperature": 0}, "temperature must be above 0, not 0"),
+        ({"temperature": float("inf")}, "temperature must be above 0, not inf"),
+        ({"exits": ()}, "exits: layers must be one or more block indices"),
+        ({"exits": (6,)}, "exits: layers (6,) do not fit a model with blocks 0 to 5"),
+        ({"exits": (4, 2)}, "exits: layers must be in increasing order"),
+        ({"exits": None, "method": vitrim.ToMe(r=0)}, "tome reduces in no block, so name the exits' blocks"),
+    ],
+)
+def test_settings_that_do_not_fit_are_refused(build: Build, settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match="metr") as error:
+        vitrim.reduce_tokens(build(), metr(**settings))
+    assert message in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        ({"class_token": False, "global_pool": "avg"}, "class token, and .* has none"),
+        ({"num_classes": 0}, "has no classifier, so its exits have nothing to predict"),
+    ],
+)
+def test_models_without_class_token_or_classifier_are_refused(
+    build: Build, model: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ValueError, match=f"metr.*{message}"):
+        vitrim.reduce_tokens(build(**model), metr(method=vitrim.EViT(layers=(1,), scorer="norm")))
+
+
+def test_settings_stay_a_value() -> None:
+    assert metr() == metr()
+    assert replace(metr(), temperature=2) != metr()
