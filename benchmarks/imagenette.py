@@ -30,7 +30,7 @@ from vitrim.measure.batches import load_images
 from vitrim.measure.evaluate import eval_transform
 from vitrim.measure.images import list_images
 
-RECIPE = Path(__file__).resolve().parents[1] / "recipes" / "imagenette_reduced.py"
+RECIPE = Path(__file__).resolve().parents[1] / "recipes" / "imagenette" / "reduced.py"
 METHODS = ("evit", "metr", "token_mergence", "beyond_attentive")
 RATES = (0.7, 0.5, 0.3)
 LAYERS = (3, 6, 9)  # blocks that reduce

@@ -39,7 +39,7 @@ def recipe_fields() -> Iterator[tuple[str, str, str]]:
 
     from ..train import recipe
 
-    source = inspect.getsource(recipe.Recipe).partition("    def ")[0]
+    source = inspect.getsource(recipe.Recipe).partition('    """\n')[2].partition("    def ")[0]
     for line in source.splitlines():
         field = re.fullmatch(r"    (\w+): ([^=#]+?)(?: = (.+?))?(?:  # (.*))?", line)
         if field:

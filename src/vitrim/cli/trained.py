@@ -11,7 +11,6 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 
-
 def load_with_exits(
     model: str, checkpoint: Path | None, method: str | None, settings: Mapping[str, Any], img_size: int | None
 ) -> nn.Module:

@@ -3,7 +3,7 @@
 ImageNet weights, the head's rows of the ten classes kept. Updates of 32 images let the model get used to a quarter
 of the pixels. Takes about five minutes on two cores.
 
-    vitrim train recipes/imagenette_base.py --data imagenette2-128 --output out/base --checkpoint deit_tiny.safetensors
+    vitrim train recipes/imagenette/base.py --data imagenette2-128 --output out/base --checkpoint deit_tiny.safetensors
 """
 
 from vitrim import Recipe

@@ -1,10 +1,10 @@
 """DeiT-Tiny on imagenette with fewer tokens: one cell of the imagenette experiment.
 
-Goes on from `imagenette_base.py` for 100 updates of 32 images, with the keep rate at its target from the first one, as
+Goes on from `base.py` for 100 updates of 32 images, with the keep rate at its target from the first one, as
 EViT fine-tunes. METR adds its exit heads; nothing else differs. `benchmarks/imagenette.py` runs all cells.
 Takes about two minutes on one core.
 
-    vitrim train recipes/imagenette_reduced.py --data imagenette2-128 --output out/evit-0.5 \
+    vitrim train recipes/imagenette/reduced.py --data imagenette2-128 --output out/evit-0.5 \
         --checkpoint out/base/model --method evit --settings.keep_rate 0.5 --seed 0
 """
 
