@@ -31,8 +31,8 @@ from vitrim.measure.evaluate import eval_transform
 from vitrim.measure.images import list_images
 
 RECIPE = Path(__file__).resolve().parents[1] / "recipes" / "imagenette" / "reduced.py"
-METHODS = ("evit", "metr", "token_mergence", "beyond_attentive")
-RATES = (0.7, 0.5, 0.3)
+METHODS = ("unreduced", "evit", "metr", "token_mergence", "beyond_attentive")
+RATES = (0.3, 0.5, 0.7)
 LAYERS = (3, 6, 9)  # blocks that reduce
 QUALITY_IMAGES = 300  # for the agreement of class attention; overlaps are of the top half
 
@@ -49,12 +49,13 @@ class Cell(NamedTuple):
         return f"{self.method}-{self.keep_rate:g}-seed{self.seed}"
 
 
-def cells(seeds: int) -> list[Cell]:
+def cells(args: argparse.Namespace) -> list[Cell]:
     """All runs, seed by seed."""
     found = []
-    for seed in range(seeds):
-        found += [Cell("unreduced", 1.0, seed)]
-        found += [Cell(method, rate, seed) for rate, method in itertools.product(sorted(RATES), METHODS)]
+    for seed in range(args.seeds):
+        found += [Cell("unreduced", 1.0, seed)] if "unreduced" in args.methods else []
+        methods = [method for method in args.methods if method != "unreduced"]
+        found += [Cell(method, rate, seed) for rate, method in itertools.product(args.keep_rates, methods)]
     return found
 
 
@@ -64,6 +65,7 @@ def train(cell: Cell, args: argparse.Namespace) -> None:
     if (folder / "summary.json").exists():
         return
     options = ["--checkpoint", args.start, "--seed", str(cell.seed), "--cpu"]
+    options += [] if args.epochs is None else ["--epochs", str(args.epochs)]
     if cell.method == "unreduced":
         options += ["--method", "none", "--settings", "{}"]
     else:
@@ -102,15 +104,18 @@ def main() -> None:
     parser.add_argument("--start", required=True, help="folder or file of the common start")
     parser.add_argument("--output", type=Path, default=Path("out/imagenette"))
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=METHODS)
+    parser.add_argument("--keep-rates", nargs="+", type=float, default=RATES)
+    parser.add_argument("--epochs", type=float, help="instead of the recipe's, with an output folder of its own")
     parser.add_argument("--processes", type=int, default=2)
     args = parser.parse_args()
     args.output.mkdir(parents=True, exist_ok=True)
     with ThreadPoolExecutor(args.processes) as pool:
-        list(pool.map(lambda cell: train(cell, args), cells(args.seeds)))
+        list(pool.map(lambda cell: train(cell, args), cells(args)))
     model = vitrim.build_model("deit_tiny_patch16_224", img_size=96, num_classes=10)
     images = list_images(Path(args.data) / "val", 10, limit=QUALITY_IMAGES)
     batches = load_images(images, eval_transform(model), 3, batch_size=50)
-    append("imagenette_deit_tiny_fp32", [measure(cell, args, batches) for cell in cells(args.seeds)])
+    append("imagenette_deit_tiny_fp32", [measure(cell, args, batches) for cell in cells(args)])
 
 
 if __name__ == "__main__":

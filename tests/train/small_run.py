@@ -71,7 +71,9 @@ def make_images(folder: Path, train: int = 12, val: int = 3, classes: tuple[str,
 def lines(output: Path) -> list[dict[str, Any]]:
     """What a run logged, without what depends on the clock."""
     found = [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
-    return [{key: value for key, value in line.items() if key not in ("images_per_s", "seconds_left")} for line in found]
+    return [
+        {key: value for key, value in line.items() if key not in ("images_per_s", "seconds_left")} for line in found
+    ]
 
 
 def losses(output: Path) -> list[float]:

@@ -142,7 +142,7 @@ def test_what_a_method_learned_goes_on(folder: Path) -> None:
 
 
 def test_a_plain_deit_starts_a_multi_scale_model(folder: Path) -> None:
-    model, said = start_model(recipe(folder, model="mf", method="token_mergence"), KNOWN)
+    model, _ = start_model(recipe(folder, model="mf", method="token_mergence"), KNOWN)
     own, theirs = model.state_dict(), weights(folder, "vit")
     assert torch.equal(own["blocks.3.mlp.fc1.weight"], theirs["blocks.3.mlp.fc1.weight"])
     assert torch.equal(own["cls_token_low"], theirs["cls_token"])
@@ -168,7 +168,7 @@ def test_a_file_of_weights_and_a_checkpoint_of_a_run_start_too(folder: Path, tmp
 
 
 def test_a_checkpoint_of_another_model_is_refused(folder: Path) -> None:
-    with pytest.raises(ValueError, match="is not a checkpoint of .*missing"):
+    with pytest.raises(ValueError, match=r"is not a checkpoint of .*missing"):
         start_model(recipe(folder, checkpoint="lvvit"), KNOWN)
     with pytest.raises(FileNotFoundError, match="there is no checkpoint"):
         start_model(recipe(folder, checkpoint="nowhere"), KNOWN)

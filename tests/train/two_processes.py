@@ -3,49 +3,69 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch.distributed.tensor import DTensor
 
 from vitrim.train import loop
 from vitrim.train.recipe import Recipe
 from vitrim.train.run import run_recipe
+
+seen: dict[str, Any] = {}
 
 
 class Stop(Exception):
     """Raised in all processes right after a checkpoint."""
 
 
-def stop_after(step: int) -> None:
+@contextmanager
+def watched(stop: int | None) -> Iterator[None]:
+    """Note at each checkpoint how much is in shards, and stop after one."""
     save = loop.Trainer._save
 
-    def save_and_stop(self: loop.Trainer) -> None:
+    def save_and_look(self: loop.Trainer) -> None:
         save(self)
-        if self.step == step:
+        parameters = list(self.setup.model.parameters())
+        seen["sharded"] = sum(isinstance(each, DTensor) for each in parameters) / len(parameters)
+        seen["world_size"] = torch.distributed.get_world_size()
+        if self.step == stop:
             raise Stop
 
-    loop.Trainer._save = save_and_stop  # type: ignore[method-assign]
+    loop.Trainer._save = save_and_look  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        loop.Trainer._save = save  # type: ignore[method-assign]
+
+
+def tell(place: Path, name: str, fields: dict[str, Any]) -> Any:
+    stop, data = fields.pop("_stop", None), fields.pop("_data", "data")
+    output = place / (name if name != data else f"{name}-out")
+    try:
+        with watched(stop):
+            summary = run_recipe(Recipe(**fields), place / data, output, cpu=True)
+        told = {key: summary[key] for key in ("processes", "unreadable_images", "top1")}
+        return told | {"sharded": seen["sharded"]}
+    except Stop:
+        return "stopped"
+    except ValueError as error:
+        return f"ValueError: {error}"
 
 
 def main() -> None:
     torch.set_num_threads(1)
-    import faulthandler; faulthandler.dump_traceback_later(100, file=open(f"/tmp/eng/fh-{torch.multiprocessing.current_process().pid}", "w"))
-    place, told = Path(sys.argv[1]), {}
-    for name, fields in json.loads((place / "recipes.json").read_text()).items():
-        stop, data = fields.pop("_stop", None), fields.pop("_data", "data")
-        save = loop.Trainer._save
-        if stop is not None:
-            stop_after(stop)
-        try:
-            summary = run_recipe(Recipe(**fields), place / data, place / name, cpu=True)
-            told[name] = {key: summary[key] for key in ("processes", "unreadable_images", "top1")}
-        except Stop:
-            told[name] = "stopped"
-        except Exception as error:
-            told[name] = f"{type(error).__name__}: {error}"
-        loop.Trainer._save = save  # type: ignore[method-assign]
-    (place / f"told-{sys.argv[2] if len(sys.argv) > 2 else ''}{torch.multiprocessing.current_process().pid}.json").write_text(json.dumps(told))
+    place = Path(sys.argv[1])
+    told = {
+        name: tell(place, name, fields) for name, fields in json.loads((place / "recipes.json").read_text()).items()
+    }
+    told["world_size"] = seen["world_size"]
+    (place / f"told-{os.environ['RANK']}.json").write_text(json.dumps(told))
 
 
 if __name__ == "__main__":

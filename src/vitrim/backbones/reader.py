@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -12,12 +12,26 @@ from typing import Any, NamedTuple
 
 from torch import nn
 
+from ..core.block_reader import BlockReader, check_reader
 from ..core.method import ViTSpec
-from ..core.stack import BlockReader, TokenStack, check_reader
+from ..core.stack import TokenStack
 
 # Where a model's class is defined -> the module beside this one that reads it.
-READERS = {"vitrim.models.lvvit": "lvvit", "vitrim.models.multiscale": "multiscale", "timm": "timm"}
-SUPPORTED = "timm Vision Transformers (ViT, DeiT, DeiT-III, DINOv2, CLIP and SigLIP vision towers)"
+READERS = {
+    "vitrim.models.lvvit": "lvvit",
+    "vitrim.models.multiscale": "multiscale",
+    "timm": "timm",
+    "torchvision": "torchvision",
+    "transformers": "transformers",
+    "open_clip": "open_clip",
+}
+SUPPORTED = (
+    "timm Vision Transformers (ViT, DeiT, DeiT-III, DINOv2, CLIP and SigLIP vision towers), torchvision's ViT, "
+    "transformers' ViT, DeiT, DINOv2, CLIP and SigLIP, open_clip's vision towers"
+)
+
+
+Guard = Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], None]
 
 
 class UnsupportedModel(ValueError):
@@ -31,6 +45,7 @@ class Place:
     parent: nn.Module
     attribute: str  # the blocks are parent.<attribute>
     refused: Mapping[str, str] = field(default_factory=dict)  # methods of the parent that cannot work, and why
+    guards: Sequence[tuple[nn.Module, Guard]] = ()  # modules, and what looks at their arguments before each forward
 
     def install(self, stack: TokenStack) -> None:
         """Put the stack in place of the blocks; what would silently go wrong refuses until it is removed."""
@@ -38,12 +53,17 @@ class Place:
         stack.attach()
         for name, reason in self.refused.items():
             self.parent.__dict__[name] = partial(_refuse, name, reason)
+        for module, guard in self.guards:
+            module.register_forward_pre_hook(guard, with_kwargs=True)
 
     def remove(self, stack: TokenStack) -> None:
         """Put the original blocks back, in the stack's training mode."""
         setattr(self.parent, self.attribute, stack.release())
         for name in [name for name, value in self.parent.__dict__.items() if _is_refusal(value)]:
             del self.parent.__dict__[name]
+        for module, guard in self.guards:
+            for key in [key for key, hook in module._forward_pre_hooks.items() if hook is guard]:
+                del module._forward_pre_hooks[key], module._forward_pre_hooks_with_kwargs[key]
 
 
 class Installed(NamedTuple):
@@ -71,9 +91,9 @@ def find_stack(model: nn.Module) -> Installed | None:
     """
     _check_module(model)
     library = _library(model)
-    if library is not None:
-        place = library.place(model)
-        stack = None if place is None else getattr(place.parent, place.attribute)
+    place = None if library is None else library.place(model)
+    if place is not None:
+        stack = getattr(place.parent, place.attribute)
         return Installed(place, stack) if isinstance(stack, TokenStack) else None
     inner = (find_stack(child) for child in model.children())
     return next((found for found in inner if found is not None), None)
@@ -125,6 +145,11 @@ def _library(model: nn.Module) -> Any:
 def version(library: str) -> str:
     """'timm 1.0.31' for the installed version."""
     return f"{library} {importlib.import_module(library).__version__}"
+
+
+def linear_macs(module: nn.Module) -> int:
+    """Multiply-adds per token of a module's linear layers."""
+    return sum(part.weight.numel() for part in module.modules() if isinstance(part, nn.Linear))
 
 
 def _self_check(backbone: Backbone) -> None:

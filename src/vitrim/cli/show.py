@@ -58,7 +58,7 @@ def doctor(
 ) -> None:
     """How a model will be read, or why it cannot be; downloads nothing."""
     from ..backbones.reader import read_backbone, version
-    from ..core.stack import check_reader
+    from ..core.block_reader import check_reader
     from ..load import build_model
     from ..measure.evaluate import input_size_of
     from ..measure.macs import count_macs

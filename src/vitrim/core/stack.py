@@ -7,45 +7,16 @@ the last turns them back, so code that walks the list block by block (gradient c
 
 from __future__ import annotations
 
-import copy
 import warnings
-from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any, NamedTuple, cast
 
-import torch
 from torch import Tensor, nn
 
 from . import ops
-from .attention import Attention
+from .block_reader import BlockReader, OpaqueReader
 from .method import Method, ViTSpec, check_opaque
 from .tokens import Tokens
-
-
-class BlockReader(ABC):
-    """How to read one class of blocks of one library. Stateless; one instance serves all blocks of the class."""
-
-    @abstractmethod
-    def attention(self, block: Any, x_BNC: Tensor) -> Attention:
-        """Norm, projection and split of the block's input."""
-
-    @abstractmethod
-    def add_attention(self, block: Any, x_BNC: Tensor, mixed_BHND: Tensor) -> Tensor:
-        """x plus the attention residual (output projection, LayerScale and drop-path included)."""
-
-    @abstractmethod
-    def add_mlp(self, block: Any, x_BNC: Tensor) -> Tensor:
-        """x plus the MLP residual (norm, LayerScale and drop-path included)."""
-
-
-class OpaqueReader(BlockReader):
-    """For a block that only runs as a whole, whatever sequence it takes. Such blocks come first, and no method acts."""
-
-    def attention(self, block: Any, x_BNC: Tensor) -> Attention:
-        raise RuntimeError(f"the attention of a {type(block).__name__} cannot be read: the block only runs as a whole.")
-
-    add_attention = add_mlp = attention  # type: ignore[assignment]
-
 
 WEIGHTS = "method"  # name under which a block holds what the method learns
 TRAINING_ONLY = "exit"  # name, inside that, of what inference can do without
@@ -79,6 +50,7 @@ class TokenBlock(nn.Module):
         if weights is not None:
             weights = weights.to(weight.device, weight.dtype).train(block.training)
         self.__dict__.update(block=block, reader=reader, weights=weights, recorder=None, outbox=None, traced=False)
+        self.__dict__.update({name: getattr(block, name) for name in reader.shared if hasattr(block, name)})
         self.spec, self.layer = spec, layer
         self.training = block.training
         self.act(method)
@@ -92,15 +64,22 @@ class TokenBlock(nn.Module):
         if self.weights is not None:
             self._modules[WEIGHTS] = self.weights
 
-    def forward(self, x: Tensor | Tokens, attn_mask: None = None, is_causal: bool = False) -> Tensor | Tokens:
+    def release(self) -> None:
+        """Leave the block to itself, in this view's mode and without what the method learns."""
+        self.block.training = self.training
+        self.block._modules.pop(WEIGHTS, None)
+        for name in self.reader.shared:
+            if name in self.__dict__ and self.__dict__[name] != getattr(self.block, name, None):
+                setattr(self.block, name, self.__dict__[name])
+
+    def forward(self, x: Tensor | Tokens, *args: Any, **kwargs: Any) -> Tensor | Tokens:
         """One block. The first accepts features [B, N, C], the last returns them."""
-        if attn_mask is not None or is_causal:
-            raise ValueError("a model with reduced tokens takes no attention mask: its tokens move; restore it first.")
+        self.reader.check_call(*args, **kwargs)
         if isinstance(x, tuple) and not isinstance(x, Tokens):
             raise ValueError("reentrant checkpointing takes tokens apart: checkpoint with use_reentrant=False.")
         tokens = x if isinstance(x, Tokens) else self._start(x)
         source_before = tokens.source_BP
-        tokens = self._step(tokens)
+        tokens = self.reader.run(self, self._step, tokens)
         if self.recorder is not None and tokens.source_BP is not source_before:
             self.recorder.append(Snapshot(self.layer, tokens))
         return self._leave(tokens) if self.layer == self.spec.depth - 1 else tokens
@@ -196,9 +175,8 @@ class TokenStack(nn.Sequential):
         """The original container of blocks, in this stack's training mode, without what the method learns."""
         original: nn.Module = self.__dict__["original"]
         original.training = self.training
-        for mine, block in zip(self, original.children(), strict=True):
-            block.training = mine.training
-            block._modules.pop(WEIGHTS, None)
+        for block in self:
+            cast(TokenBlock, block).release()
         return original
 
 
@@ -217,26 +195,3 @@ def _has_hooks(module: nn.Module | None) -> bool:
 
 def _attention_of(block: nn.Module) -> nn.Module | None:
     return next((child for name, child in block.named_children() if name.startswith(("attn", "attention"))), None)
-
-
-@torch.no_grad()
-def check_reader(block: nn.Module, reader: BlockReader, channels: int) -> float:
-    """Relative difference between the residual updates of the block and of its reader, on random input.
-
-    Updates, not outputs, are compared: under a small LayerScale a wrong reader hardly shows in the output. It is
-    done on a copy, without the user's hooks, and not in half precision, where a small update vanishes. 0 where the
-    weights are on the meta device, or the block is not taken apart.
-    """
-    weight = next(block.parameters())
-    if weight.is_meta or isinstance(reader, OpaqueReader):
-        return 0.0
-    block = copy.deepcopy(block).eval().to(torch.promote_types(weight.dtype, torch.float32))
-    for module in block.modules():
-        module._forward_hooks.clear()
-        module._forward_pre_hooks.clear()
-    generator = torch.Generator().manual_seed(0)
-    x = torch.randn(2, 17, channels, generator=generator).to(weight.device, next(block.parameters()).dtype)
-    wanted = block(x) - x
-    read = reader.add_attention(block, x, reader.attention(block, x).output())
-    got = reader.add_mlp(block, read) - x
-    return float((got - wanted).norm() / wanted.norm().clamp(min=1e-30))

@@ -20,6 +20,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 PREFIX, PARTIAL = "step-", ".part-"
+GROUP = "group."  # beginning of names of tensors that an optimiser keeps for a group of parameters
 
 
 class TrainingError(RuntimeError):
@@ -100,7 +101,7 @@ def load(checkpoint: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]
     except (OSError, ValueError, SafetensorError) as error:
         reason = " ".join(str(error).split())
         raise TrainingError(
-            f"{checkpoint} cannot be read ({reason}): remove it to go on from the one before."
+            f"{checkpoint} cannot be read ({reason}): remove it to go on from an earlier one."
         ) from error
     return tensors, state
 
@@ -130,6 +131,8 @@ def optimizer_state(optimizer: Any, module: nn.Module) -> tuple[dict[str, Tensor
                 tensors[f"{names[parameter]}|{entry}"] = gathered(value)
             elif value is not None:
                 values[f"{names[parameter]}|{entry}"] = value
+    for i, group in enumerate(optimizer.param_groups):
+        tensors |= {f"|{GROUP}{i}.{key}": each.clone() for key, each in group.items() if isinstance(each, Tensor)}
     groups = [{key: each for key, each in group.items() if _is_plain(each)} for group in optimizer.param_groups]
     return tensors, {"values": values, "groups": groups}
 
@@ -139,6 +142,10 @@ def load_optimizer(optimizer: Any, module: nn.Module, tensors: Mapping[str, Tens
     parameters = dict(module.named_parameters())
     for key, value in {**tensors, **plain["values"]}.items():
         name, _, entry = key.rpartition("|")
+        if not name and entry.startswith(GROUP):
+            i, _, entry = entry.removeprefix(GROUP).partition(".")
+            optimizer.param_groups[int(i)][entry] = value
+            continue
         if not name:
             optimizer.state[entry] = value
             continue

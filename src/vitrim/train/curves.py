@@ -33,11 +33,13 @@ def curves_svg(entries: Sequence[Mapping[str, Any]]) -> str:
     from matplotlib.figure import Figure
 
     panels = {title: lines for title, lines in _panels(entries).items() if lines}
-    style: Any = {"svg.hashsalt": "curves", "font.family": FONT, "font.size": 9}
+    style: Any = {"svg.fonttype": "none", "svg.hashsalt": "curves", "font.family": FONT, "font.size": 9}
     style |= dict.fromkeys(("text.color", "axes.labelcolor", "xtick.color", "ytick.color"), INK)
     with mpl.rc_context(style):
-        figure = Figure(figsize=(9, 2.9 * max(1, math.ceil(len(panels) / 2))), layout="tight")
-        grid = figure.subplots(max(1, math.ceil(len(panels) / 2)), 2, squeeze=False)
+        rows = max(1, math.ceil(len(panels) / 2))
+        figure = Figure(figsize=(9, 2.9 * rows))
+        grid = figure.subplots(rows, 2, squeeze=False)
+        figure.subplots_adjust(0.08, 0.5 / (2.9 * rows), 0.98, 1 - 0.3 / (2.9 * rows), 0.16, 0.4)
         for axes in grid.flat[len(panels) :]:
             axes.set_axis_off()
         for axes, (title, lines) in zip(grid.flat, panels.items(), strict=False):
@@ -46,7 +48,7 @@ def curves_svg(entries: Sequence[Mapping[str, Any]]) -> str:
         figure.savefig(
             out, format="svg", facecolor="white", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type"))
         )
-    return out.getvalue()
+    return out.getvalue().replace(f"'{FONT}'", f"'{FONT}', sans-serif")
 
 
 def _panels(entries: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Line]]:

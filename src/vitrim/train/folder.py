@@ -44,7 +44,10 @@ class RunFolder:
         except (ValueError, TypeError) as error:
             raise ValueError(f"{self.recipe} was not written by vitrim: name another output folder.") from error
         wanted = _as_json(recipe, facts or {})
-        changed = changed_fields({name: old[name] for name in old if facts is not None or name in wanted}, wanted)
+        if facts is None:  # not known yet: what the recipe alone says
+            wanted.pop("num_classes")
+            old = {name: value for name, value in old.items() if name in wanted}
+        changed = changed_fields(old, wanted)
         if changed:
             raise ValueError(
                 f"{self.folder} holds a run of another recipe ({'; '.join(changed[:3])}"

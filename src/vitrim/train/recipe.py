@@ -127,6 +127,8 @@ class Recipe:
             raise ValueError("recipe: mixup and cutmix pair images, so each accumulated part must be even.")
         if (self.distillation == "none") != (self.teacher is None):
             raise ValueError("recipe: a teacher and a kind of distillation (soft, hard) go together.")
+        if self.teacher_checkpoint is not None and self.teacher is None:
+            raise ValueError("recipe: teacher_checkpoint goes with a teacher, and teacher is None.")
         if self.token_labeling and (self.mixup or self.cutmix):
             raise ValueError("recipe: token labeling mixes images itself (MixToken): set mixup 0 and cutmix 0.")
         if self.token_labeling and self.teacher is not None:

@@ -1,0 +1,118 @@
+"""open_clip's vision towers, its own and those of timm, alone or inside a whole model. Text towers stay as they are."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch.nn.functional as F
+from open_clip import transformer as library
+from open_clip.timm_model import TimmModel
+from open_clip.transformer import CustomResidualAttentionBlock, ResidualAttentionBlock, Transformer, VisionTransformer
+from torch import Tensor, nn
+
+from ..core.attention import Attention
+from ..core.block_reader import BlockReader
+from ..core.method import ViTSpec
+from ..core.multihead import join_multihead, multihead_macs, split_multihead, why_unreadable
+from . import timm
+from .reader import Backbone, Place, UnsupportedModel, linear_macs, version
+
+REFUSED = {name: timm.REFUSED[name] for name in ("forward_intermediates", "prune_intermediate_layers")}
+
+
+class ResidualReader(BlockReader):
+    """x + ls_1(attn(ln_1(x))), then x + ls_2(mlp(ln_2(x))), with torch's nn.MultiheadAttention."""
+
+    def attention(self, block: Any, x_BNC: Tensor) -> Attention:
+        return split_multihead(block.attn, block.ln_1(x_BNC))
+
+    def add_attention(self, block: Any, x_BNC: Tensor, mixed_BHND: Tensor) -> Tensor:
+        return x_BNC + block.ls_1(join_multihead(block.attn, mixed_BHND))
+
+    def add_mlp(self, block: Any, x_BNC: Tensor) -> Tensor:
+        return x_BNC + block.ls_2(block.mlp(block.ln_2(x_BNC)))
+
+
+class CustomReader(ResidualReader):
+    """The same with open_clip's own attention: norms of queries and keys, scales of heads, inner norms."""
+
+    def attention(self, block: Any, x_BNC: Tensor) -> Attention:
+        attn, x = block.attn, block.ln_1(x_BNC)
+        B, N, _ = x.shape
+        packed = F.linear(x, attn.in_proj_weight, attn.in_proj_bias)
+        q, k, v = packed.reshape(B, N, 3, attn.num_heads, attn.head_dim).permute(2, 0, 3, 1, 4).unbind(0)
+        dropout = attn.attn_drop.p if attn.training else 0.0
+        return Attention(attn.ln_q(q), attn.ln_k(k), v, attn.scale, dropout=dropout)
+
+    def add_attention(self, block: Any, x_BNC: Tensor, mixed_BHND: Tensor) -> Tensor:
+        attn = block.attn
+        mixed = mixed_BHND if attn.head_scale is None else mixed_BHND * attn.head_scale
+        out = attn.out_drop(attn.out_proj(attn.ln_inner(mixed.transpose(1, 2).flatten(2))))
+        return x_BNC + block.ls_1(block.ln_attn(out))
+
+
+RESIDUAL, CUSTOM = ResidualReader(), CustomReader()
+
+
+def place(model: nn.Module) -> Place | None:
+    """Where the vision tower keeps its blocks; None if it is no Vision Transformer."""
+    tower = _tower(model)
+    if isinstance(tower, TimmModel):
+        return timm.place(tower.trunk)
+    if isinstance(tower, VisionTransformer) and isinstance(tower.transformer, Transformer):
+        return Place(tower.transformer, "resblocks", REFUSED)
+    return None
+
+
+def read(model: nn.Module) -> Backbone:
+    """The backbone of an open_clip model's vision tower; UnsupportedModel if it is no Vision Transformer."""
+    tower: Any = _tower(model)
+    if isinstance(tower, TimmModel):
+        return timm.read(tower.trunk)
+    where = place(tower)
+    if where is None:
+        raise UnsupportedModel(
+            f"{type(tower).__name__}: of open_clip's models, vitrim reads the vision towers that are a "
+            f"VisionTransformer, or a TimmModel with one, of {version('open_clip')}; text towers stay as they are."
+        )
+    if not where.parent.batch_first:
+        raise UnsupportedModel("VisionTransformer of open_clip: its tokens come before the batch (batch_first=False).")
+    blocks: list[Any] = list(tower.transformer.resblocks)
+    readers = [_reader(block, i) for i, block in enumerate(blocks)]
+    channels = tower.transformer.width
+    spec = ViTSpec(
+        name="VisionTransformer of open_clip",
+        depth=len(blocks),
+        num_prefix=1,
+        has_cls=True,
+        pools_patches=tower.attn_pool is not None or tower.pool_type != "tok" or tower.output_tokens,
+        num_patches=tower.grid_size[0] * tower.grid_size[1],
+        channels=channels,
+        num_heads=blocks[0].attn.num_heads,
+        attention_channels=channels,
+        attention_macs=multihead_macs(blocks[0].attn),
+        mlp_macs=linear_macs(blocks[0].mlp),
+    )
+    return Backbone("open_clip", where, tower.transformer.resblocks, readers, spec)
+
+
+def _tower(model: nn.Module) -> nn.Module:
+    """The vision tower of a whole model; a tower is its own."""
+    visual = getattr(model, "visual", None)
+    return visual if isinstance(visual, nn.Module) else model
+
+
+def _reader(block: Any, index: int) -> BlockReader:
+    reason: str | None
+    if type(block) is ResidualAttentionBlock:
+        reason = why_unreadable(block.attn)
+    elif type(block) is CustomResidualAttentionBlock and type(block.attn) is library.Attention:
+        reason = None if block.attn.logit_scale is None else "its attention is a scaled cosine"
+    else:
+        reason = "vitrim reads ResidualAttentionBlock and CustomResidualAttentionBlock"
+    if reason is not None:
+        raise UnsupportedModel(
+            f"VisionTransformer: block {index} ({type(block).__name__}, {version('open_clip')}) cannot be read: "
+            f"{reason}."
+        )
+    return RESIDUAL if type(block) is ResidualAttentionBlock else CUSTOM

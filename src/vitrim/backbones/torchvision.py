@@ -1,0 +1,70 @@
+"""torchvision's Vision Transformers: vit_b_16 to vit_h_14."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, nn
+from torchvision.models.vision_transformer import EncoderBlock, VisionTransformer
+
+from ..core.attention import Attention
+from ..core.block_reader import BlockReader
+from ..core.method import ViTSpec
+from ..core.multihead import join_multihead, multihead_macs, split_multihead, why_unreadable
+from .reader import Backbone, Place, UnsupportedModel, linear_macs, version
+
+
+class EncoderBlockReader(BlockReader):
+    """x + dropout(self_attention(ln_1(x))), then x + mlp(ln_2(x))."""
+
+    def attention(self, block: Any, x_BNC: Tensor) -> Attention:
+        return split_multihead(block.self_attention, block.ln_1(x_BNC))
+
+    def add_attention(self, block: Any, x_BNC: Tensor, mixed_BHND: Tensor) -> Tensor:
+        return x_BNC + block.dropout(join_multihead(block.self_attention, mixed_BHND))
+
+    def add_mlp(self, block: Any, x_BNC: Tensor) -> Tensor:
+        return x_BNC + block.mlp(block.ln_2(x_BNC))
+
+
+READER = EncoderBlockReader()
+
+
+def place(model: nn.Module) -> Place | None:
+    """Where the model keeps its blocks; None if it is no Vision Transformer."""
+    return Place(model.encoder, "layers") if isinstance(model, VisionTransformer) else None
+
+
+def read(model: nn.Module) -> Backbone:
+    """The backbone of a torchvision model; UnsupportedModel if it is no plain Vision Transformer."""
+    name = type(model).__name__
+    if not isinstance(model, VisionTransformer):
+        raise UnsupportedModel(
+            f"{name}: of torchvision's models, vitrim reads the VisionTransformer (vit_b_16 to vit_h_14) of "
+            f"{version('torchvision')}, whole."
+        )
+    blocks: list[Any] = list(model.encoder.layers)
+    for i, block in enumerate(blocks):
+        if type(block) is not EncoderBlock:
+            raise UnsupportedModel(
+                f"{name}: block {i} is a {type(block).__name__}, and vitrim reads EncoderBlock of "
+                f"{version('torchvision')}."
+            )
+        if (reason := why_unreadable(block.self_attention)) is not None:
+            raise UnsupportedModel(f"{name}: block {i} ({version('torchvision')}) cannot be read: {reason}.")
+    head = list(model.heads.modules())[-1]
+    spec = ViTSpec(
+        name=name,
+        depth=len(blocks),
+        num_prefix=1,
+        has_cls=True,
+        pools_patches=False,
+        num_patches=model.seq_length - 1,
+        channels=model.hidden_dim,
+        num_heads=blocks[0].num_heads,
+        attention_channels=model.hidden_dim,
+        attention_macs=multihead_macs(blocks[0].self_attention),
+        mlp_macs=linear_macs(blocks[0].mlp),
+        num_classes=getattr(head, "out_features", 0),  # model.num_classes stays 1000 when the head is exchanged
+    )
+    return Backbone("torchvision", Place(model.encoder, "layers"), model.encoder.layers, [READER] * len(blocks), spec)

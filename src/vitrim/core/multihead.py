@@ -1,0 +1,43 @@
+"""How to read torch's own nn.MultiheadAttention, on which torchvision and open_clip build their blocks.
+
+Its fast path, taken at inference without gradients, has a kernel of its own that forms the full attention matrix on a
+CPU. What is computed here are the operations of the other path, to the same bits, with the fused kernel.
+"""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .attention import Attention
+
+
+def split_multihead(module: nn.MultiheadAttention, x_BNC: Tensor) -> Attention:
+    """Queries, keys and values of self-attention on normed features."""
+    B, N, _ = x_BNC.shape
+    H = module.num_heads
+    packed = F.linear(x_BNC, module.in_proj_weight, module.in_proj_bias)
+    q, k, v = packed.reshape(B, N, 3, H, module.head_dim).permute(2, 0, 3, 1, 4).unbind(0)
+    return Attention(q, k, v, module.head_dim**-0.5, dropout=module.dropout if module.training else 0.0)
+
+
+def join_multihead(module: nn.MultiheadAttention, mixed_BHND: Tensor) -> Tensor:
+    """The output projection of what the heads mixed: [B, N, C]."""
+    out: Tensor = module.out_proj(mixed_BHND.transpose(1, 2).flatten(2))
+    return out
+
+
+def multihead_macs(module: nn.MultiheadAttention) -> int:
+    """Multiply-adds per token of its projections."""
+    return module.in_proj_weight.numel() + module.out_proj.weight.numel()
+
+
+def why_unreadable(module: nn.Module) -> str | None:
+    """Why such an attention cannot be read, for an error; None if it can."""
+    if type(module) is not nn.MultiheadAttention:
+        return f"its attention is a {type(module).__name__}, and vitrim reads torch's nn.MultiheadAttention"
+    if not module.batch_first:
+        return "its tokens come before the batch (batch_first=False)"
+    if not module._qkv_same_embed_dim or module.bias_k is not None or module.add_zero_attn:
+        return "its attention has projections or keys of its own (kdim, vdim, add_bias_kv or add_zero_attn)"
+    return None

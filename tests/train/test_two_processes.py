@@ -1,0 +1,116 @@
+"""Two processes that share each batch compute what one does; so do accumulated parts, and shards of the weights."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from small_run import FIELDS, lines, losses, make_images, recipe
+
+from vitrim.train import checkpoint
+from vitrim.train.recipe import Recipe
+from vitrim.train.run import run_recipe
+
+SCRIPT = Path(__file__).with_name("two_processes.py")
+EVIT = FIELDS | {"method": "evit", "settings": {"keep_rate": 0.5}, "img_size": 64, "clip_grad": 0.5}
+RECIPES = {
+    "ddp": EVIT | {"checkpoint_every": 2},
+    "stopped": EVIT | {"checkpoint_every": 2, "_stop": 4},
+    "fsdp": EVIT | {"checkpoint_every": 2, "sharding": "fsdp"},
+    "fsdp_stopped": EVIT | {"checkpoint_every": 2, "sharding": "fsdp", "_stop": 4},
+    "accumulated": EVIT | {"accumulate": 2},
+    "corrupt": EVIT | {"epochs": 1, "_data": "corrupt"},
+    "odd": FIELDS | {"batch_size": 6, "mixup": 0.5},
+}
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """The folders of all runs by two processes, and what each of the two had to tell."""
+    place = tmp_path_factory.mktemp("two")
+    make_images(place / "data")
+    make_images(place / "corrupt")
+    for name in ("train/bird/03.png", "train/cat/05.png", "val/cat/01.png"):
+        (place / "corrupt" / name).write_bytes(b"no image")
+    (place / "recipes.json").write_text(json.dumps(RECIPES))
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(SCRIPT)]
+    done = subprocess.run(
+        [*command, str(place)], env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=500
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    return place
+
+
+@pytest.fixture(scope="module")
+def told(place):
+    found = [json.loads((place / f"told-{rank}.json").read_text()) for rank in (0, 1)]
+    assert all(each["world_size"] == 2 for each in found)
+    return found[0]
+
+
+@pytest.fixture(scope="module")
+def alone(place):
+    """The same recipe, run by this process."""
+    summary = run_recipe(Recipe(**EVIT), place / "data", place / "alone", cpu=True)
+    assert summary["processes"] == 1
+    return losses(place / "alone")
+
+
+def test_two_processes_have_the_loss_curve_of_one_with_the_same_batch(told, alone, place):
+    assert told["ddp"]["processes"] == 2
+    assert len(alone) == 6
+    assert max(alone) - min(alone) > 0.05  # a curve, not a line
+    assert losses(place / "ddp") == pytest.approx(alone, abs=1e-4)
+    assert lines(place / "ddp")[-1]["accuracy"] == lines(place / "alone")[-1]["accuracy"]
+
+
+def test_accumulated_parts_have_the_loss_curve_of_the_whole_batch(told, alone, place):
+    assert told["accumulated"]["processes"] == 2
+    assert losses(place / "accumulated") == pytest.approx(alone, abs=1e-4)
+    run_recipe(Recipe(**EVIT | {"accumulate": 4}), place / "data", place / "four", cpu=True)
+    assert losses(place / "four") == pytest.approx(alone, abs=1e-5)
+
+
+def test_a_run_of_two_processes_is_gone_on_with_by_one(told, alone, place):
+    assert told["stopped"] == "stopped"
+    assert len(losses(place / "stopped")) == 4
+    run_recipe(Recipe(**RECIPES["ddp"]), place / "data", place / "stopped", cpu=True)
+    assert losses(place / "stopped") == pytest.approx(alone, abs=1e-4)
+
+
+def test_sharded_weights_have_the_loss_curve_of_whole_ones(told, alone, place):
+    assert told["fsdp"]["processes"] == 2
+    assert told["fsdp"]["sharded"] > 0.9  # share of the parameters that were in shards
+    assert told["ddp"]["sharded"] == 0
+    assert losses(place / "fsdp") == pytest.approx(alone, abs=1e-4)
+    assert lines(place / "fsdp")[-1]["accuracy"] == lines(place / "alone")[-1]["accuracy"]
+
+
+def test_a_checkpoint_of_shards_is_whole_and_goes_on_in_one_process(told, alone, place):
+    assert told["fsdp_stopped"] == "stopped"
+    ddp, fsdp = (checkpoint.load(checkpoint.latest(place / name / "checkpoints"))[0] for name in ("ddp", "fsdp"))
+    for file in ("model", "optimizer"):
+        assert ddp[file].keys() == fsdp[file].keys()
+        assert all(ddp[file][key].shape == fsdp[file][key].shape for key in ddp[file])
+    recipe_file = place / "fsdp_stopped" / "recipe.json"  # sharding is a field, so a user would copy the checkpoint
+    recipe_file.write_text(recipe_file.read_text().replace('"fsdp"', '"ddp"'))
+    run_recipe(Recipe(**RECIPES["ddp"]), place / "data", place / "fsdp_stopped", cpu=True)
+    assert losses(place / "fsdp_stopped") == pytest.approx(alone, abs=1e-4)
+
+
+def test_images_that_another_process_could_not_read_are_counted_and_named(told, place):
+    assert told["corrupt"]["unreadable_images"] == 3
+    warnings = (place / "corrupt-out" / "warnings.txt").read_text().splitlines()
+    assert len(warnings) == 3
+
+
+def test_mixup_that_cannot_pair_the_images_of_one_process_is_refused(told):
+    assert told["odd"].startswith("ValueError: recipe: mixup and cutmix pair images, and each of 2 processes gets 3")
+
+
+def test_fsdp_without_a_launcher_says_so(images, tmp_path):
+    with pytest.raises(ValueError, match="start it by torchrun"):
+        run_recipe(recipe(sharding="fsdp"), images, tmp_path / "out", cpu=True)
+    assert not (tmp_path / "out").exists()
