@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .hub import check_hub as _check_hub
+from .network import check_hub as _check_hub
 from .pretrained.config import WEIGHTS_FILE, Config, check_folder, is_learned, read_config
 
 NESTED_UNDER = ("model", "state_dict", "model_ema", "state_dict_ema")  # where training scripts keep the weights

@@ -1,4 +1,4 @@
-"""A training run small enough for tests: timm's test_vit at 32 or 64 pixels on a few generated images of two classes."""
+"""A training run small enough for tests: timm's test_vit at 32 or 64 pixels, a few generated images of two classes."""
 
 from __future__ import annotations
 

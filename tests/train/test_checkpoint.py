@@ -57,7 +57,7 @@ def test_the_state_of_another_models_optimizer_is_refused():
     optimizer = make("adamw", model)
     train(model, optimizer, range(1))
     tensors, plain = checkpoint.optimizer_state(optimizer, model)
-    with pytest.raises(TrainingError, match="knows a parameter 1.weight|knows a parameter 2"):
+    with pytest.raises(TrainingError, match=r"knows a parameter [012]\."):
         checkpoint.load_optimizer(make("adamw", other), other, tensors, plain)
 
 

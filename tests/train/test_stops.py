@@ -93,7 +93,7 @@ def test_a_full_disk_leaves_the_last_checkpoint_whole_and_nothing_half(error, im
     with monkeypatch.context() as patches:
         patches.setattr(checkpoint, "save_file", write_until_full)
         with pytest.raises(
-            TrainingError, match="the checkpoint of update 6 cannot be written to .* The last"
+            TrainingError, match=r"the checkpoint of update 6 cannot be written to .* The last"
         ) as caught:
             run_recipe(wanted, images, output, cpu=True)
     assert "\n" not in str(caught.value)
@@ -125,7 +125,7 @@ def test_a_disk_that_is_really_full(images, tmp_path):
         pytest.skip("may not mount a small disk")
     try:
         wanted, output = recipe(epochs=4, checkpoint_every=3, checkpoints_kept=9), place / "out"
-        with pytest.raises(TrainingError, match="The last checkpoint is whole|There is no checkpoint yet") as error:
+        with pytest.raises(TrainingError, match=r"The last checkpoint is whole|There is no checkpoint yet") as error:
             run_recipe(wanted, images, output, cpu=True)
         assert "space" in str(error.value).lower() or "28" in str(error.value)
         names = [path.name for path in (output / "checkpoints").iterdir()]

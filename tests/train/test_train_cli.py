@@ -127,7 +127,7 @@ def test_help_shows_the_fields(capsys):
         (("--method", "evitt"), "evit"),
         (("--method", "evit", "--settings.keep", 1), "keep"),
         (("--settings.keep_rate", 0.5), "method is None"),
-        (("--method", "tome", "--keep-rate-epochs", 1), "tome has no keep rate"),
+        (("--method", "tome", "--settings.r", 1, "--img-size", 64, "--keep-rate-epochs", 1), "tome has no keep rate"),
         (("--batch-size", 25), "24 training images do not fill one batch of 25"),
         (("--batch-size", 6, "--accumulate", 4), "do not split into 4 accumulated parts"),
         (("--batch-size", 3, "--mixup", 1), "mixup and cutmix pair images"),
@@ -201,7 +201,7 @@ def snapshot(folder):
     return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file() and path.name != ".lock"}
 
 
-def test_a_run_of_another_recipe_or_other_images_is_not_touched(train, tmp_path, images):
+def test_a_run_of_another_recipe_or_other_images_is_not_touched(train, tmp_path):
     assert train("--epochs", 1)[0] == 0
     before = snapshot(tmp_path / "out")
     code, _, err = train("--epochs", 1, "--lr", 0.5, "--seed", 1)

@@ -59,7 +59,9 @@ def train(
 ) -> None:
     """Train or fine-tune by a RECIPE; every field of it is an option: --lr 1e-4, --settings.keep_rate 0.5.
 
-    The fields are below; --show prints them as a recipe has them. On several GPUs or machines: torchrun --nproc-per-node 8 -m vitrim train RECIPE ...
+    The fields are below; --show prints them as a recipe has them.
+
+    On several GPUs or machines: torchrun --nproc-per-node 8 -m vitrim train RECIPE ...
     """
     from ..train.recipe import load_recipe
 

@@ -1,7 +1,8 @@
 """How to read torch's own nn.MultiheadAttention, on which torchvision and open_clip build their blocks.
 
-Its fast path, taken at inference without gradients, has a kernel of its own that forms the full attention matrix on a
-CPU. What is computed here are the operations of the other path, to the same bits, with the fused kernel.
+Packed projections run on [B, N, C] in one product, and attention in the fused kernel. The module itself computes on
+[N, B, C], or at inference with a kernel of its own that forms the full attention matrix on a CPU: two paths that differ
+from each other, and from this one, by the rounding of the last bits.
 """
 
 from __future__ import annotations

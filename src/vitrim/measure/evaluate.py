@@ -18,6 +18,8 @@ from torch import Tensor, nn
 from .batches import Batch, ImageBatches, Progress, Transform, load_images
 from .images import list_images
 
+OTHERS = ("transformers", "torchvision", "open_clip")  # libraries with image preparations of their own
+
 
 @dataclass(frozen=True)
 class Score:
@@ -93,9 +95,18 @@ def evaluate_folder(
 
 
 def eval_transform(model: nn.Module) -> Transform:
-    """timm's evaluation transform for the model at the size it was built for: image -> [C, H, W], normalised."""
+    """timm's evaluation transform for the model at the size it was built for: image -> [C, H, W], normalised.
+
+    ValueError for a model of another library, whose mean, deviation and crop timm does not know.
+    """
     from timm import data
 
+    library = next((name for cls in type(model).__mro__ if (name := cls.__module__.partition(".")[0]) in OTHERS), None)
+    if library is not None:
+        raise ValueError(
+            f"{type(model).__name__} is a model of {library}: prepare its images as {library} does, and use evaluate "
+            "with batches of them."
+        )
     size = input_size_of(model)
     timm_data: Any = data  # untyped
     config: dict[str, Any] = timm_data.resolve_model_data_config(model, args={"input_size": size})
@@ -107,13 +118,22 @@ def eval_transform(model: nn.Module) -> Transform:
 
 
 def input_size_of(model: nn.Module) -> tuple[int, int, int]:
-    """Channels, height and width of the images that a timm model was built for."""
-    embed: Any = getattr(model, "patch_embed", None)
-    size, parts = getattr(embed, "img_size", None), embed.modules() if isinstance(embed, nn.Module) else ()
+    """Channels, height and width of the images that a model was built for."""
+    tower: Any = getattr(model, "visual", model)  # a vision tower beside a text tower, in open_clip
+    embed: Any = getattr(tower, "patch_embed", None)
+    size: Any = getattr(embed, "img_size", None)
+    if size is None:  # torchvision and open_clip keep it in the model, transformers in the config
+        config: Any = getattr(tower, "config", None)
+        size = getattr(getattr(config, "vision_config", config), "image_size", getattr(tower, "image_size", None))
+        embed = tower
+        if getattr(tower, "main_input_name", "pixel_values") != "pixel_values":
+            raise ValueError(f"{type(model).__name__} takes more than images: pass the part that takes images alone.")
+    parts = embed.modules() if isinstance(embed, nn.Module) else ()
     first = next((part for part in parts if isinstance(part, nn.Conv2d)), None)
     if size is not None and first is not None:
-        return first.in_channels, int(size[0]), int(size[1])
-    config: Any = getattr(model, "pretrained_cfg", None) or {}
+        height, width = (size, size) if isinstance(size, int) else size
+        return first.in_channels, int(height), int(width)
+    config = getattr(model, "pretrained_cfg", None) or {}
     if config.get("input_size") is None:
         raise ValueError(f"{type(model).__name__} does not say for which image size it was built: pass input_size.")
     channels, height, width = config["input_size"]
@@ -161,6 +181,7 @@ def autocast(device: torch.device, amp: bool) -> Any:
 def _logits(model: nn.Module, x_BCHW: Tensor, device: torch.device) -> Tensor:
     dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), x_BCHW.dtype)
     logits_BK = model(x_BCHW.to(device, dtype))
+    logits_BK = getattr(logits_BK, "logits", logits_BK)  # transformers gives them among others
     if not isinstance(logits_BK, Tensor) or logits_BK.ndim != 2:
         shape = tuple(logits_BK.shape) if isinstance(logits_BK, Tensor) else type(logits_BK).__name__
         raise ValueError(f"evaluate needs a classifier with logits [batch, classes]; {shape} came out.")

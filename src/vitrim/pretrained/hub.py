@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import nn
 
-from ..hub import check_answer
+from ..network import check_answer
 from .config import FILES
 from .write import write_folder
 

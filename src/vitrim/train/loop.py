@@ -135,7 +135,8 @@ class Trainer:
             raise ImageDataError(f"{views.failure} {checkpoint.last_words(self.folder.checkpoints)}")
         x_BCHW = views.x_BCHW.to(self.accelerator.device, non_blocking=True)
         x_BCHW, target = self.setup.mix(x_BCHW, views.labels_B.to(self.accelerator.device), views.label_maps)
-        losses = self.task(x_BCHW, target)
+        with self.accelerator.autocast():  # accelerate wraps what it prepared, and it does not prepare shards
+            losses = self.task(x_BCHW, target)
         self.accelerator.backward(losses.loss * share)
         self.window.add(losses.loss.detach() * share, {k: v.detach() * share for k, v in losses.parts.items()})
 

@@ -28,14 +28,7 @@ def run_recipe(
     """
     RunFolder(Path(output)).check(recipe)  # before anything takes time
     setup = Setup(recipe, Path(data), cpu=cpu)
-    try:
-        return _run(setup, Path(output), listener)
-    finally:
-        setup.accelerator.end_training()
-
-
-def _run(setup: Setup, output: Path, listener: Listener | None) -> dict[str, Any]:
-    main = setup.accelerator.is_main_process
+    output, main = Path(output), setup.accelerator.is_main_process
     folder = RunFolder(output, writes=main, tensorboard=setup.recipe.tensorboard)
     trainer = Trainer(setup, folder, listener)
     with ExitStack() as held:

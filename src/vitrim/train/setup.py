@@ -17,7 +17,7 @@ from .class_folders import classes_of, digest
 from .data import TrainingImages, Transform
 from .evaluation import accuracies
 from .label_views import LabelMap, LabelViews
-from .processes import from_all, is_sharded, make_accelerator, name_shards
+from .processes import from_all, make_accelerator, shard
 from .recipe import Recipe
 from .start import start_model, start_teacher
 from .task import ClassificationTask, TokenLabelingTask
@@ -81,6 +81,9 @@ class Setup:
         recipe, task = self.recipe, self.bare_task.to(self.accelerator.device)
         self.ema = ModelEmaV3(self.model, decay=recipe.ema_decay) if recipe.ema_decay else None
         task.listen()
+        if self.sharded:
+            blocks = read_backbone(self.model).blocks if self.stack is None else self.stack
+            shard(self.model, blocks.children(), self.accelerator)
         self.bare_optimizer: Any = create_optimizer_v2(
             self.model,
             opt=recipe.optimizer,
@@ -90,9 +93,8 @@ class Setup:
         )
         self.scheduler = self._scheduler()
         self.mixup = _mixup(recipe, self.num_classes)
-        blocks = list(read_backbone(self.model).blocks.children()) if self.stack is None else list(self.stack)
-        name_shards(self.accelerator, self.model, blocks)
-        self.task, self.optimizer = self.accelerator.prepare(task, self.bare_optimizer)
+        self.optimizer = self.accelerator.prepare(self.bare_optimizer)
+        self.task = task if self.sharded else self.accelerator.prepare(task)
         if recipe.compile:
             self.task.compile()
 
@@ -154,13 +156,15 @@ class Setup:
         dataset = ImageDataset(self.val_images, self.eval_transform, self.channels)
         scores = accuracies(models, dataset, batch_size, self.accelerator, self.recipe.workers)
         self.unreadable |= {f"val/{name}": reason for name, reason in scores.unreadable.items()}
+        if self.sharded:
+            self.model.reshard()  # type: ignore[operator]  # the outermost weights stay whole after a forward
         self.accelerator.unwrap_model(self.task).listen()
         return scores.top1
 
     @property
     def sharded(self) -> bool:
         """Whether each process holds a part of the weights only."""
-        return is_sharded(self.accelerator)
+        return self.recipe.sharding == "fsdp"
 
     def from_all(self, mine: T) -> list[T]:
         """What each process has to tell, in their order."""
@@ -177,19 +181,22 @@ def training_transform(recipe: Recipe, model: nn.Module) -> Transform:
 
     timm_data: Any = data  # untyped
     config = timm_data.resolve_data_config({}, model=model)
-    transform: Transform = timm_data.create_transform(
-        input_size_of(model),
-        is_training=True,
-        scale=recipe.crop_scale,
-        hflip=recipe.hflip,
-        color_jitter=recipe.color_jitter,
-        auto_augment=recipe.auto_augment,
-        interpolation=config["interpolation"],
-        mean=config["mean"],
-        std=config["std"],
-        re_prob=recipe.erasing,
-        re_mode="pixel",  # noise, as in the official code of DeiT and of LV-ViT
-    )
+    try:
+        transform: Transform = timm_data.create_transform(
+            input_size_of(model),
+            is_training=True,
+            scale=recipe.crop_scale,
+            hflip=recipe.hflip,
+            color_jitter=recipe.color_jitter,
+            auto_augment=recipe.auto_augment,
+            interpolation=config["interpolation"],
+            mean=config["mean"],
+            std=config["std"],
+            re_prob=recipe.erasing,
+            re_mode="pixel",  # noise, as in the official code of DeiT and of LV-ViT
+        )
+    except (AssertionError, ValueError) as error:
+        raise ValueError(f"recipe: timm makes no transform of this, auto_augment above all: {error}.") from error
     return transform
 
 
