@@ -74,7 +74,6 @@ def main() -> None:
 def update_of(model: torch.nn.Module, x_BCHW: torch.Tensor, labels_B: torch.Tensor) -> Callable[[], None]:
     """One training update of a model, as a function."""
     task = ClassificationTask(model.train())
-    task.listen()
     optimizer = torch.optim.AdamW(model.parameters(), 1e-5, fused=True)
 
     def update() -> None:

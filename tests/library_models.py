@@ -1,4 +1,4 @@
-"""Tiny models of torchvision, transformers and open_clip with random weights, and what several test files do with them."""
+"""Tiny models of torchvision, transformers and open_clip with random weights, and what tests do with them."""
 
 from __future__ import annotations
 

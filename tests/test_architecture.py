@@ -156,6 +156,7 @@ def test_the_oldest_python_can_parse_it(path: Path) -> None:
 
 
 HEAVY = ("timm", "matplotlib", "torchvision", "jinja2", "rich", "typer", "safetensors", "huggingface_hub")
+HEAVY += ("transformers", "open_clip")
 
 
 @pytest.mark.parametrize(

@@ -7,8 +7,8 @@ Cost      not stated; 30 epochs, `finetune.sh` is for 8 GPUs.
 Run here  no.
 
 The settings are those of `finetune.sh`, on DeiT's augmentation. There the model stays in eval mode, so that dropout and
-drop-path are off: here drop_path is 0, which is the same. The code's moving average (0.99996) is not kept, as it
-reports the plain model.
+drop-path are off: here drop_path is 0, which is the same. The code also keeps a moving average of the weights; add
+`--ema-decay 0.99996` for it.
 
     torchrun --nproc-per-node 8 -m vitrim train recipes/imagenet/evit_deit_small_finetune_30.py \
         --data imagenet --output out/evit_deit_small_finetune_30

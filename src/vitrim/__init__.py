@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from .tracing import trace
     from .train.recipe import Recipe, load_recipe
     from .train.run import run_recipe
+    from .train.task import ClassificationTask
 
 __version__ = "0.1.0"
 
@@ -38,6 +39,7 @@ __all__ = [
     "METR",
     "Anytime",
     "BeyondAttentive",
+    "ClassificationTask",
     "EViT",
     "Method",
     "Random",
@@ -90,6 +92,7 @@ _HOME = {
     ".tracing": ("trace",),
     ".train.recipe": ("Recipe", "load_recipe"),
     ".train.run": ("run_recipe",),
+    ".train.task": ("ClassificationTask",),
 }
 _MODULE = {name: module for module, names in _HOME.items() for name in names}
 

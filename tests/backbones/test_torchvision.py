@@ -30,7 +30,7 @@ def test_an_exchanged_head_sets_the_number_of_classes() -> None:
     model = torchvision_vit()
     model.heads = nn.Sequential(nn.Linear(48, 3))
     assert read_backbone(model).spec.num_classes == 3
-    vitrim.reduce_tokens(model, "metr", method=vitrim.EViT())
+    vitrim.reduce_tokens(model, vitrim.METR(method=vitrim.EViT()))
     assert stack_of(model)[1].weights.exit[-1].out_features == 3
 
 
@@ -111,5 +111,5 @@ def test_a_block_that_computes_something_else_is_refused() -> None:
     model = torchvision_vit()
     original = model.encoder.layers[1].forward
     model.encoder.layers[1].forward = lambda x: 2 * original(x) - x
-    with pytest.raises(vitrim.UnsupportedModel, match="block 1 .* was read wrongly"):
+    with pytest.raises(vitrim.UnsupportedModel, match=r"block 1 .* was read wrongly"):
         vitrim.reduce_tokens(model, "evit")

@@ -9,16 +9,16 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import safetensors.torch
 import torch
 
-from vitrim.train import checkpoint
 from vitrim.train.recipe import Recipe
 from vitrim.train.run import run_recipe
 
 
 def die_while_writing(step: int) -> None:
     """The checkpoint of that update gets one whole file and half of the next, and then the process is gone."""
-    write = checkpoint.save_file
+    write = safetensors.torch.save_file
 
     def write_and_die(tensors: dict[str, torch.Tensor], path: Path) -> Any:
         write(tensors, path)
@@ -26,7 +26,7 @@ def die_while_writing(step: int) -> None:
             os.truncate(path, path.stat().st_size // 2)
             os.kill(os.getpid(), signal.SIGKILL)
 
-    checkpoint.save_file = write_and_die
+    safetensors.torch.save_file = write_and_die
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ import os
 import subprocess
 
 import pytest
+import safetensors.torch
 import torch
 from safetensors import SafetensorError
 from small_run import lines, recipe
@@ -82,7 +83,7 @@ def test_nan_before_any_checkpoint_says_so(images, tmp_path, monkeypatch):
 @pytest.mark.parametrize("error", [OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), SafetensorError("IO error: 28")])
 def test_a_full_disk_leaves_the_last_checkpoint_whole_and_nothing_half(error, images, tmp_path, monkeypatch):
     wanted, output = recipe(epochs=2, checkpoint_every=3), tmp_path / "out"
-    write = checkpoint.save_file
+    write = safetensors.torch.save_file
 
     def write_until_full(tensors, path):
         write(tensors, path)
@@ -91,7 +92,7 @@ def test_a_full_disk_leaves_the_last_checkpoint_whole_and_nothing_half(error, im
             raise error
 
     with monkeypatch.context() as patches:
-        patches.setattr(checkpoint, "save_file", write_until_full)
+        patches.setattr(safetensors.torch, "save_file", write_until_full)
         with pytest.raises(
             TrainingError, match=r"the checkpoint of update 6 cannot be written to .* The last"
         ) as caught:

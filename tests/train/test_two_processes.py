@@ -22,6 +22,8 @@ RECIPES = {
     "fsdp_stopped": EVIT | {"checkpoint_every": 2, "sharding": "fsdp", "_stop": 4},
     "accumulated": EVIT | {"accumulate": 2},
     "corrupt": EVIT | {"epochs": 1, "_data": "corrupt"},
+    "learning": EVIT
+    | {"method": "beyond_attentive", "settings": {"keep_rate": 0.5, "inattentive": "conv"}, "keep_rate_start": 1},
     "odd": FIELDS | {"batch_size": 6, "mixup": 0.5},
 }
 
@@ -98,6 +100,13 @@ def test_a_checkpoint_of_shards_is_whole_and_goes_on_in_one_process(told, alone,
     recipe_file.write_text(recipe_file.read_text().replace('"fsdp"', '"ddp"'))
     run_recipe(Recipe(**RECIPES["ddp"]), place / "data", place / "fsdp_stopped", cpu=True)
     assert losses(place / "fsdp_stopped") == pytest.approx(alone, abs=1e-4)
+
+
+def test_what_a_method_learns_may_rest_while_the_keep_rate_is_1(told, place):
+    assert told["learning"]["processes"] == 2
+    weights = checkpoint.load(checkpoint.latest(place / "learning" / "checkpoints"))[0]["model"]
+    learned = [value for key, value in weights.items() if ".method." in key]
+    assert learned and all(value.isfinite().all() for value in learned)
 
 
 def test_images_that_another_process_could_not_read_are_counted_and_named(told, place):

@@ -128,6 +128,7 @@ REASONS = {  # part of a class's name -> why it is refused
     "ForMaskedImageModeling": "it puts the patches back on their grid, which reduced tokens have left",
     "Backbone": "it returns maps on the patch grid, which reduced tokens have left",
     "TextModel": "a text tower stays as it is",
+    "TimmWrapper": "pass the model of timm that is inside, reduce_tokens(model.timm_model, ...)",
 }
 
 
@@ -159,11 +160,9 @@ def read(model: Any) -> Backbone:
     """The backbone of a model of transformers; UnsupportedModel if it is none of those in `TOWERS` and `HEADS`."""
     found, name = _find(model), type(model).__name__
     if found is None:
-        reason = next(
-            (f" ({why})" for what, why in REASONS.items() if name.startswith(what) or name.endswith(what)), ""
-        )
+        reason = next((f": {why}" for what, why in REASONS.items() if what in name), "")
         raise UnsupportedModel(
-            f"{name} cannot be read{reason}: of transformers' models, vitrim reads ViT, DeiT, DINOv2, and the vision "
+            f"{name} cannot be read{reason}. Of transformers' models, vitrim reads ViT, DeiT, DINOv2, and the vision "
             f"towers of CLIP and SigLIP ({version('transformers')})."
         )
     tower, where = found.tower, found.place()

@@ -8,6 +8,7 @@ the last turns them back, so code that walks the list block by block (gradient c
 from __future__ import annotations
 
 import warnings
+from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Any, NamedTuple, cast
 
@@ -104,7 +105,7 @@ class TokenBlock(nn.Module):
     def _leave(self, tokens: Tokens) -> Tensor:
         tokens = self.acting.finish(tokens)
         if self.outbox is not None:
-            self.outbox.append(tokens)
+            self.outbox[:] = [tokens]
         if self.spec.pools_patches and self.acting.merges:
             tokens = ops.spread(tokens)
         return tokens.x_BNC
@@ -121,15 +122,14 @@ class TokenStack(nn.Sequential):
     """The blocks of a model, carrying ever fewer tokens. [B, N, C] -> [B, N', C]."""
 
     def __init__(self, blocks: nn.Module, readers: Sequence[BlockReader], method: Method, spec: ViTSpec):
-        layers = list(blocks.children())
+        names, layers = zip(*blocks.named_children(), strict=True)
         check_opaque(method, spec)
-        _warn_about_hooks(layers, spec.name)
-        super().__init__(
-            *(
-                TokenBlock(block, reader, method, spec, i)
-                for i, (block, reader) in enumerate(zip(layers, readers, strict=True))
-            )
+        _warn_about_hooks(list(layers), spec.name)
+        views = (
+            TokenBlock(block, reader, method, spec, i)
+            for i, (block, reader) in enumerate(zip(layers, readers, strict=True))
         )
+        super().__init__(OrderedDict(zip(names, views, strict=True)))
         self.__dict__["original"] = blocks  # unregistered: its parameters are already here, under the same names
         self.spec = spec
         self.training = blocks.training
@@ -154,9 +154,9 @@ class TokenStack(nn.Sequential):
             cast(TokenBlock, block).act(built)
 
     def publish_into(self, outbox: list[Tokens] | None, *, traced: bool = False) -> None:
-        """From the next forward on, append the tokens that leave the last block, `carry` included; None stops it.
+        """From the next forward on, the list holds what left the last block, `carry` included; None stops it.
 
-        They hold the graph of the forward: take them out and clear the list after each. traced: with their sources.
+        The tokens hold the graph of their forward: clear the list after use. traced: with their sources.
         """
         for block in self:
             block.__dict__.update(outbox=outbox, traced=traced)

@@ -15,8 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 PREFIX, PARTIAL = "step-", ".part-"
@@ -32,6 +30,9 @@ def save(folder: Path, step: int, files: Mapping[str, Mapping[str, Tensor]], sta
 
     TrainingError, with the earlier checkpoints as they were, if it cannot be written or holds NaN or infinity.
     """
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
     _check_finite(folder, step, files)
     target, partial = folder / f"{PREFIX}{step:08d}", folder / f"{PARTIAL}{step:08d}"
     try:
@@ -92,6 +93,9 @@ def latest(folder: Path) -> Path | None:
 
 def load(checkpoint: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
     """Tensors by file name and the state of one checkpoint."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
     try:
         state = json.loads((checkpoint / "state.json").read_text())
         tensors = {path.stem: load_file(path) for path in sorted(checkpoint.glob("*.safetensors"))}

@@ -35,7 +35,7 @@ DEIT = Recipe(
     log_every=50,
     checkpoint_every=2000,
 )
-"""DeiT from random weights. The originals also keep a moving average and report the plain model, so none is kept."""
+"""DeiT from random weights. The originals also keep a moving average of the weights: `ema_decay=0.99996`."""
 
 EVIT_FINETUNE = replace(
     DEIT,

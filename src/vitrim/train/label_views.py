@@ -1,8 +1,7 @@
 """Views of images whose place in the image is known, and the label map that belongs to each (token labeling).
 
 The crop and the mirroring are those of timm's training transform, drawn in the same order, so a view has the same
-pixels with label maps as without. What comes after them (RandAugment) may move things; as in the official code of
-token labeling, the labels do not follow.
+pixels with label maps as without. What comes after them (RandAugment) may move things, and the labels do not follow.
 Shape letters: B batch, C channels, H and W rows and columns, T classes listed per place of a label map.
 """
 

@@ -38,6 +38,13 @@ def make_accelerator(recipe: Recipe, cpu: bool) -> Any:
     return accelerator
 
 
+def rests_allowed() -> Any:
+    """DDP's settings for a model of which some weights may get no gradient in an update."""
+    from accelerate import DistributedDataParallelKwargs
+
+    return DistributedDataParallelKwargs(find_unused_parameters=True)
+
+
 def shard(model: nn.Module, blocks: Iterable[nn.Module], accelerator: Any) -> None:
     """Let each process hold a part of each block and of the rest (FSDP2); before the optimiser is made.
 

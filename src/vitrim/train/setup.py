@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ..backbones.reader import find_stack, read_backbone
+from ..core.stack import TRAINING_ONLY, TokenStack
 from ..measure.batches import ImageDataset
 from ..measure.evaluate import eval_transform, input_size_of
 from ..measure.images import list_images
@@ -17,7 +18,7 @@ from .class_folders import classes_of, digest
 from .data import TrainingImages, Transform
 from .evaluation import accuracies
 from .label_views import LabelMap, LabelViews
-from .processes import from_all, make_accelerator, shard
+from .processes import from_all, make_accelerator, rests_allowed, shard
 from .recipe import Recipe
 from .start import start_model, start_teacher
 from .task import ClassificationTask, TokenLabelingTask
@@ -80,7 +81,9 @@ class Setup:
 
         recipe, task = self.recipe, self.bare_task.to(self.accelerator.device)
         self.ema = ModelEmaV3(self.model, decay=recipe.ema_decay) if recipe.ema_decay else None
-        task.listen()
+        copied = None if self.ema is None else find_stack(self.ema.module)
+        if copied is not None:
+            copied.stack.publish_into(None)  # nobody listens to the copy
         if self.sharded:
             blocks = read_backbone(self.model).blocks if self.stack is None else self.stack
             shard(self.model, blocks.children(), self.accelerator)
@@ -94,6 +97,8 @@ class Setup:
         self.scheduler = self._scheduler()
         self.mixup = _mixup(recipe, self.num_classes)
         self.optimizer = self.accelerator.prepare(self.bare_optimizer)
+        if self.target_rate is not None and _learns(self.stack):
+            self.accelerator.ddp_handler = rests_allowed()  # at keep rate 1 what a method learns has nothing to do
         self.task = task if self.sharded else self.accelerator.prepare(task)
         if recipe.compile:
             self.task.compile()
@@ -211,6 +216,12 @@ def _task(recipe: Recipe, model: nn.Module, teacher: nn.Module | None) -> Classi
         weight=recipe.distillation_weight,
         temperature=recipe.distillation_temperature,
     )
+
+
+def _learns(stack: TokenStack | None) -> bool:
+    """Whether the method has weights that inference needs, too."""
+    blocks: list[Any] = [] if stack is None else list(stack)
+    return any(name != TRAINING_ONLY for block in blocks if block.weights for name, _ in block.weights.named_children())
 
 
 def _mixup(recipe: Recipe, num_classes: int) -> Any:

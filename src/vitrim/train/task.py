@@ -58,9 +58,10 @@ class ClassificationTask(nn.Module):
         self.__dict__["outbox"] = []
         found = find_stack(model)
         self.__dict__["stack"] = None if found is None else found.stack
+        self.listen()
 
     def listen(self) -> None:
-        """From now on, hear what the method tells; needed before a forward."""
+        """From now on, hear what the method tells."""
         if self.stack is not None:
             self.stack.publish_into(self.outbox, traced=self.traces)
 

@@ -1,0 +1,66 @@
+"""Models of torchvision, transformers and open_clip keep the fused attention kernel; no matrix of tokens is formed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import other_libraries as others
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from library_models import images, output, stack_of
+from vitrim.core.tokens import Tokens
+
+FUSED = "_scaled_dot_product_flash_attention_for_cpu"
+
+
+class Operations(TorchDispatchMode):
+    """Names of the operations that run, and the shapes of what they make."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.made: list[tuple[str, tuple[int, ...]]] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        values = out if isinstance(out, tuple) else (out,)
+        self.made += [(func.__name__.partition(".")[0], tuple(v.shape)) for v in values if isinstance(v, Tensor)]
+        return out
+
+
+def run(model: nn.Module) -> tuple[list[int], list[tuple[str, tuple[int, ...]]]]:
+    """How many tokens enter each block, and what is made on the way through the model."""
+    counts: list[int] = []
+
+    def count(_: nn.Module, inputs: tuple[Tensor | Tokens, ...]) -> None:
+        counts.append((inputs[0].x_BNC if isinstance(inputs[0], Tokens) else inputs[0]).shape[1])
+
+    handles = [block.register_forward_pre_hook(count) for block in stack_of(model)]
+    with torch.no_grad(), Operations() as operations:
+        output(model, images())
+    for handle in handles:
+        handle.remove()
+    return counts, operations.made
+
+
+@pytest.mark.parametrize("name", ["evit", "tome"])
+@pytest.mark.parametrize("family", others.HERE)
+def test_the_fused_kernel_runs_and_no_square_matrix_of_tokens_is_formed(family: str, name: str) -> None:
+    model = others.reduced(family, name)
+    assert all(parameter.device.type == "cpu" for parameter in model.parameters())
+    counts, made = run(model)
+    blocks = [(2, heads, tokens) for heads in (3, 4) for tokens in counts]
+    fused = [shape[:3] for operation, shape in made if operation == FUSED and len(shape) == 4]
+    assert [shape[2] for shape in fused if shape in blocks][: len(counts)] == counts
+    assert [each for each in made if each[1][-2:] in {(count, count) for count in counts}] == []
+
+
+@pytest.mark.skipif("hf_vit" not in others.HERE, reason="transformers is not installed")
+def test_the_check_for_square_matrices_sees_one() -> None:
+    model = others.small_model("hf_vit")
+    model.set_attn_implementation("eager")
+    with torch.no_grad(), Operations() as operations:
+        output(model, images())
+    assert (2, 3, 65, 65) in [shape for _, shape in operations.made]
