@@ -49,12 +49,11 @@ def run(model: nn.Module) -> tuple[list[int], list[tuple[str, tuple[int, ...]]]]
 @pytest.mark.parametrize("family", others.HERE)
 def test_the_fused_kernel_runs_and_no_square_matrix_of_tokens_is_formed(family: str, name: str) -> None:
     model = others.reduced(family, name)
-    assert all(parameter.device.type == "cpu" for parameter in model.parameters())
     counts, made = run(model)
-    blocks = [(2, heads, tokens) for heads in (3, 4) for tokens in counts]
-    fused = [shape[:3] for operation, shape in made if operation == FUSED and len(shape) == 4]
-    assert [shape[2] for shape in fused if shape in blocks][: len(counts)] == counts
-    assert [each for each in made if each[1][-2:] in {(count, count) for count in counts}] == []
+    fused = [shape[2] for operation, shape in made if operation == FUSED and len(shape) == 4]
+    assert fused[: len(counts)] == counts  # a head may attend once more
+    squares = {(count, count) for count in counts}
+    assert [each for each in made if len(each[1]) > 2 and each[1][-2:] in squares] == []  # a weight has two axes
 
 
 @pytest.mark.skipif("hf_vit" not in others.HERE, reason="transformers is not installed")
