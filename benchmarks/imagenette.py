@@ -89,7 +89,10 @@ def measure(cell: Cell, args: argparse.Namespace, batches: object) -> dict[str, 
     weights = read_checkpoint(sorted((folder / "checkpoints").glob("step-*"))[-1] / "model.safetensors")
     model.load_state_dict({name: value for name, value in weights.items() if ".method." not in name})
     quality = {row.layer: row for row in vitrim.cls_quality(model, batches)}
-    row: dict[str, object] = {**cell._asdict(), **{name: summary[name] for name in ("top1", "val_images", "gmacs")}}
+    row: dict[str, object] = {**cell._asdict(), **{name: summary[name] for name in ("top1", "val_images")}}
+    if recipe["method"] is not None:
+        vitrim.reduce_tokens(model, recipe["method"], **recipe["settings"])
+    row["gmacs"] = f"{vitrim.count_macs(model) / 1e9:.4f}"
     row |= {name: summary[name] for name in ("updates", "seconds")}
     row |= {name: recipe[name] for name in ("batch_size", "img_size")}
     for layer in LAYERS:

@@ -92,25 +92,30 @@ def training_table() -> str:
     """Top-1 after fine-tuning, mean and standard deviation over seeds, from the rows of benchmarks/imagenette.py."""
     path, rows = newest("imagenette_*.csv")
     first, rates = rows[0], ("0.7", "0.5", "0.3")
-    base = [float(row["top1"]) for row in rows if row["method"] == "unreduced"]
+    runs: dict[tuple[str, ...], list[dict[str, str]]] = {}
+    for row in rows:
+        runs.setdefault((row["method"], row["keep_rate"], row["updates"]), []).append(row)
+    long = max((row["updates"] for row in rows), key=int)
+    columns = [*((rate, first["updates"]) for rate in rates), ("0.3", long)]
+    base = runs["unreduced", "1.0", first["updates"]]
     lines = [
-        f"DeiT-Tiny at {first['img_size']} px, fine-tuned for {first['updates']} updates of {first['batch_size']} "
-        f"images on imagenette; top-1 on its {first['val_images']} validation images, mean ± standard deviation of "
-        f"{len(base)} seeds, with GMACs. Unreduced: {_spread(base)} %, {float(first['gmacs']):.3f} G.\n",
-        "| trained with | " + " | ".join(f"keep {rate}" for rate in rates) + " |",
-        "|---|" + "---|" * len(rates),
+        f"DeiT-Tiny at {first['img_size']} px, fine-tuned on imagenette by updates of {first['batch_size']} images; "
+        f"top-1 on its {first['val_images']} validation images, mean ± standard deviation of {len(base)} seeds. Unreduced: "
+        f"{_spread(base)} %, {float(first['gmacs']):.3f} G.\n",
+        "| trained with | " + " | ".join(f"keep {rate}, {updates} updates" for rate, updates in columns) + " |",
+        "|---|" + "---|" * len(columns),
     ]
     for method, title in TRAINED.items():
-        cells = []
-        for rate in rates:
-            found = [row for row in rows if (row["method"], row["keep_rate"]) == (method, rate)]
-            cells.append(f"{_spread([float(row['top1']) for row in found])} ({float(found[0]['gmacs']):.3f} G)")
+        cells = [_spread(runs.get((method, *column), [])) for column in columns]
         lines.append(f"| {title} | " + " | ".join(cells) + " |")
+    macs = [f"{float(runs[('evit', *column)][0]['gmacs']):.3f} G" for column in columns]
+    lines.append("| MACs (EViT) | " + " | ".join(macs) + " |")
     return "\n".join([*lines, "", f"Rows: [{path.name}](results/{path.name}).", ""])
 
 
-def _spread(values: list[float]) -> str:
-    return f"{statistics.mean(values):.2f} ± {statistics.stdev(values):.2f}"
+def _spread(rows: list[dict[str, str]]) -> str:
+    values = [float(row["top1"]) for row in rows]
+    return f"{statistics.mean(values):.1f} ± {statistics.stdev(values):.1f}" if values else "not run"
 
 
 def newest(pattern: str) -> tuple[Path, list[dict[str, str]]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -198,6 +199,21 @@ def test_an_attention_mask_is_refused() -> None:
         model(images(), attention_mask=torch.tensor([[1] * 60 + [0] * 5] * 2))
 
 
+@pytest.mark.parametrize("family", ["vit", "dinov2", "clip"])
+@torch.no_grad()
+def test_an_exported_model_equals_the_eager_one(family: str) -> None:
+    model = {
+        "vit": vit,
+        "dinov2": lambda: of_transformers("Dinov2Model", "Dinov2Config", **HF),
+        "clip": lambda: of_transformers("CLIPVisionModel", "CLIPVisionConfig", **HF),
+    }[family]()
+    vitrim.reduce_tokens(model, "evit")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        program = torch.export.export(model, (images(),))
+    torch.testing.assert_close(program.module()(images())[0], model(images())[0], atol=1e-5, rtol=1e-5)
+
+
 @pytest.mark.parametrize("when", ["before", "after"])
 def test_gradient_checkpointing_gives_the_same_gradients(when: str) -> None:
     model, twin = vit(), vit()
@@ -310,7 +326,7 @@ def test_a_version_that_lays_its_blocks_out_otherwise_is_refused(monkeypatch: py
     model.vit.encoder.layer = model.vit.layers
     del model.vit.layers
     monkeypatch.setattr("vitrim.backbones.transformers.version", lambda library: f"{library} 4.57.6")
-    wanted = "the ViTLayer that vitrim reads, which is that of transformers 5.20 to 5.23, and transformers 4.57.6 is"
+    wanted = "the ViTLayer that vitrim reads, which is that of transformers 5.20 to 5.23; transformers 4.57.6 is"
     with pytest.raises(vitrim.UnsupportedModel, match=wanted) as error:
         vitrim.reduce_tokens(model, "evit")
     assert "\n" not in str(error.value)

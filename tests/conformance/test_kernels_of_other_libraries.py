@@ -48,7 +48,8 @@ def run(model: nn.Module) -> tuple[list[int], list[tuple[str, tuple[int, ...]]]]
 @pytest.mark.parametrize("name", ["evit", "tome"])
 @pytest.mark.parametrize("family", others.HERE)
 def test_the_fused_kernel_runs_and_no_square_matrix_of_tokens_is_formed(family: str, name: str) -> None:
-    model = others.reduced(family, name)
+    settings = {"keep_rate": 0.5} if name == "evit" else {"r": 3}  # no count of tokens equals a number of channels
+    model = others.reduced(family, name, **settings)
     counts, made = run(model)
     fused = [shape[2] for operation, shape in made if operation == FUSED and len(shape) == 4]
     assert fused[: len(counts)] == counts  # a head may attend once more

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 from ..core.attention import Attention
@@ -56,7 +57,8 @@ class LayerReader(BlockReader):
 
     def check_call(self, attention_mask: Any = None, **kwargs: Any) -> None:
         _refuse_captures(kwargs)
-        if attention_mask is not None or kwargs.get("is_causal"):
+        # While it is compiled or exported, the library makes a mask that hides nothing; the guard has seen the user's.
+        if (attention_mask is not None and not torch.compiler.is_compiling()) or kwargs.get("is_causal"):
             raise ValueError(MASKED)
 
     def run(self, block: Any, step: Callable[[Tokens], Tokens], tokens: Tokens) -> Tokens:
@@ -146,8 +148,8 @@ class Found(NamedTuple):
         parent: Any = getattr(self.module, inside, None) if inside else self.module
         if not isinstance(getattr(parent, attribute, None), nn.Module):
             return None
-        modules = [self.module] if parent is self.module else [self.module, parent]
-        return Place(parent, attribute, guards=[(module, refuse_captures) for module in modules])
+        inner = [] if parent is self.module else [(parent, refuse_captures)]
+        return Place(parent, attribute, guards=[(self.module, refuse_mask), (self.module, refuse_captures), *inner])
 
 
 def place(model: nn.Module) -> Place | None:
@@ -163,14 +165,14 @@ def read(model: Any) -> Backbone:
         reason = next((f": {why}" for what, why in REASONS.items() if what in name), "")
         raise UnsupportedModel(
             f"{name} cannot be read{reason}. Of transformers' models, vitrim reads ViT, DeiT, DINOv2, and the vision "
-            f"towers of CLIP and SigLIP ({version('transformers')})."
+            f"towers of CLIP and SigLIP, as version 5.20 to 5.23 has them; {version('transformers')} is installed."
         )
     tower, where = found.tower, found.place()
     blocks: list[Any] = [] if where is None else list(getattr(where.parent, where.attribute))
     if where is None or not all(type(b).__name__ == tower.block and tower.reader.understands(b) for b in blocks):
         raise UnsupportedModel(
             f"{name}: its blocks are not the {tower.block} that vitrim reads, which is that of transformers 5.20 to "
-            f"5.23, and {version('transformers')} is installed."
+            f"5.23; {version('transformers')} is installed."
         )
     config, attention = found.module.config, getattr(blocks[0], tower.reader.attention_name)
     embeddings = found.module.embeddings
@@ -196,6 +198,12 @@ def refuse_captures(module: nn.Module, _: tuple[Any, ...], kwargs: dict[str, Any
     """Before transformers sets out to record what blocks and attentions return, by argument or by config."""
     config = getattr(module, "config", None)
     _refuse_captures({name: kwargs.get(name, getattr(config, name, False)) for name in CAPTURES})
+
+
+def refuse_mask(_: nn.Module, __: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    """Before the library makes a mask of its own."""
+    if kwargs.get("attention_mask") is not None:
+        raise ValueError(MASKED)
 
 
 def _refuse_captures(kwargs: dict[str, Any]) -> None:
