@@ -100,8 +100,8 @@ def training_table() -> str:
     base = runs["unreduced", "1.0", first["updates"]]
     lines = [
         f"DeiT-Tiny at {first['img_size']} px, fine-tuned on imagenette by updates of {first['batch_size']} images; "
-        f"top-1 on its {first['val_images']} validation images, mean ± standard deviation of {len(base)} seeds. Unreduced: "
-        f"{_spread(base)} %, {float(first['gmacs']):.3f} G.\n",
+        f"top-1 on its {first['val_images']} validation images, mean ± standard deviation of {len(base)} seeds. "
+        f"Unreduced: {_spread(base)} %, {float(first['gmacs']):.3f} G.\n",
         "| trained with | " + " | ".join(f"keep {rate}, {updates} updates" for rate, updates in columns) + " |",
         "|---|" + "---|" * len(columns),
     ]

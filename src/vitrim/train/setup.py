@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ..backbones.reader import find_stack, read_backbone
-from ..core.stack import TRAINING_ONLY, TokenStack
+from ..core.stack import TRAINING_ONLY, WEIGHTS, TokenStack
 from ..measure.batches import ImageDataset
 from ..measure.evaluate import eval_transform, input_size_of
 from ..measure.images import list_images
@@ -94,6 +94,8 @@ class Setup:
             weight_decay=recipe.weight_decay,
             layer_decay=recipe.layer_decay,
         )
+        if recipe.method_lr != 1:
+            scale_learned(self.bare_optimizer, self.model, recipe.method_lr)
         self.scheduler = self._scheduler()
         self.mixup = _mixup(recipe, self.num_classes)
         self.optimizer = self.accelerator.prepare(self.bare_optimizer)
@@ -121,9 +123,9 @@ class Setup:
         return scheduler
 
     def set_lr(self, step: int) -> float:
-        """Set the learning rate of an update, and return the highest of all groups."""
+        """Set the learning rate of an update, and return it as it is before layer decay and method_lr."""
         self.scheduler.step_update(step)
-        return max(group["lr"] for group in self.bare_optimizer.param_groups)
+        return max(group["lr"] / group.get("lr_scale", 1) for group in self.bare_optimizer.param_groups)
 
     def set_keep_rate(self, rate: float | tuple[float, ...]) -> None:
         """Let all blocks act at this keep rate."""
@@ -216,6 +218,16 @@ def _task(recipe: Recipe, model: nn.Module, teacher: nn.Module | None) -> Classi
         weight=recipe.distillation_weight,
         temperature=recipe.distillation_temperature,
     )
+
+
+def scale_learned(optimizer: Any, model: nn.Module, factor: float) -> None:
+    """Give what the method learns groups of its own, whose learning rate is `factor` times that of the others."""
+    learned = {id(weight) for name, weight in model.named_parameters() if f".{WEIGHTS}." in name}
+    for group in list(optimizer.param_groups):
+        apart = [weight for weight in group["params"] if id(weight) in learned]
+        if apart:
+            group["params"] = [weight for weight in group["params"] if id(weight) not in learned]
+            optimizer.add_param_group(group | {"params": apart, "lr_scale": group.get("lr_scale", 1) * factor})
 
 
 def _learns(stack: TokenStack | None) -> bool:
