@@ -27,10 +27,10 @@ CHOICES: Mapping[str, tuple[object, ...]] = {
     "schedule": ("cosine", "tanh"),  # those of timm that the fields describe in full
 }
 AT_LEAST: Mapping[str, float] = {
-    "epochs": 0.001, "batch_size": 1, "accumulate": 1, "lr": 0, "method_lr": 0, "min_lr": 0, "warmup_lr": 0, "warmup_epochs": 0,
-    "weight_decay": 0, "keep_rate_start": 0, "keep_rate_epochs": 0, "mixup": 0, "cutmix": 0, "color_jitter": 0,
-    "repeats": 1, "workers": 0, "log_every": 1, "checkpoint_every": 1, "checkpoints_kept": 1, "eval_batch_size": 1,
-    "distillation_temperature": 1e-6, "dense_weight": 0,
+    "epochs": 0.001, "batch_size": 1, "accumulate": 1, "lr": 0, "min_lr": 0, "warmup_lr": 0, "warmup_epochs": 0,
+    "method_lr": 0, "weight_decay": 0, "keep_rate_start": 0, "keep_rate_epochs": 0, "mixup": 0, "cutmix": 0,
+    "color_jitter": 0, "repeats": 1, "workers": 0, "log_every": 1, "checkpoint_every": 1, "checkpoints_kept": 1,
+    "eval_batch_size": 1, "distillation_temperature": 1e-6, "dense_weight": 0,
 }  # fmt: skip
 SHARES = ("drop_path", "dropout", "label_smoothing", "erasing", "ema_decay", "hflip", "distillation_weight")
 
