@@ -2,9 +2,11 @@
 
 Fine-tunes DeiT-Tiny in every cell of {EViT, EViT+METR, TM, BAT} x {0.7, 0.5, 0.3} and unreduced, three seeds each, from
 one common start, and writes a row per run to results/. A run that is finished is not run again, so this can be stopped
-at any time. README's table is made of the rows by `python benchmarks/tables.py`.
+at any time. `python benchmarks/tables.py` makes README's table of the rows; they come from
 
     python benchmarks/imagenette.py --data imagenette2-128 --start out/base/model --output out/imagenette
+    python benchmarks/imagenette.py ... --methods metr-lr10 --keep-rates 0.3
+    python benchmarks/imagenette.py ... --methods evit metr --keep-rates 0.3 --epochs 1.36 --output out/imagenette-401
 """
 
 from __future__ import annotations
@@ -31,7 +33,7 @@ from vitrim.measure.evaluate import eval_transform
 from vitrim.measure.images import list_images
 
 RECIPE = Path(__file__).resolve().parents[1] / "recipes" / "imagenette" / "reduced.py"
-METHODS = ("unreduced", "evit", "metr", "token_mergence", "beyond_attentive")
+METHODS = ("unreduced", "evit", "metr", "metr-lr10", "token_mergence", "beyond_attentive")
 RATES = (0.3, 0.5, 0.7)
 LAYERS = (3, 6, 9)  # blocks that reduce
 QUALITY_IMAGES = 300  # for the agreement of class attention; overlaps are of the top half
@@ -69,7 +71,9 @@ def train(cell: Cell, args: argparse.Namespace) -> None:
     if cell.method == "unreduced":
         options += ["--method", "none", "--settings", "{}"]
     else:
-        options += ["--method", cell.method, "--settings.keep_rate", str(cell.keep_rate)]
+        if cell.method == "metr-lr10":  # exit heads at ten times the learning rate
+            options += ["--method-lr", "10"]
+        options += ["--method", cell.method.partition("-")[0], "--settings.keep_rate", str(cell.keep_rate)]
     command = [sys.executable, "-m", "vitrim", "train", RECIPE, "--data", args.data, "--output", folder, *options]
     began = time.perf_counter()
     done = subprocess.run(
@@ -107,7 +111,9 @@ def main() -> None:
     parser.add_argument("--start", required=True, help="folder or file of the common start")
     parser.add_argument("--output", type=Path, default=Path("out/imagenette"))
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--methods", nargs="+", choices=METHODS, default=METHODS)
+    parser.add_argument(
+        "--methods", nargs="+", choices=METHODS, default=[name for name in METHODS if name != "metr-lr10"]
+    )
     parser.add_argument("--keep-rates", nargs="+", type=float, default=RATES)
     parser.add_argument("--epochs", type=float, help="instead of the recipe's, with an output folder of its own")
     parser.add_argument("--processes", type=int, default=2)

@@ -26,7 +26,13 @@ TITLES = {
     "random": "random",
 }
 
-TRAINED = {"evit": "EViT", "metr": "EViT + METR", "token_mergence": "TM", "beyond_attentive": "BAT"}
+TRAINED = {
+    "evit": "EViT",
+    "metr": "EViT + METR",
+    "metr-lr10": "EViT + METR, heads at ten times the learning rate",
+    "token_mergence": "TM",
+    "beyond_attentive": "BAT",
+}
 
 
 def main() -> None:
@@ -42,7 +48,12 @@ def main() -> None:
 
 def with_tables(text: str) -> str:
     """The text with all tables made afresh."""
-    tables = {"accuracy": accuracy_table(), "speed": speed_table(), "training": training_table()}
+    tables = {
+        "accuracy": accuracy_table(),
+        "speed": speed_table(),
+        "training": training_table(),
+        "anytime": anytime_table(),
+    }
     for name, table in tables.items():
         pattern = rf"(<!-- results:{name} -->\n).*?(<!-- results:end -->)"
         text = re.sub(pattern, lambda match, table=table: f"{match[1]}{table}{match[2]}", text, flags=re.S)
@@ -110,6 +121,26 @@ def training_table() -> str:
         lines.append(f"| {title} | " + " | ".join(cells) + " |")
     macs = [f"{float(runs[('evit', *column)][0]['gmacs']):.3f} G" for column in columns]
     lines.append("| MACs (EViT) | " + " | ".join(macs) + " |")
+    return "\n".join([*lines, "", f"Rows: [{path.name}](results/{path.name}).", ""])
+
+
+def anytime_table() -> str:
+    """Accuracy against measured speed, with exits and with static keep rates, from the rows of `vitrim anytime`."""
+    path, rows = newest("anytime_*.csv")
+    lines = [
+        "DeiT-Tiny at 96 px, trained on imagenette with METR at keep 0.7 (401 updates, heads at ten times the learning "
+        f"rate); {rows[0]['images']} validation images; speed on two CPU cores, median of {rows[0]['rounds']} "
+        "interleaved rounds (10th to 90th percentile).\n",
+        "| setting | top-1 | leave after block 3 / 6 / 9 | GMACs | speed |",
+        "|---|---|---|---|---|",
+    ]
+    for row in rows[1:]:
+        shares = [row[f"share_after_{layer}"] for layer in (3, 6, 9)]
+        left = " / ".join(f"{float(share):.0f} %" for share in shares) if all(shares) else ""
+        speed = f"**{float(row['ratio']):.2f}** ({float(row['ratio_low']):.2f} to {float(row['ratio_high']):.2f})"
+        lines.append(
+            f"| {row['setting']} | {float(row['top1']):.1f} % | {left} | {float(row['gmacs']):.3f} | {speed} |"
+        )
     return "\n".join([*lines, "", f"Rows: [{path.name}](results/{path.name}).", ""])
 
 
