@@ -8,7 +8,7 @@ from safetensors import safe_open
 
 from vitrim.train.warmup import keep_rate_at, keep_rates_at
 
-TABLES = Path(__file__).resolve().parents[1] / "data" / "evit" / "evit_keep_rate_schedule.safetensors"
+TABLES = Path(__file__).resolve().parents[1] / "data" / "schedules" / "evit_keep_rate_schedule.safetensors"
 
 
 def test_all_five_settings_agree_with_the_official_schedule():
