@@ -124,6 +124,26 @@ def training_table() -> str:
     return "\n".join([*lines, "", f"Rows: [{path.name}](results/{path.name}).", ""])
 
 
+def training_speed_table() -> str:
+    """Speed of a training update over the unreduced model's, from the rows of benchmarks/training_speed.py."""
+    path, rows = newest("training_speed_*.csv")
+    first = rows[0]
+    lines = [
+        f"Speed of a training update over the unreduced model's: DeiT-Tiny at {first['img_size']} px, batch "
+        f"{first['batch']}, fp32, {first['threads']} CPU threads, median of {first['rounds']} interleaved rounds (10th to "
+        "90th percentile).\n",
+        "| method | MAC ratio | speed-up | of the MAC ratio |",
+        "|---|---|---|---|",
+    ]
+    for row in rows[1:]:
+        spread = f"{float(row['speedup_p10']):.2f} to {float(row['speedup_p90']):.2f}"
+        lines.append(
+            f"| {row['method']} | {float(row['mac_ratio']):.2f} | **{float(row['speedup']):.2f}** ({spread}) | "
+            f"{float(row['speedup_per_mac_ratio']):.2f} |"
+        )
+    return "\n".join([*lines, "", f"Rows: [{path.name}](results/{path.name}).", ""])
+
+
 def anytime_table() -> str:
     """Accuracy against measured speed, with exits and with static keep rates, from the rows of `vitrim anytime`."""
     path, rows = newest("anytime_*.csv")
