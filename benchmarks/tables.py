@@ -52,6 +52,7 @@ def with_tables(text: str) -> str:
         "accuracy": accuracy_table(),
         "speed": speed_table(),
         "training": training_table(),
+        "training_speed": training_speed_table(),
         "anytime": anytime_table(),
     }
     for name, table in tables.items():
@@ -130,8 +131,8 @@ def training_speed_table() -> str:
     first = rows[0]
     lines = [
         f"Speed of a training update over the unreduced model's: DeiT-Tiny at {first['img_size']} px, batch "
-        f"{first['batch']}, fp32, {first['threads']} CPU threads, median of {first['rounds']} interleaved rounds (10th to "
-        "90th percentile).\n",
+        f"{first['batch']}, fp32, {first['threads']} CPU threads, median of {first['rounds']} interleaved rounds (10th "
+        "to 90th percentile).\n",
         "| method | MAC ratio | speed-up | of the MAC ratio |",
         "|---|---|---|---|",
     ]
