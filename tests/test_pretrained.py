@@ -746,3 +746,10 @@ def test_a_folder_that_is_no_model_is_told_in_one_line(tmp_path, capsys):
         app(["evaluate", "--model", str(tmp_path), "--data", str(tmp_path)])
     assert end.value.code == 2
     assert "is not a saved model: it has no model.safetensors" in capsys.readouterr().err
+
+
+def test_whoever_may_read_the_configuration_may_read_the_weights(tmp_path):
+    folder = vitrim.save_pretrained(build_model("test_vit", num_classes=3), tmp_path / "model")
+    modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in folder.iterdir()}
+    assert modes["model.safetensors"] == modes["config.json"]
+    assert modes["config.json"] & stat.S_IRUSR

@@ -66,6 +66,7 @@ def write_folder(
     with _replacing(place) as new:
         _write(new / CONFIG_FILE, text)
         _write_weights(new / WEIGHTS_FILE, state)
+        shutil.copymode(new / CONFIG_FILE, new / WEIGHTS_FILE)  # safetensors' file is for its owner alone
         card = _card(new, state, config, About(source or place.name, license, notes))
         _write(new / CARD_FILE, card)
     return place
