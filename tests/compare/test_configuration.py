@@ -76,3 +76,9 @@ def test_the_seed_reaches_methods_that_draw(tiny_vit):
     model = tiny_vit()
     assert Configuration("random", "keep_rate", 0.5).make(model, seed=7).seed == 7
     Configuration("evit", "keep_rate", 0.5).make(model, seed=7)
+
+
+def test_metr_takes_what_the_method_inside_takes():
+    assert takes("metr", "layers")
+    assert takes("metr", "scorer")
+    assert not takes("metr", "r")

@@ -89,7 +89,10 @@ def takes(method: str, setting: str) -> bool:
     method_from(method)
     make = METHODS[method]
     fixed = make.keywords if isinstance(make, partial) else {}
-    return setting in inspect.signature(make).parameters and setting not in fixed
+    parameters = inspect.signature(make).parameters
+    if setting not in parameters and any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
+        return takes(parameters["method"].default, setting)  # METR hands settings on to the method inside
+    return setting in parameters and setting not in fixed
 
 
 def seeded(method: Method, seed: int) -> Method:
