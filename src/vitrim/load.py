@@ -10,7 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from . import other_libraries
 from .network import check_hub as _check_hub
+from .other_libraries import split_name
 from .pretrained.config import WEIGHTS_FILE, Config, check_folder, is_learned, read_config
 
 NESTED_UNDER = ("model", "state_dict", "model_ema", "state_dict_ema")  # where training scripts keep the weights
@@ -22,12 +24,15 @@ HUB, FOLDER = "hf-hub:", "local-dir:"  # beginnings of names that timm looks up 
 def load_model(name: str, checkpoint: Path | None = None, *, img_size: int | None = None) -> nn.Module:
     """The timm model of that name in eval mode, with the checkpoint's weights, or with timm's if none is given.
 
-    name: or a folder that `save_pretrained` wrote: its model and weights with *all* tokens, for any method to act on.
+    name: or one of another library (`other_libraries`), torchvision:vit_b_16; or a folder that `save_pretrained`
+        wrote: its model and weights with *all* tokens, for any method to act on.
     checkpoint: a .safetensors file, or a .pth file of tensors (never unpickled beyond that). All keys and shapes
     must fit, but for what only training needs (METR's exits), which is left out; with img_size, position embeddings
     are resampled to that resolution.
     Errors: ValueError for a name, file or size that does not fit; OSError where weights cannot be had.
     """
+    if (other := split_name(name)) is not None:
+        return other_libraries.load(*other, checkpoint, img_size)
     saved = is_saved(name)
     if saved and checkpoint is not None:
         raise ValueError(f"{name} is a saved model and brings its weights; with a checkpoint, give a model's name.")
@@ -49,6 +54,10 @@ def build_model(name: str, *, img_size: int | None = None, **settings: Any) -> n
 
     settings: what else its constructor takes, such as num_classes or drop_path_rate.
     """
+    if (other := split_name(name)) is not None:
+        if settings:
+            raise ValueError(f"{name} is trained by its own library: {', '.join(settings)} cannot be set here.")
+        return other_libraries.build(*other, img_size)
     if is_saved(name):
         return build_saved(read_config(Path(name)), img_size=img_size, **settings)
     return _create(name, img_size, pretrained=False, **settings)

@@ -27,7 +27,8 @@ WHAT, HOW_MUCH, MEASURING = "Model and images", "Methods", "Measuring"
 Model = Annotated[
     str,
     typer.Option(
-        help="Name of a timm model, or a folder of save_pretrained; the default is the small one in the package.",
+        help="Name of a timm model, or torchvision:NAME, transformers:NAME, open_clip:NAME, or a folder of "
+        "save_pretrained; the default is the small one in the package.",
         rich_help_panel=WHAT,
     ),
 ]
@@ -82,6 +83,12 @@ Amp = Annotated[
 ]
 Compile = Annotated[
     bool, typer.Option("--compile", help="Time models compiled by torch.compile.", rich_help_panel=MEASURING)
+]
+Int8 = Annotated[
+    bool,
+    typer.Option(
+        "--int8", help="Linear layers in int8 by torchao, in compare beside floating point.", rich_help_panel=MEASURING
+    ),
 ]
 Seed = Annotated[int, typer.Option(help="For methods that draw numbers.", rich_help_panel=MEASURING)]
 
@@ -165,11 +172,10 @@ def batches_for(
 ) -> ImageBatches:
     """The labelled images of a folder, prepared by timm's transform for the model; settings: of load_images."""
     from ..measure.batches import load_images
-    from ..measure.evaluate import eval_transform, input_size_of
+    from ..measure.evaluate import eval_transform, input_size_of, num_classes_of
     from ..measure.images import list_images
 
-    model: Any = net
-    found = list_images(folder, model.num_classes, limit)
+    found = list_images(folder, num_classes_of(net), limit)
     channels = input_size_of(net)[0]
     return load_images(found, eval_transform(net), channels, batch_size=batch_size, skip_bad=skip_bad, **settings)
 

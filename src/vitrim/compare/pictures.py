@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from ..measure.evaluate import logits_of
 from ..measure.images import ImageDataError, LabelledImages, open_image
 from ..tracing import Trace, trace
 
@@ -104,7 +105,7 @@ def trace_samples(model: nn.Module, samples: Sequence[Sample]) -> tuple[Trace, l
     parameter = next(model.parameters())
     x_BCHW = torch.stack([sample.x_CHW for sample in samples]).to(parameter.device, parameter.dtype)
     with trace(model) as traced:
-        logits_BK = model(x_BCHW)
+        logits_BK = logits_of(model(x_BCHW))
     return traced, logits_BK.argmax(dim=1).tolist()
 
 

@@ -22,16 +22,17 @@ from ..load import build_model, load_model
 from ..measure.batches import Batch, Transform, load_images
 from ..measure.benchmark import DTYPES, Timing, benchmark
 from ..measure.diversity import diversity
-from ..measure.evaluate import Score, check_device, eval_transform, evaluate, input_size_of
+from ..measure.evaluate import Score, check_device, eval_transform, evaluate, input_size_of, num_classes_of
 from ..measure.images import LabelledImages, list_images
 from ..measure.macs import count_macs, token_counts
+from ..quantize import INT8, check_torchao, quantize_int8, torchao_version
 from ..tracing import trace
 from .environment import environment, versions
 from .identity import identity
 from .job import Job, Watcher
 from .pictures import Sample, choose_samples, save_samples, save_tracks
 from .report import write_report
-from .run_folder import PICTURES, Row, Run, check_output, locked, open_run, write_run
+from .run_folder import PICTURES, Key, Row, Run, check_output, int8_key, locked, open_run, write_run
 
 UNREDUCED = ("unreduced", "")  # key of the first row
 NUM_SAMPLES = 4  # images with token pictures in the report
@@ -45,19 +46,31 @@ class Bench:
     device: torch.device
     model: nn.Module
     spec: ViTSpec
-    methods: dict[tuple[str, str], Method]
+    methods: dict[Key, Method]
     images: LabelledImages
     transform: Transform
     channels: int
     identity: dict[str, Any]
 
-    def reduced(self, key: tuple[str, str]) -> nn.Module:
-        """The model of a row; a copy, so that the unreduced one stays at hand."""
-        return self.model if key == UNREDUCED else reduce_tokens(copy.deepcopy(self.model), self.methods[key])
+    @property
+    def keys(self) -> dict[Key, Key]:
+        """Of all rows in order, each with the key of its twin in floating point, which for such a row is its own."""
+        plain = (UNREDUCED, *self.methods)
+        return {each: key for key in plain for each in ((key, int8_key(key)) if self.job.int8 else (key,))}
 
-    def resolved(self, key: tuple[str, str]) -> Method | None:
-        """The method of a row with every setting resolved for the model; None for the unreduced row."""
-        return None if key == UNREDUCED else self.methods[key].build(self.spec)
+    def reduced(self, key: Key) -> nn.Module:
+        """The model of a row; a copy, so that the unreduced one stays at hand."""
+        if key == UNREDUCED:
+            return self.model
+        model, plain = copy.deepcopy(self.model), self.keys[key]
+        if plain != UNREDUCED:
+            reduce_tokens(model, self.methods[plain])
+        return model if key == plain else quantize_int8(model)
+
+    def resolved(self, key: Key) -> Method | None:
+        """The method of a row with every setting resolved for the model; None for an unreduced row."""
+        plain = self.keys[key]
+        return None if plain == UNREDUCED else self.methods[plain].build(self.spec)
 
 
 def compare(job: Job, watcher: Watcher | None = None) -> Run:
@@ -67,9 +80,8 @@ def compare(job: Job, watcher: Watcher | None = None) -> Run:
     with locked(job.output):
         run = open_run(job.output, bench.identity, environment(bench.device), job.command)
         write_run(job.output, run)
-        keys = (UNREDUCED, *bench.methods)
-        watcher.begins(keys, run)
-        todo = [key for key in keys if run.row(key) is None]
+        watcher.begins(tuple(bench.keys), run)
+        todo = [key for key in bench.keys if run.row(key) is None]
         if todo:
             run = _measure_all(bench, run, todo, watcher)
         write_report(job.output, run)
@@ -80,20 +92,22 @@ def prepare(job: Job) -> Bench:
     """Check everything and load the model; ValueError or OSError, one line, for whatever is wrong."""
     check_output(job.output)
     device = check_device(job.device)
+    if job.int8:
+        check_torchao()
     bare = build_model(job.model, img_size=job.img_size)
     spec = read_backbone(bare).spec
     methods = {each.key: each.make(bare, job.seed) for each in job.configurations}
     for method in methods.values():
         token_counts(spec, method)
     channels = input_size_of(bare)[0]
-    images = list_images(job.data, int(getattr(bare, "num_classes")), job.limit)  # noqa: B009  (nn.Module has no such)
+    images = list_images(job.data, num_classes_of(bare), job.limit)
     model = load_model(job.model, job.checkpoint, img_size=job.img_size)
     shared = identity(job, model, images, device)
     model = model.to(device, DTYPES[job.dtype])
     return Bench(job, device, model, spec, methods, images, eval_transform(model), channels, shared)
 
 
-def _measure_all(bench: Bench, run: Run, todo: Sequence[tuple[str, str]], watcher: Watcher) -> Run:
+def _measure_all(bench: Bench, run: Run, todo: Sequence[Key], watcher: Watcher) -> Run:
     job = bench.job
     batches = load_images(
         bench.images,
@@ -121,14 +135,15 @@ def _measure_all(bench: Bench, run: Run, todo: Sequence[tuple[str, str]], watche
     return run
 
 
-def _row(bench: Bench, run: Run, key: tuple[str, str], model: nn.Module, score: Score, watcher: Watcher) -> Row:
+def _row(bench: Bench, run: Run, key: Key, model: nn.Module, score: Score, watcher: Watcher) -> Row:
     """Time the model and put its numbers together. The unreduced row, which comes first, is what it is compared to."""
     job, method = bench.job, bench.resolved(key)
     at_batch, at_one = (_timed(bench, model, key, size, watcher) for size in (job.batch_size, 1))
-    first = run.row(UNREDUCED)
+    first, plain = run.row(UNREDUCED), bench.keys[key]
     macs = count_macs(model)
+    used = versions() | ({} if key == plain else {"torchao": torchao_version()})
     return Row(
-        *key,
+        *plain,
         settings=asdict(method) if is_dataclass(method) else {},
         top1=score.top1,
         top5=score.top5,
@@ -149,8 +164,9 @@ def _row(bench: Bench, run: Run, key: tuple[str, str], model: nn.Module, score: 
         rounds=job.rounds,
         dtype=job.dtype,
         device=str(bench.device),
-        versions=", ".join(f"{name} {version}" for name, version in versions().items()),
+        versions=", ".join(f"{name} {version}" for name, version in used.items()),
         seed=job.seed,
+        precision=job.dtype if key == plain else INT8,
     )
 
 
@@ -167,7 +183,7 @@ def _diversity(model: nn.Module, batch: Batch) -> float | None:
 
 
 def _pictures(
-    bench: Bench, run: Run, key: tuple[str, str], model: nn.Module, samples: Sequence[Sample]
+    bench: Bench, run: Run, key: Key, model: nn.Module, samples: Sequence[Sample]
 ) -> Sequence[Mapping[str, Any]]:
     """The run's pictures, with this configuration's if it is the one that stands for its method."""
     folder = bench.job.output / PICTURES
@@ -181,7 +197,7 @@ def _pictures(
     return [{**entry, "tracks": [*entry["tracks"], track]} for entry, track in zip(pictures, tracks, strict=True)]
 
 
-def _timed(bench: Bench, model: nn.Module, key: tuple[str, str], batch_size: int, watcher: Watcher) -> Timing:
+def _timed(bench: Bench, model: nn.Module, key: Key, batch_size: int, watcher: Watcher) -> Timing:
     """Timing in turns with the unreduced model, the reference of the speed-up."""
     job = bench.job
     models = {UNREDUCED[0]: bench.model} | ({} if key == UNREDUCED else {" ".join(key): model})
@@ -199,6 +215,7 @@ def _timed(bench: Bench, model: nn.Module, key: tuple[str, str], batch_size: int
 
 
 def _grouped(rows: Sequence[Row]) -> tuple[Row, ...]:
-    """Rows of one method together, methods in the order in which they came."""
+    """Rows of one method together, and of one setting, methods and settings in the order in which they came."""
     methods = list(dict.fromkeys(row.method for row in rows))
-    return tuple(sorted(rows, key=lambda row: methods.index(row.method)))
+    settings = list(dict.fromkeys((row.method, row.setting) for row in rows))
+    return tuple(sorted(rows, key=lambda row: (methods.index(row.method), settings.index((row.method, row.setting)))))

@@ -78,10 +78,7 @@ def evaluate_folder(
     progress: Progress | None = None,
 ) -> Score:
     """Top-1 and top-5 on a folder of images (`list_images`), prepared by timm's transform for the model."""
-    num_classes = getattr(model, "num_classes", None)
-    if not isinstance(num_classes, int):
-        raise ValueError(f"{type(model).__name__} does not say its num_classes: use list_images and evaluate.")
-    images = list_images(folder, num_classes, limit)
+    images = list_images(folder, num_classes_of(model), limit)
     batches = load_images(
         images,
         eval_transform(model),
@@ -94,6 +91,16 @@ def evaluate_folder(
     return evaluate(model, batches, device=device, amp=amp, progress=progress)
 
 
+def num_classes_of(model: nn.Module) -> int:
+    """Classes that a model tells apart; ValueError for one that does not say, or has none."""
+    num_classes = getattr(model, "num_classes", None)
+    if not isinstance(num_classes, int):
+        raise ValueError(f"{type(model).__name__} does not say its num_classes: use list_images and evaluate.")
+    if num_classes < 1:
+        raise ValueError(f"{type(model).__name__} has no classes, so there is no accuracy to measure.")
+    return num_classes
+
+
 def eval_transform(model: nn.Module) -> Transform:
     """timm's evaluation transform for the model at the size it was built for: image -> [C, H, W], normalised.
 
@@ -102,7 +109,7 @@ def eval_transform(model: nn.Module) -> Transform:
     from timm import data
 
     library = next((name for cls in type(model).__mro__ if (name := cls.__module__.partition(".")[0]) in OTHERS), None)
-    if library is not None:
+    if library is not None and not getattr(model, "pretrained_cfg", None):  # which load_model gives it
         raise ValueError(
             f"{type(model).__name__} is a model of {library}: prepare its images as {library} does, and use evaluate "
             "with batches of them."
@@ -178,10 +185,14 @@ def autocast(device: torch.device, amp: bool) -> Any:
     return torch.autocast(device.type, torch.float16 if half else torch.bfloat16)
 
 
+def logits_of(output: Any) -> Any:
+    """What a classifier says: its output, or the logits among others that a model of transformers gives."""
+    return getattr(output, "logits", output)
+
+
 def _logits(model: nn.Module, x_BCHW: Tensor, device: torch.device) -> Tensor:
     dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), x_BCHW.dtype)
-    logits_BK = model(x_BCHW.to(device, dtype))
-    logits_BK = getattr(logits_BK, "logits", logits_BK)  # transformers gives them among others
+    logits_BK = logits_of(model(x_BCHW.to(device, dtype)))
     if not isinstance(logits_BK, Tensor) or logits_BK.ndim != 2:
         shape = tuple(logits_BK.shape) if isinstance(logits_BK, Tensor) else type(logits_BK).__name__
         raise ValueError(f"evaluate needs a classifier with logits [batch, classes]; {shape} came out.")

@@ -1,0 +1,113 @@
+"""Every command and every Python example in the documents runs, from a folder of its own.
+
+One that cannot run offline says so in a comment behind its fence; then its options and recipes are read, at least.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+DOCUMENTS = (
+    "README.md",
+    "CONTRIBUTING.md",
+    "recipes/README.md",
+    *sorted(f"docs/{p.name}" for p in ROOT.glob("docs/*.md")),
+)
+FENCE = re.compile(r"^```(\w*)\n(.*?)^```\n(?:<!-- not run: (.*?) -->)?", re.S | re.M)
+REASONS = {"", "needs network", "starts this test"}
+
+
+class Example(NamedTuple):
+    document: str
+    language: str
+    code: str
+    not_run: str  # why, from the comment behind the fence; nothing if it is run
+
+    @property
+    def lines(self) -> list[str]:
+        """Commands, one a line."""
+        return [line for line in self.code.replace("\\\n", " ").splitlines() if line.strip()]
+
+
+EXAMPLES = [Example(name, *match) for name in DOCUMENTS for match in FENCE.findall((ROOT / name).read_text())]
+NEEDS_NETWORK = [shlex.split(line) for each in EXAMPLES if each.not_run == "needs network" for line in each.lines]
+
+
+def run(command: list[str], folder: Path) -> str:
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=600, check=False)
+    assert done.returncode == 0, f"{command}: {done.stdout}{done.stderr}"
+    return done.stdout
+
+
+def vitrim(*arguments: str, folder: Path) -> str:
+    program = shutil.which("vitrim", path=str(Path(sys.executable).parent))
+    assert program is not None, "the package is not installed beside this Python"
+    return run([program, *arguments], folder)
+
+
+def test_every_fence_is_an_example_or_a_drawing_and_every_one_left_out_says_why() -> None:
+    assert {each.language for each in EXAMPLES} == {"sh", "python", ""}
+    assert {each.not_run for each in EXAMPLES} == REASONS
+    drawings = [each for each in EXAMPLES if not each.language]
+    assert not any(re.search(r"^(vitrim|python|pip|import|from) ", each.code, re.M) for each in drawings)
+
+
+def documents_with(language: str) -> list[str]:
+    return list(dict.fromkeys(each.document for each in EXAMPLES if each.language == language and not each.not_run))
+
+
+@pytest.mark.parametrize("document", documents_with("python"))
+def test_python_examples_run_in_order(document: str, tmp_path: Path) -> None:
+    examples = [each for each in EXAMPLES if each.document == document and each.language == "python"]
+    assert not any(each.not_run for each in examples)
+    run([sys.executable, "-c", "\n".join(each.code for each in examples)], tmp_path)
+
+
+@pytest.mark.parametrize("document", documents_with("sh"))
+def test_commands_run_in_order(document: str, tmp_path: Path) -> None:
+    shell = [each for each in EXAMPLES if each.document == document and each.language == "sh" and not each.not_run]
+    commands = [shlex.split(line) for each in shell for line in each.lines if line != "make demo"]
+    for name in ("examples", "recipes", "benchmarks"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    for program, *arguments in commands:
+        if program == "python":
+            run([sys.executable, *arguments], tmp_path)
+        else:
+            assert program == "vitrim", f"{document}: {program} is no command of this project"
+            vitrim(*arguments, folder=tmp_path)
+
+
+@pytest.mark.parametrize("command", NEEDS_NETWORK, ids=" ".join)
+def test_a_command_that_needs_the_network_is_understood(command: list[str]) -> None:
+    from typer.main import get_command
+
+    from vitrim.cli import app
+
+    if "train" in command:  # --show reads the recipe and every option, and trains nothing
+        vitrim(*command[command.index("train") :], "--show", folder=ROOT)
+    elif command[0] == "vitrim":
+        group = get_command(app)
+        name, *rest = command[1:]
+        group.commands[name].make_context(name, rest)  # type: ignore[attr-defined]
+    else:
+        assert command[:2] == ["pip", "install"]
+        extras = re.findall(r"\[(.*?)\]", command[2])
+        assert all(f"\n{extra} = [" in (ROOT / "pyproject.toml").read_text() for extra in extras)
+
+
+@pytest.mark.slow
+def test_the_demo_runs() -> None:
+    run(["make", "demo"], ROOT)
+
+
+def test_tables_are_what_the_recorded_rows_say() -> None:
+    run([sys.executable, "benchmarks/tables.py", "--check"], ROOT)
