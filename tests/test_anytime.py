@@ -27,6 +27,7 @@ WRAPPED = {
     "tome": vitrim.ToMe(r=3),
     "token_mergence": vitrim.TokenMergence(keep_rate=0.5),
     "beyond_attentive": vitrim.BeyondAttentive(keep_rate=0.5),
+    "attention_mass": vitrim.AttentionMass(mass=0.5),  # its images differ in their numbers of tokens
 }
 CASES = [("vit", name) for name in WRAPPED] + [(each, "evit") for each in FAMILIES if each not in NO_CLASS_TOKEN]
 CASES += [("cls_gap", "tome")]

@@ -158,7 +158,7 @@ class _Run:
 
     def gate(self, block: TokenBlock, tokens: Tokens) -> Tokens:
         """The images that stay. Where all do, the very tokens: the numbers are then the model's own to the last bit."""
-        logits_BK = _head_of(block)(tokens.x_BNC[:, 0])
+        logits_BK = _head_of(block)(tokens.first_BC)
         exit = len(self.heard)
         self.heard.append(logits_BK)
         leaves_B = self.measure.leaves(logits_BK, self.thresholds[exit])

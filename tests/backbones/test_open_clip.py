@@ -23,9 +23,10 @@ def prompts(num_classes: int = 3) -> Tensor:
     return torch.randint(1, 100, (num_classes, 8), generator=torch.Generator().manual_seed(5))
 
 
-def with_a_timm_trunk() -> nn.Module:
+def with_a_timm_trunk(name: str = "vit_tiny_patch16_224") -> nn.Module:
     """A model whose vision tower is one of timm's, of 12 blocks."""
-    return scrambled(open_clip.model.CustomTextCLIP(24, TIMM, {"context_length": 8, "vocab_size": 100, "width": 32}))
+    vision = TIMM | {"timm_model_name": name}
+    return scrambled(open_clip.model.CustomTextCLIP(24, vision, {"context_length": 8, "vocab_size": 100, "width": 32}))
 
 
 @pytest.mark.parametrize("kind", ["CLIP", "CustomTextCLIP"])
@@ -76,6 +77,14 @@ def test_a_tower_of_timm_is_read_inside_the_whole_model() -> None:
     assert torch.equal(vitrim.restore(model.visual) and model.encode_image(x), wanted)
 
 
+@torch.no_grad()
+def test_a_tower_of_timm_with_rotary_positions_is_read() -> None:
+    model, x = with_a_timm_trunk("eva02_tiny_patch14_224"), torch.randn(1, 3, 224, 224)
+    wanted = model.encode_image(x)
+    assert torch.equal(vitrim.reduce_tokens(model, "evit", keep_rate=1.0).encode_image(x), wanted)
+    assert not torch.allclose(vitrim.reduce_tokens(model, "evit", keep_rate=0.5).encode_image(x), wanted, atol=1e-3)
+
+
 @pytest.mark.parametrize("kind", ["CLIP", "CustomTextCLIP"])
 def test_a_text_tower_is_refused(kind: str) -> None:
     model = of_open_clip(kind)
@@ -105,7 +114,8 @@ def test_patch_dropout_in_training_works() -> None:
 def test_what_walks_the_blocks_refuses() -> None:
     model = vitrim.reduce_tokens(of_open_clip(), "evit")
     with pytest.raises(
-        RuntimeError, match=r"forward_intermediates\(\) does not work while tokens are reduced: .* use vitrim.trace"
+        RuntimeError,
+        match=r"forward_intermediates\(\) does not work while tokens are reduced: .*vitrim.features",
     ):
         model.forward_intermediates(images())
     with pytest.raises(RuntimeError, match="cannot be cut apart"):

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import warnings
+
 import pytest
 import torch
 from torch import nn
 from torchvision import models
 
 import vitrim
-from library_models import images, stack_of, torchvision_vit
+from library_models import DEPTH, images, stack_of, torchvision_vit
 from vitrim.backbones.reader import find_stack, read_backbone
+from vitrim.core.tokens import Tokens
+from vitrim.measure.cls_quality import cls_quality
 from vitrim.measure.evaluate import eval_transform, evaluate, input_size_of
 
 FAST = "_native_multi_head_attention"
@@ -34,7 +38,7 @@ def test_an_exchanged_head_sets_the_number_of_classes() -> None:
     assert stack_of(model)[1].weights.exit[-1].out_features == 3
 
 
-def test_the_modules_own_fast_path_agrees_up_to_rounding() -> None:
+def test_the_modules_own_fast_path_runs_where_nothing_is_reduced_and_only_there() -> None:
     from torch.profiler import profile
 
     model = torchvision_vit()
@@ -45,8 +49,41 @@ def test_the_modules_own_fast_path_agrees_up_to_rounding() -> None:
         vitrim.reduce_tokens(model, "evit", keep_rate=1.0)
         with profile() as profiled:
             got = model(images())
+        assert any(FAST in event.name for event in profiled.events())
+        vitrim.reduce_tokens(model, "evit", keep_rate=(1.0, 1.0, 0.9))
+        with profile() as profiled:
+            model(images())
     assert not any(FAST in event.name for event in profiled.events())
-    torch.testing.assert_close(got, wanted, atol=3e-6, rtol=3e-6)
+    assert torch.equal(got, wanted)
+
+
+@torch.no_grad()
+def test_a_method_that_only_looks_on_sees_every_attention() -> None:
+    rows = cls_quality(torchvision_vit(), [(images(), torch.zeros(2))])
+    assert [row.layer for row in rows] == list(range(DEPTH))
+
+
+@torch.no_grad()
+def test_the_exits_of_metr_hear_where_nothing_is_reduced() -> None:
+    model = vitrim.reduce_tokens(torchvision_vit(), vitrim.METR(method=vitrim.EViT(keep_rate=1.0)))
+    told: list[Tokens] = []
+    stack_of(model).publish_into(told)
+    model(images())
+    assert told[0].carry is not None
+    assert [exit_BK.shape for exit_BK in told[0].carry] == [(2, 10)] * 3
+
+
+@torch.no_grad()
+def test_the_fused_kernel_is_kept_in_exports_where_nothing_is_reduced() -> None:
+    model = torchvision_vit()
+    wanted = model(images())
+    vitrim.reduce_tokens(model, "evit", keep_rate=1.0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        program = torch.export.export(model, (images(),), dynamic_shapes=({0: torch.export.Dim("batch")},))
+    assert not any(FAST in str(node.target) for node in program.graph.nodes)
+    torch.testing.assert_close(program.module()(images()), wanted, atol=3e-6, rtol=3e-6)
+    torch.testing.assert_close(program.module()(images(5)), model(images(5)), atol=3e-6, rtol=3e-6)
 
 
 def test_attention_dropout_is_heeded_in_training_only() -> None:

@@ -26,6 +26,10 @@ def vit(**settings: Any) -> Any:
     return of_transformers("ViTForImageClassification", "ViTConfig", **HF, num_labels=10, **settings)
 
 
+def dinov3(**settings: Any) -> Any:
+    return of_transformers("DINOv3ViTModel", "DINOv3ViTConfig", **HF, num_register_tokens=4, **settings)
+
+
 def clip() -> Any:
     return two_towers("CLIPModel", "CLIPConfig", projection_dim=24)
 
@@ -157,11 +161,12 @@ def test_zero_shot_classification_works_end_to_end_and_text_is_untouched() -> No
 
 
 @pytest.mark.parametrize("what", ["output_hidden_states", "output_attentions"])
-@pytest.mark.parametrize("family", ["vit", "dinov2", "clip", "siglip"])
+@pytest.mark.parametrize("family", ["vit", "dinov2", "dinov3", "clip", "siglip"])
 def test_recording_what_blocks_return_refuses_and_works_again_after_restore(family: str, what: str) -> None:
     model = {
         "vit": vit,
         "dinov2": lambda: of_transformers("Dinov2Model", "Dinov2Config", **HF),
+        "dinov3": dinov3,
         "clip": lambda: of_transformers("CLIPVisionModelWithProjection", "CLIPVisionConfig", **HF),
         "siglip": lambda: of_transformers("SiglipVisionModel", "SiglipVisionConfig", **HF),
     }[family]()
@@ -169,7 +174,7 @@ def test_recording_what_blocks_return_refuses_and_works_again_after_restore(fami
     twin = copy.deepcopy(model)
     vitrim.reduce_tokens(model, "tome", r=5)
     refused = pytest.raises(
-        ValueError, match=rf"{what} does not work while tokens are reduced: .*vitrim.trace\(model\)"
+        ValueError, match=rf"{what} does not work while tokens are reduced: .*vitrim.features\(model, images\)"
     )
     with refused:
         model(images(), **{what: True})
@@ -199,12 +204,13 @@ def test_an_attention_mask_is_refused() -> None:
         model(images(), attention_mask=torch.tensor([[1] * 60 + [0] * 5] * 2))
 
 
-@pytest.mark.parametrize("family", ["vit", "dinov2", "clip"])
+@pytest.mark.parametrize("family", ["vit", "dinov2", "dinov3", "clip"])
 @torch.no_grad()
 def test_an_exported_model_equals_the_eager_one(family: str) -> None:
     model = {
         "vit": vit,
         "dinov2": lambda: of_transformers("Dinov2Model", "Dinov2Config", **HF),
+        "dinov3": dinov3,
         "clip": lambda: of_transformers("CLIPVisionModel", "CLIPVisionConfig", **HF),
     }[family]()
     vitrim.reduce_tokens(model, "evit")
@@ -235,6 +241,45 @@ def test_gradient_checkpointing_gives_the_same_gradients(when: str) -> None:
         assert torch.equal(mine.grad, other.grad)
     vitrim.restore(twin)(images())
     assert len(CALLS) == 2 * DEPTH  # it stays on
+
+
+def test_augmented_rotations_and_gradient_checkpointing_are_followed_in_training() -> None:
+    settings = {"pos_embed_shift": 0.3, "pos_embed_jitter": 1.5, "pos_embed_rescale": 2.0, "drop_path_rate": 0.0}
+    model = dinov3(**settings).train()
+    outputs = []
+    for method in (None, vitrim.EViT(keep_rate=1.0), vitrim.EViT(keep_rate=0.5)):
+        if method is not None:
+            vitrim.reduce_tokens(model, method)
+        torch.manual_seed(7)
+        outputs.append(model(images()).pooler_output)
+    assert torch.equal(outputs[0], outputs[1])
+    twin = copy.deepcopy(model)
+    twin._set_gradient_checkpointing(True, checkpoint)
+    torch.manual_seed(7)
+    again = twin(images()).pooler_output
+    assert torch.equal(again, outputs[2])
+    for out in (again, outputs[2]):
+        out.square().sum().backward()
+    for mine, other in zip(stack_of(model).parameters(), stack_of(twin).parameters(), strict=True):
+        assert mine.grad is not None
+        assert torch.equal(mine.grad, other.grad)
+
+
+@torch.no_grad()
+def test_rotations_follow_another_resolution() -> None:
+    model, x = dinov3(), torch.randn(2, 3, 24, 40)
+    wanted = model(x).last_hidden_state
+    assert torch.equal(vitrim.reduce_tokens(model, "evit", keep_rate=1.0)(x).last_hidden_state, wanted)
+    vitrim.reduce_tokens(model, "evit-nofuse", keep_rate=0.5, layers=(0,))
+    assert model(x).last_hidden_state.shape[1] == 5 + 30
+
+
+def test_blocks_that_turn_otherwise_are_refused() -> None:
+    model = dinov3()
+    original = model.model.layer[1].forward
+    model.model.layer[1].forward = lambda x, mask, position_embeddings: original(x, mask, position_embeddings[::-1])
+    with pytest.raises(vitrim.UnsupportedModel, match=r"block 1 \(DINOv3ViTLayer, transformers .* was read wrongly"):
+        vitrim.reduce_tokens(model, "evit")
 
 
 CALLS: list[None] = []
@@ -300,7 +345,7 @@ def test_accuracy_and_multiply_adds_are_measured() -> None:
 
 REFUSED = {
     "BeitForImageClassification": ("BeitConfig", "its attention adds a bias by relative position"),
-    "DINOv3ViTModel": ("DINOv3ViTConfig", "its attention turns queries and keys by the patches' positions"),
+    "DINOv3ViTBackbone": ("DINOv3ViTConfig", "it returns maps on the patch grid"),
     "SwinForImageClassification": ("SwinConfig", "Of transformers' models, vitrim reads ViT"),
     "ResNetForImageClassification": ("ResNetConfig", "Of transformers' models, vitrim reads ViT"),
     "ViTForMaskedImageModeling": ("ViTConfig", "it puts the patches back on their grid"),

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from timm.layers import SwiGLUPacked
 from timm.models.deit import VisionTransformerDistilled
+from timm.models.eva import Eva
 from timm.models.vision_transformer import ResPostBlock, VisionTransformer
 from torch import Tensor, nn
 
@@ -17,8 +18,16 @@ import vitrim
 
 DEPTH = 5  # the default layers are 1, 2 and 3: a block before, and one after
 SMALL = {"img_size": 32, "patch_size": 4, "embed_dim": 48, "depth": DEPTH, "num_heads": 3, "num_classes": 10}
+DINOV3 = {
+    "attn_type": "rope",
+    "use_rot_pos_emb": True,
+    "rope_type": "dinov3",
+    "rope_rotate_half": True,
+    "use_abs_pos_emb": False,
+    "qkv_bias": False,
+}
 
-FAMILIES: dict[str, Callable[[], VisionTransformer]] = {
+FAMILIES: dict[str, Callable[[], Any]] = {
     "vit": lambda: VisionTransformer(**SMALL),
     "deit_distilled": lambda: VisionTransformerDistilled(**SMALL),
     "deit3": lambda: _trained_scales(VisionTransformer(**SMALL, init_values=1e-5, no_embed_class=True)),
@@ -41,14 +50,28 @@ FAMILIES: dict[str, Callable[[], VisionTransformer]] = {
     "inner_norms": lambda: VisionTransformer(**SMALL, scale_attn_norm=True, scale_mlp_norm=True),
     "dynamic_size": lambda: VisionTransformer(**SMALL, dynamic_img_size=True),
     "post_norm": lambda: VisionTransformer(**SMALL, block_fn=ResPostBlock, init_values=0.5),
+    "dinov3": lambda: Eva(**SMALL, **DINOV3, num_reg_tokens=4, init_values=1e-5, global_pool="avg"),
+    "eva02": lambda: Eva(
+        **SMALL,
+        use_rot_pos_emb=True,
+        ref_feat_shape=(4, 4),
+        qkv_fused=False,
+        swiglu_mlp=True,
+        scale_mlp=True,
+        scale_attn_inner=True,
+        global_pool="token",
+    ),
+    "rope_mixed": lambda: Eva(  # tables that are learned, one for each block and head
+        **SMALL, use_rot_pos_emb=True, rope_type="mixed", attn_type="rope", no_embed_class=True, global_pool="token"
+    ),
 }
 NO_CLASS_TOKEN = ("siglip", "register_gap", "gap")
 
 # What becomes of the patches that a method does not keep. A new method has to be put into one of the two.
-MERGING = ("beyond_attentive", "evit", "evit+bat", "metr", "token_mergence", "tome")
+MERGING = ("attention_mass", "beyond_attentive", "evit", "evit+bat", "metr", "token_mergence", "tome")
 DROPPING = ("evit-nofuse", "feature_norm", "random")
 WEIGHTED_MEANS = tuple(name for name in MERGING if name not in ("evit", "metr"))  # EViT fuses by a plain sum
-SCORED_BY_CLASS_TOKEN = ("beyond_attentive", "evit", "evit+bat", "evit-nofuse", "token_mergence")
+SCORED_BY_CLASS_TOKEN = ("attention_mass", "beyond_attentive", "evit", "evit+bat", "evit-nofuse", "token_mergence")
 BY_POSITION = ("random", "tome", "bat-conv")  # which tokens go depends, by design, on where they stand in the sequence
 
 VARIANTS = {f"bat-{what}": ("beyond_attentive", {"inattentive": what}) for what in ("conv", "mlp")}
@@ -67,7 +90,7 @@ CASES = [
 COVERING = [case for case in CASES if case[0] in ("vit", "register_gap") or case[1] in ("evit", "tome")]
 
 
-def small_model(family: str) -> VisionTransformer:
+def small_model(family: str) -> Any:
     """A model of the family in eval mode, with weights that make attention far from uniform."""
     return copy.deepcopy(_template(family))
 
@@ -80,7 +103,8 @@ def small_images(family: str, num_images: int = 2) -> Tensor:
 
 def method_for(name: str, family: str = "vit", **settings: Any) -> vitrim.Method:
     """The method, with a scorer that the family has."""
-    defaults: dict[str, Any] = {"r": 3} if name == "tome" else {"keep_rate": 0.7}
+    settings_of: dict[str, dict[str, Any]] = {"tome": {"r": 3}, "attention_mass": {"mass": 0.7}}
+    defaults = settings_of.get(name, {"keep_rate": 0.7})
     name, variant = VARIANTS.get(name, (name, {}))
     defaults |= variant
     if family in NO_CLASS_TOKEN and name in SCORED_BY_CLASS_TOKEN:
@@ -89,25 +113,34 @@ def method_for(name: str, family: str = "vit", **settings: Any) -> vitrim.Method
 
 
 def method_that_keeps_all(name: str, family: str = "vit") -> vitrim.Method:
-    return method_for(name, family, **({"r": 0} if name == "tome" else {"keep_rate": 1.0}))
+    return method_for(name, family, **{"tome": {"r": 0}, "attention_mass": {"mass": 1.0}}.get(name, {"keep_rate": 1.0}))
 
 
-def reduced(family: str, name: str, **settings: Any) -> VisionTransformer:
+def reduced(family: str, name: str, **settings: Any) -> Any:
     return vitrim.reduce_tokens(small_model(family), method_for(name, family, **settings))
 
 
-def embedded(model: VisionTransformer, images: Tensor) -> Tensor:
+def embedded(model: Any, images: Tensor) -> Tensor:
     """What enters the first block: [B, N, C]."""
-    return model.norm_pre(model.patch_drop(model._pos_embed(model.patch_embed(images))))
+    x = model._pos_embed(model.patch_embed(images))
+    return model.norm_pre(x[0] if isinstance(model, Eva) else model.patch_drop(x))
 
 
-def logits_of(model: VisionTransformer, x_BNC: Tensor) -> Tensor:
+def rotations(model: Any) -> Tensor | None:
+    """The table of rotary positions, [P, R], or one for each block, [depth, H, P, R]; None for a model without."""
+    return model.rope.get_embed() if isinstance(model, Eva) else None
+
+
+def logits_of(model: Any, x_BNC: Tensor, table: Tensor | None = None) -> Tensor:
     """The rest of the model."""
-    return model.forward_head(model.norm(model.blocks(x_BNC)))
+    for i, block in enumerate(model.blocks):
+        of_block = table[i] if table is not None and table.ndim == 4 else table
+        x_BNC = block(x_BNC) if table is None else block(x_BNC, rope=of_block)
+    return model.forward_head(model.norm(x_BNC))
 
 
 @cache
-def _template(family: str) -> VisionTransformer:
+def _template(family: str) -> Any:
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(0)
         model = FAMILIES[family]().eval()

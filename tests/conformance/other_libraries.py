@@ -24,11 +24,10 @@ class Family(NamedTuple):
     make: Callable[[], nn.Module]
     num_prefix: int
     num_classes: int = 0
-    exact: bool = True  # whether the library's own attention gives the same bits
 
 
 FAMILIES = {
-    "tv_vit": Family("torchvision", torchvision_vit, 1, 10, exact=False),
+    "tv_vit": Family("torchvision", torchvision_vit, 1, 10),
     "hf_vit": Family(
         "transformers", lambda: of_transformers("ViTForImageClassification", "ViTConfig", **HF, num_labels=10), 1, 10
     ),
@@ -54,12 +53,15 @@ FAMILIES = {
         5,
         10,
     ),
+    "hf_dinov3": Family(
+        "transformers", lambda: of_transformers("DINOv3ViTModel", "DINOv3ViTConfig", **HF, num_register_tokens=4), 5
+    ),
     "hf_clip": Family("transformers", lambda: of_transformers("CLIPVisionModel", "CLIPVisionConfig", **HF), 1),
     "hf_clip_classifier": Family(
         "transformers", lambda: two_towers("CLIPForImageClassification", "CLIPConfig", num_labels=10), 1, 10
     ),
     "hf_siglip": Family("transformers", lambda: of_transformers("SiglipVisionModel", "SiglipVisionConfig", **HF), 0),
-    "oc_clip": Family("open_clip", of_open_clip, 1, exact=False),
+    "oc_clip": Family("open_clip", of_open_clip, 1),
     "oc_custom_average": Family(
         "open_clip",
         lambda: of_open_clip("CustomTextCLIP", **CUSTOM, ls_init_value=1e-5, pool_type="avg"),
@@ -69,7 +71,6 @@ FAMILIES = {
         "open_clip",
         lambda: of_open_clip(attentional_pool=True, attn_pooler_queries=4, attn_pooler_heads=2),
         1,
-        exact=False,
     ),
 }
 HERE = [name for name, family in FAMILIES.items() if importlib.util.find_spec(family.library)]
@@ -92,6 +93,10 @@ def small_model(family: str) -> Any:
 def method_for(name: str, family: str, **settings: Any) -> vitrim.Method:
     """The method, with a scorer that the family has."""
     return families.method_for(name, "gap" if family in NO_CLASS_TOKEN else "vit", **settings)
+
+
+def method_that_keeps_all(name: str, family: str) -> vitrim.Method:
+    return families.method_that_keeps_all(name, "gap" if family in NO_CLASS_TOKEN else "vit")
 
 
 def reduced(family: str, name: str, **settings: Any) -> Any:

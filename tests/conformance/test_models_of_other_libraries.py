@@ -34,19 +34,13 @@ def test_the_facts_are_read(family: str) -> None:
 
 
 @every_case
-def test_keeping_all_gives_what_the_unreduced_model_gives(family: str, name: str) -> None:
+def test_keeping_all_is_bit_identical_to_the_unreduced_model(family: str, name: str) -> None:
     model, x = others.small_model(family), images()
-    keep_all = {"r": 0} if name == "tome" else {"keep_rate": 1.0}
     wanted = output(model, x)
-    vitrim.reduce_tokens(model, others.method_for(name, family, **keep_all))
-    got = output(model, x)
-    if FAMILIES[family].exact:
-        assert torch.equal(got, wanted)
-        return
-    torch.testing.assert_close(got, wanted, atol=3e-6, rtol=3e-6)
-    exact = output(model.double(), x.double())
-    plain = output(vitrim.restore(model), x.double())
-    torch.testing.assert_close(exact, plain, atol=1e-12, rtol=1e-12)
+    vitrim.reduce_tokens(model, others.method_that_keeps_all(name, family))
+    assert torch.equal(output(model, x), wanted)
+    with torch.inference_mode():  # nn.MultiheadAttention has another kernel for it
+        assert torch.equal(output(model, x), output(vitrim.restore(model), x))
 
 
 @every_case
@@ -56,7 +50,8 @@ def test_counts_are_the_announced_ones_and_a_batch_equals_its_images(family: str
     stack = stack_of(model)
     counts: list[int] = []
     handles = [
-        block.register_forward_hook(lambda _, __, out: counts.append(out.x_BNC.shape[1])) for block in list(stack)[:-1]
+        block.register_forward_hook(lambda _, __, out: counts.append(max(out.num_tokens_B)))
+        for block in list(stack)[:-1]
     ]
     batch = output(model, x)
     for handle in handles:
@@ -65,14 +60,17 @@ def test_counts_are_the_announced_ones_and_a_batch_equals_its_images(family: str
     for layer in range(DEPTH):
         patches = stack.method.num_kept(layer, patches)
         announced.append(stack.spec.num_prefix + patches)
-    assert counts == announced[:-1]
+    if stack.method.varies:  # what any image keeps at most
+        assert all(count <= most for count, most in zip(counts, announced, strict=False))
+    else:
+        assert counts == announced[:-1]
     assert announced[-1] < PATCHES
     assert not torch.allclose(batch, output(others.small_model(family), x), atol=1e-3)
     one_by_one = torch.cat([output(model, image.unsqueeze(0)) for image in x])
     torch.testing.assert_close(batch, one_by_one, atol=2e-5, rtol=2e-5)
 
 
-@covering_cases
+@pytest.mark.parametrize(("family", "name"), [case for case in COVERING if case[1] != "attention_mass"])
 def test_the_formula_equals_the_counter(family: str, name: str) -> None:
     model = others.small_model(family)
     macs, spec = count_macs(model), read_backbone(model).spec

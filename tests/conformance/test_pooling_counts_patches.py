@@ -43,7 +43,8 @@ def method_at(name: str, layers: tuple[int, ...]) -> vitrim.Method:
     if name == "tome":
         return method_for(name, r=[10 if layer in layers else 0 for layer in range(DEPTH)])
     scorer = {"scorer": "received"} if name in families.SCORED_BY_CLASS_TOKEN else {}
-    return method_for(name, layers=layers, keep_rate=0.75, **scorer)
+    share = "mass" if name == "attention_mass" else "keep_rate"
+    return method_for(name, layers=layers, **{share: 0.75}, **scorer)
 
 
 def last_tokens(model: VisionTransformer, images: Tensor) -> Tokens:
@@ -64,7 +65,7 @@ def test_the_head_sees_every_merged_token_once_per_patch(pooling: str, name: str
     images = families.small_images("vit").double()
     logits, tokens = model(images), last_tokens(model, images)
     assert tokens.source_BP is not None
-    for logits_K, x_NC, source_P in zip(logits, tokens.x_BNC, tokens.source_BP, strict=True):
+    for logits_K, x_NC, source_P in zip(logits, tokens.padded_BNC, tokens.source_BP, strict=True):
         counts_N = torch.bincount(source_P, minlength=len(x_NC))
         counts_N[: tokens.num_prefix] = 1
         assert counts_N.max() > 1
@@ -81,8 +82,8 @@ def test_the_average_is_the_mean_weighted_by_size(pooling: str, name: str) -> No
     images = families.small_images("vit").double()
     tokens = last_tokens(model, images)
     assert tokens.source_BP is not None
-    size_BN = nn.functional.one_hot(tokens.source_BP, tokens.x_BNC.shape[1]).sum(dim=1).double()
-    mean_BC = (size_BN.unsqueeze(1) @ tokens.x_BNC).squeeze(1) / 64
+    size_BN = nn.functional.one_hot(tokens.source_BP, max(tokens.num_tokens_B)).sum(dim=1).double()
+    mean_BC = (size_BN.unsqueeze(1) @ tokens.padded_BNC).squeeze(1) / 64
     torch.testing.assert_close(model.head(model.fc_norm(mean_BC)), model(images))
 
 

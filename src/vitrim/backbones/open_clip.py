@@ -23,6 +23,8 @@ REFUSED = {name: timm.REFUSED[name] for name in ("forward_intermediates", "prune
 class ResidualReader(BlockReader):
     """x + ls_1(attn(ln_1(x))), then x + ls_2(mlp(ln_2(x))), with torch's nn.MultiheadAttention."""
 
+    exact = False
+
     def attention(self, block: Any, x_BNC: Tensor) -> Attention:
         return split_multihead(block.attn, block.ln_1(x_BNC))
 
@@ -35,6 +37,8 @@ class ResidualReader(BlockReader):
 
 class CustomReader(ResidualReader):
     """The same with open_clip's own attention: norms of queries and keys, scales of heads, inner norms."""
+
+    exact = True
 
     def attention(self, block: Any, x_BNC: Tensor) -> Attention:
         attn, x = block.attn, block.ln_1(x_BNC)

@@ -26,8 +26,9 @@ READERS = {
     "open_clip": "open_clip",
 }
 SUPPORTED = (
-    "timm Vision Transformers (ViT, DeiT, DeiT-III, DINOv2, CLIP and SigLIP vision towers), torchvision's ViT, "
-    "transformers' ViT, DeiT, DINOv2, CLIP and SigLIP, open_clip's vision towers"
+    "timm Vision Transformers (ViT, DeiT, DeiT-III, DINOv2, DINOv3, EVA, EVA02, Perception Encoder, CLIP and SigLIP "
+    "vision towers), torchvision's ViT, transformers' ViT, DeiT, DINOv2, DINOv3, CLIP and SigLIP, open_clip's vision "
+    "towers"
 )
 
 
@@ -82,6 +83,11 @@ class Backbone:
     blocks: nn.Module  # the container, with one child per block
     readers: Sequence[BlockReader]  # one per block
     spec: ViTSpec
+
+    def errors(self) -> list[float]:
+        """How far each block's reader is from the block, see `check_reader`."""
+        pairs = zip(self.blocks.children(), self.readers, strict=True)
+        return [check_reader(block, reader, self.spec.channels, self.spec.num_prefix) for block, reader in pairs]
 
 
 def find_stack(model: nn.Module) -> Installed | None:
@@ -153,8 +159,7 @@ def linear_macs(module: nn.Module) -> int:
 
 
 def _self_check(backbone: Backbone) -> None:
-    for i, (block, reader) in enumerate(zip(backbone.blocks.children(), backbone.readers, strict=True)):
-        error = check_reader(block, reader, backbone.spec.channels)
+    for i, (block, error) in enumerate(zip(backbone.blocks.children(), backbone.errors(), strict=True)):
         if math.isnan(error):
             raise UnsupportedModel(
                 f"{backbone.spec.name}: the weights of block {i} are not finite, so it cannot be read."

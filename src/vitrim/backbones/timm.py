@@ -1,4 +1,8 @@
-"""timm's Vision Transformers: ViT, DeiT (distilled too), DeiT-III, DINOv2, CLIP and SigLIP vision towers."""
+"""timm's Vision Transformers: ViT, DeiT (distilled too), DeiT-III, DINOv2, CLIP and SigLIP vision towers.
+
+Those with rotary positions (DINOv3, EVA02, Perception Encoder) are of another class, Eva, made alike: its blocks are
+read in timm_eva.py.
+"""
 
 from __future__ import annotations
 
@@ -6,16 +10,22 @@ from collections.abc import Mapping
 from typing import Any
 
 from timm.layers import Attention as TimmAttention
+from timm.models.eva import Eva
 from timm.models.vision_transformer import Block, ResPostBlock, VisionTransformer
 from torch import Tensor, nn
 
 from ..core.attention import Attention
 from ..core.method import ViTSpec
 from ..core.stack import BlockReader
-from .reader import Backbone, Place, UnsupportedModel, version
+from . import timm_eva
+from .reader import Backbone, Place, UnsupportedModel, linear_macs, version
 
 POOLS_PATCHES = ("avg", "avgmax", "max", "map")  # values of timm's global_pool that read the patch tokens
-OFF_GRID = "its features no longer lie on the patch grid; use vitrim.trace(model) and unmerge, or restore(model) first."
+OFF_GRID = (
+    "its features no longer lie on the patch grid; vitrim.features(model, images) gives maps that do, and "
+    "vitrim.trace(model) where each patch went; or restore(model) first."
+)
+MODELS = (VisionTransformer, Eva)
 REFUSED = {
     "forward_intermediates": OFF_GRID,
     "get_intermediate_layers": OFF_GRID,
@@ -50,56 +60,71 @@ class PostNormReader(BlockReader):
         return x_BNC + block.drop_path2(block.norm2(block.mlp(x_BNC)))
 
 
-READERS: dict[type[nn.Module], BlockReader] = {Block: PreNormReader(), ResPostBlock: PostNormReader()}
+READERS: dict[type[nn.Module], BlockReader] = {
+    Block: PreNormReader(),
+    ResPostBlock: PostNormReader(),
+    **timm_eva.READERS,
+}
 
 
 def place(model: nn.Module) -> Place | None:
     """Where the model keeps its blocks; None if it is no Vision Transformer."""
-    return Place(model, "blocks", REFUSED) if isinstance(model, VisionTransformer) else None
+    if not isinstance(model, MODELS):
+        return None
+    return Place(model, "blocks", {name: why for name, why in REFUSED.items() if hasattr(type(model), name)})
 
 
 def read(model: nn.Module, readers_of: Mapping[type[nn.Module], BlockReader] = READERS) -> Backbone:
-    """The backbone of a timm model; UnsupportedModel if it is not a plain Vision Transformer.
+    """The backbone of a timm model; UnsupportedModel if it is neither a plain Vision Transformer nor an Eva.
 
     readers_of: the classes of blocks that are understood.
     """
     name = _name(model)
-    if not isinstance(model, VisionTransformer):
+    where = place(model)
+    if where is None:
         raise UnsupportedModel(
             f"{name} is a {type(model).__name__}: of timm's models, vitrim reads the Vision Transformers that are a "
-            f"VisionTransformer of {version('timm')} (ViT, DeiT, DINOv2, CLIP, SigLIP)."
+            f"VisionTransformer (ViT, DeiT, DINOv2, CLIP, SigLIP) or an Eva (DINOv3, EVA, EVA02, Perception Encoder, "
+            f"ViTs with RoPE) of {version('timm')}."
         )
+    assert isinstance(model, MODELS)
     blocks: list[Any] = list(model.blocks.children())
     readers = [_reader(block, i, name, readers_of) for i, block in enumerate(blocks)]
+    if isinstance(model, Eva) and len({linear_macs(block.attn) for block in blocks}) > 1:
+        raise UnsupportedModel(
+            f"{name}: its blocks differ in how many heads share keys and values, and vitrim reads models of equal ones."
+        )
     pools = model.attn_pool is not None or model.global_pool in POOLS_PATCHES
     spec = ViTSpec(
         name=name,
         depth=len(blocks),
         num_prefix=model.num_prefix_tokens,
-        has_cls=model.has_class_token,
+        has_cls=model.cls_token is not None,
         pools_patches=pools,
         num_patches=model.patch_embed.num_patches,
         channels=model.embed_dim,
         num_heads=blocks[0].attn.num_heads,
         attention_channels=blocks[0].attn.proj.in_features,
-        attention_macs=_linear_macs(blocks[0].attn),
-        mlp_macs=_linear_macs(blocks[0].mlp),
+        attention_macs=linear_macs(blocks[0].attn),
+        mlp_macs=linear_macs(blocks[0].mlp),
         num_classes=model.num_classes,
     )
-    return Backbone("timm", Place(model, "blocks", REFUSED), model.blocks, readers, spec)
+    return Backbone("timm", where, model.blocks, readers, spec)
 
 
 def _reader(block: Any, index: int, name: str, readers_of: Mapping[type[nn.Module], BlockReader]) -> BlockReader:
     reader = readers_of.get(type(block))
     if reader is None:
-        wanted = " or ".join(cls.__name__ for cls in READERS)
+        wanted = ", ".join(cls.__name__ for cls in READERS)
         raise UnsupportedModel(
             f"{name}: block {index} is a {type(block).__name__}, and vitrim reads {wanted} of {version('timm')}."
         )
-    if type(block.attn) is not TimmAttention:
+    attentions = timm_eva.ATTENTIONS if type(block) in timm_eva.READERS else (TimmAttention,)
+    if type(block.attn) not in attentions:
+        wanted = " and ".join(cls.__name__ for cls in attentions)
         raise UnsupportedModel(
-            f"{name}: the attention of block {index} is a {type(block.attn).__name__}, and vitrim reads timm's plain "
-            f"Attention ({version('timm')})."
+            f"{name}: the attention of block {index} is a {type(block.attn).__name__}, and in such a block vitrim "
+            f"reads timm's {wanted} ({version('timm')})."
         )
     if getattr(block.attn, "gate", None) is not None:
         raise UnsupportedModel(f"{name}: block {index} has gated attention, which vitrim does not read.")
@@ -109,10 +134,6 @@ def _reader(block: Any, index: int, name: str, readers_of: Mapping[type[nn.Modul
 def _name(model: Any) -> str:
     cfg = getattr(model, "pretrained_cfg", None) or {}
     return cfg.get("architecture") or type(model).__name__
-
-
-def _linear_macs(module: nn.Module) -> int:
-    return sum(part.weight.numel() for part in module.modules() if isinstance(part, nn.Linear))
 
 
 def _split(attn: Any, x_BNC: Tensor) -> Attention:

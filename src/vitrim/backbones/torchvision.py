@@ -17,6 +17,8 @@ from .reader import Backbone, Place, UnsupportedModel, linear_macs, version
 class EncoderBlockReader(BlockReader):
     """x + dropout(self_attention(ln_1(x))), then x + mlp(ln_2(x))."""
 
+    exact = False
+
     def attention(self, block: Any, x_BNC: Tensor) -> Attention:
         return split_multihead(block.self_attention, block.ln_1(x_BNC))
 

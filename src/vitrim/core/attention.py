@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import reduce
 from typing import NamedTuple
 
@@ -9,13 +10,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from . import packing
 from .precision import product, widen
 
 QUERY_CHUNK = 64  # queries per step where every row of the attention matrix is needed once
 
 
 class Attention(NamedTuple):
-    """Queries, keys and values of one block, [B, H, N, D] each, before they are mixed."""
+    """Queries, keys and values of one block, [B, H, N, D] each, before they are mixed.
+
+    Of packed tokens (see `Tokens`) they are [1, H, T, D], and every image attends to itself alone. What is told per
+    image, `cls_row` and `received`, is then padded with zeros to the longest image.
+    """
 
     q_BHND: Tensor
     k_BHND: Tensor
@@ -23,21 +29,36 @@ class Attention(NamedTuple):
     scale: float
     bias: Tensor | None = None  # added to the logits of every query, [B, 1, 1, N]
     dropout: float = 0.0
+    lengths: packing.Lengths | None = None  # tokens of each image, if packed
 
     def output(self) -> Tensor:
         """Softmax(q k^T) v through the fused kernel: [B, H, N, D]."""
+        if self.lengths is not None:
+            # Joined as [1, T, H, D], the order in which the kernel writes, so that each row is copied whole.
+            return torch.cat([image.output().transpose(1, 2) for image in self.images()], dim=1).transpose(1, 2)
         return F.scaled_dot_product_attention(
             self.q_BHND, self.k_BHND, self.v_BHND, self.bias, dropout_p=self.dropout, scale=self.scale
         )
 
+    def images(self) -> list[Attention]:
+        """Each image's own attention, where the tokens are packed; views, not copies. [1, H, n, D] each."""
+        assert self.lengths is not None
+        counts = list(self.lengths)
+        q, k, v = (torch.split(part, counts, dim=2) for part in (self.q_BHND, self.k_BHND, self.v_BHND))
+        bias = [None] * len(counts) if self.bias is None else torch.split(self.bias, counts, dim=3)
+        parts = zip(q, k, v, bias, strict=True)
+        return [Attention(q, k, v, self.scale, bias, self.dropout) for q, k, v, bias in parts]
+
     def rows(self, start: int, stop: int) -> Tensor:
         """Attention of queries start to stop - 1 over all keys, at least in fp32: [B, H, stop - start, N]."""
         query = widen(self.q_BHND[:, :, start:stop]) * self.scale
-        logits = product(query, self.k_BHND.transpose(-2, -1))
+        logits = _against_keys(query, self.k_BHND)
         return (logits if self.bias is None else logits + self.bias).softmax(dim=-1)
 
     def cls_row(self) -> Tensor:
         """Attention of the first token, the class token, over all tokens: [B, H, N]."""
+        if self.lengths is not None:
+            return self._of_each(Attention.cls_row)
         return self.rows(0, 1)[:, :, 0]
 
     def mean_key(self) -> Tensor:
@@ -47,7 +68,28 @@ class Attention(NamedTuple):
 
     def received(self) -> Tensor:
         """Attention that each token receives, averaged over all queries, in chunks of queries: [B, H, N]."""
+        if self.lengths is not None:
+            return self._of_each(Attention.received)
         N = self.q_BHND.shape[2]
         step = min(QUERY_CHUNK, (N + 1) // 2)
-        chunks = [self.rows(i, min(i + step, N)).sum(dim=2) for i in range(0, N, step)]
+        copied = self._replace(k_BHND=widen(self.k_BHND).contiguous())  # once, not for every chunk
+        chunks = [copied.rows(i, min(i + step, N)).sum(dim=2) for i in range(0, N, step)]
         return torch.stack(chunks).sum(dim=0) / N
+
+    def _of_each(self, told: Callable[[Attention], Tensor]) -> Tensor:
+        """What each image tells, [1, H, n], padded with zeros: [B, H, N]."""
+        assert self.lengths is not None
+        rows_NH = torch.cat([told(image)[0] for image in self.images()], dim=1).transpose(0, 1)
+        return packing.pad(rows_NH, self.lengths).transpose(1, 2)
+
+
+def _against_keys(query_BHMD: Tensor, k_BHND: Tensor) -> Tensor:
+    """Each query times all keys of its head: [B, H, M, N].
+
+    Keys are strided views of a packed projection, and a product over images and heads at once copies all of them
+    first. For one query that takes longer than the product, so on a CPU it goes head by head.
+    """
+    if query_BHMD.shape[2] > 1 or query_BHMD.device.type != "cpu":
+        return product(query_BHMD, k_BHND.transpose(-2, -1))
+    heads = zip(query_BHMD.unbind(dim=1), k_BHND.unbind(dim=1), strict=True)
+    return torch.stack([product(query, keys.transpose(-2, -1)) for query, keys in heads], dim=1)

@@ -9,8 +9,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map
 
 from .attention import Attention
+from .rotary import Rotation
 from .tokens import Tokens
 
 MASKED = "a model with reduced tokens takes no attention mask: its tokens move; restore it first."
@@ -20,6 +22,7 @@ class BlockReader(ABC):
     """How to read one class of blocks of one library. Stateless; one instance serves all blocks of the class."""
 
     shared: tuple[str, ...] = ()  # plain attributes that the library sets on each block from outside, at any time
+    exact: bool = True  # whether what is read gives the block's own numbers to the last bit
 
     @abstractmethod
     def attention(self, block: Any, x_BNC: Tensor) -> Attention:
@@ -33,6 +36,14 @@ class BlockReader(ABC):
     def add_mlp(self, block: Any, x_BNC: Tensor) -> Tensor:
         """x plus the MLP residual (norm, LayerScale and drop-path included)."""
 
+    def rotation(self, *args: Any, **kwargs: Any) -> Rotation | None:
+        """The table of rotations among what the library calls a block with; None for a block without."""
+        return None
+
+    def turn(self, block: Any, attention: Attention, rows: Tensor) -> Attention:
+        """Queries and keys of the last tokens, as many as there are rows, turned by them. See `Rotation.rows`."""
+        raise NotImplementedError(f"{type(self).__name__} knows a table of rotations, and not what to do with it.")
+
     def check_call(self, *args: Any, **kwargs: Any) -> None:
         """ValueError for anything beside the features, with which the library calls a block, that cannot be heeded."""
         if any(value is not None and value is not False for value in (*args, *kwargs.values())):
@@ -42,9 +53,13 @@ class BlockReader(ABC):
         """step(tokens), in the way in which the library runs such a block: checkpointed, say, if that was asked."""
         return step(tokens)
 
-    def plain(self, block: Any, x_BNC: Tensor) -> Tensor:
+    def example(self, block: Any, num_patches: int, generator: torch.Generator) -> dict[str, Any]:
+        """What the self-check calls a block with beside the features; random where it may be."""
+        return {}
+
+    def plain(self, block: Any, x_BNC: Tensor, **beside: Any) -> Tensor:
         """The output of the block itself, for the self-check."""
-        out: Tensor = block(x_BNC)
+        out: Tensor = block(x_BNC, **beside)
         return out
 
 
@@ -58,7 +73,7 @@ class OpaqueReader(BlockReader):
 
 
 @torch.no_grad()
-def check_reader(block: nn.Module, reader: BlockReader, channels: int) -> float:
+def check_reader(block: nn.Module, reader: BlockReader, channels: int, num_prefix: int = 0) -> float:
     """Relative difference between the residual updates of the block and of its reader, on random input.
 
     Updates, not outputs, are compared: under a small LayerScale a wrong reader hardly shows in the output. It is
@@ -73,8 +88,13 @@ def check_reader(block: nn.Module, reader: BlockReader, channels: int) -> float:
         module._forward_hooks.clear()
         module._forward_pre_hooks.clear()
     generator = torch.Generator().manual_seed(0)
-    x = torch.randn(2, 17, channels, generator=generator).to(weight.device, next(block.parameters()).dtype)
-    wanted = reader.plain(block, x) - x
-    read = reader.add_attention(block, x, reader.attention(block, x).output())
+    place: Any = {"device": weight.device, "dtype": next(block.parameters()).dtype}
+    x = torch.randn(2, num_prefix + 17, channels, generator=generator).to(**place)
+    beside = tree_map(lambda table: table.to(**place), reader.example(block, 17, generator))
+    wanted = reader.plain(block, x, **beside) - x
+    attention, rotation = reader.attention(block, x), reader.rotation(**beside)
+    if rotation is not None:
+        attention = reader.turn(block, attention, rotation.rows(None))
+    read = reader.add_attention(block, x, attention.output())
     got = reader.add_mlp(block, read) - x
     return float((got - wanted).norm() / wanted.norm().clamp(min=1e-30))

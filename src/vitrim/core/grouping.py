@@ -48,7 +48,7 @@ def density_peaks(x_BMC: Tensor, num_groups: int, neighbours: int) -> Groups:
     """
     B, M, C = x_BMC.shape
     square_BMM = squared_distances(x_BMC, x_BMC) / C
-    square_BMM.diagonal(dim1=1, dim2=2).zero_()
+    square_BMM = square_BMM.masked_fill(torch.eye(M, dtype=torch.bool, device=x_BMC.device), 0.0)
     nearest = square_BMM.topk(min(neighbours, M), dim=-1, largest=False).values
     rank_BM = (-nearest.mean(dim=-1)).argsort(dim=1, descending=True, stable=True).argsort(dim=1)
     density_BM = (-nearest.mean(dim=-1)).exp()
@@ -83,7 +83,7 @@ def kmeans(x_BMC: Tensor, num_groups: int, iterations: int) -> Groups:
 def consecutive(num_images: int, num_tokens: int, num_groups: int, device: torch.device) -> Groups:
     """Runs of neighbours in the given order, as equal in length as can be; the first of a run is its centre."""
     group_M = torch.arange(num_tokens, device=device) * num_groups // num_tokens
-    first_M = torch.searchsorted(group_M, group_M)
+    first_M = (group_M * num_tokens + num_groups - 1) // num_groups
     joined = first_M != torch.arange(num_tokens, device=device)
     return _groups(joined.expand(num_images, -1), first_M.expand(num_images, -1), num_groups)
 

@@ -57,6 +57,11 @@ class Method:
         return False
 
     @property
+    def varies(self) -> bool:
+        """Whether each image keeps a number of its own, at most `num_kept`."""
+        return False
+
+    @property
     def has_keep_rate(self) -> bool:
         """Whether one share of patches to keep sets how much is reduced."""
         return False
@@ -139,7 +144,7 @@ def check_opaque(method: Method, spec: ViTSpec) -> None:
 
 
 def patch_scores(scorer: str, tokens: Tokens, attention: Attention) -> Tensor:
-    """Importance of each patch token, at least in fp32: [B, N - prefix].
+    """Importance of each patch token, at least in fp32: [B, N - prefix], padded with zeros if packed.
 
     cls: attention of the class token, mean over heads (EViT, section 3.2); received: attention received from
     all tokens, mean over heads; norm: Euclidean norm of the feature. The last two need no class token.
@@ -150,11 +155,20 @@ def patch_scores(scorer: str, tokens: Tokens, attention: Attention) -> Tensor:
     return row_BHN.mean(dim=1)[:, tokens.num_prefix :]
 
 
+def score_macs(scorer: str, num_patches: int, spec: ViTSpec) -> int:
+    """Multiply-adds of `patch_scores` for one image."""
+    return (N := num_patches + spec.num_prefix) * {"cls": 1, "received": N, "norm": 0}[scorer] * spec.attention_channels
+
+
 def pseudo_random(count: int, seed: int, layer: int, device: torch.device) -> Tensor:
     """`count` numbers in [0, 1) that depend on seed and layer alone, from sines: compiles and exports, no generator."""
     position = torch.arange(1, count + 1, dtype=torch.float64)  # on the CPU: not every device has float64
-    phase = position * 12.9898 + (seed + 1) * 78.233 + (layer + 1) * 37.719
-    return (phase.sin() * 43758.5453).frac().abs().float().to(device)
+    # Tensors, since ONNX would get plain numbers in single precision.
+    by_position, by_seed, by_layer, spread = torch.tensor(
+        [12.9898, (seed + 1) * 78.233, (layer + 1) * 37.719, 43758.5453], dtype=torch.float64
+    )
+    phase = position * by_position + by_seed + by_layer
+    return (phase.sin() * spread).frac().abs().float().to(device)
 
 
 def check_seed(method: Method, seed: object) -> None:
@@ -233,6 +247,4 @@ class ScoredMethod(KeepRateMethod):
         return super().build(spec)
 
     def score_macs(self, num_patches: int, spec: ViTSpec) -> int:
-        """Multiply-adds of the scores of one image."""
-        queries = {"cls": 1, "received": num_patches + spec.num_prefix, "norm": 0}[self.scorer]
-        return queries * (num_patches + spec.num_prefix) * spec.attention_channels
+        return score_macs(self.scorer, num_patches, spec)

@@ -1,4 +1,4 @@
-"""Every way in which tokens become fewer. Each keeps sizes, sources and weights in step with the features.
+"""Every way in which tokens become fewer. Each keeps sizes, positions, sources and weights in step with the features.
 
 `keep_BK` and the like are indices among the patch tokens (0 is the first token after the prefix). The prefix is
 always carried over unchanged and in front.
@@ -9,6 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from . import packing
+from .rotary import NOWHERE
 from .tokens import Tokens, ones_like_size
 
 
@@ -31,13 +33,27 @@ def take(x: Tensor, index_BK: Tensor) -> Tensor:
 
 def select_images(tokens: Tokens, index_S: Tensor) -> Tokens:
     """Only these images of the batch, in that order: [B, N] -> [S, N]. All that is kept per image goes along."""
-    return tokens._replace(
-        x_BNC=tokens.x_BNC[index_S],
-        size_BN=None if tokens.size_BN is None else tokens.size_BN[index_S],
+    rows = index_S if tokens.lengths is None else _rows_of_images(tokens.lengths, index_S)
+    chosen = tokens._replace(
+        x_BNC=_select(tokens.x_BNC, rows, tokens.lengths),
+        size_BN=None if tokens.size_BN is None else _select(tokens.size_BN, rows, tokens.lengths),
         source_BP=None if tokens.source_BP is None else tokens.source_BP[index_S],
         weight_BP=None if tokens.weight_BP is None else tokens.weight_BP[index_S],
         carry=None if tokens.carry is None else tuple(value[index_S] for value in tokens.carry),
+        position_BK=None if tokens.position_BK is None else tokens.position_BK[index_S],
     )
+    return chosen if tokens.lengths is None else arrange(chosen, tuple(tokens.lengths[i] for i in index_S.tolist()))
+
+
+def arrange(tokens: Tokens, lengths: packing.Lengths) -> Tokens:
+    """Rows [1, T] of images of these lengths as tokens: packed, or [B, N] if all images have the same number."""
+    B, N = len(lengths), max(lengths)
+    position = tokens.position_BK
+    tokens = tokens._replace(position_BK=None if position is None else position[:, : N - tokens.num_prefix])
+    if min(lengths) < N:
+        return tokens._replace(lengths=lengths)
+    size = None if tokens.size_BN is None else tokens.size_BN.view(B, N)
+    return tokens._replace(x_BNC=tokens.x_BNC.view(B, N, -1), size_BN=size, lengths=None)
 
 
 def keep(tokens: Tokens, keep_BK: Tensor) -> Tokens:
@@ -45,19 +61,21 @@ def keep(tokens: Tokens, keep_BK: Tensor) -> Tokens:
     kept = _take_with_prefix(tokens, keep_BK)
     if not tokens.traced:
         return kept
-    return _follow(kept, tokens, _slots(tokens, keep_BK), torch.ones_like(tokens.patch_size_BN))
+    return follow(kept, tokens, _slots(tokens, keep_BK), torch.ones_like(tokens.patch_size_BN))
 
 
 def fuse(tokens: Tokens, keep_BK: Tensor, weight_BN: Tensor) -> Tokens:
     """The patches in keep_BK, then one token: the weighted sum of all others. [B, N] -> [B, prefix + K + 1].
 
-    The weights are taken as they are, not normalised (EViT, eq. 3).
+    The weights are taken as they are, not normalised (EViT, eq. 3). The new token stands nowhere (core/rotary.py).
     """
     K = keep_BK.shape[1]
     weight_BN = weight_BN.to(tokens.x_BNC.dtype)
     rest_weight_BN = weight_BN.scatter(1, keep_BK, 0.0)
     out = _take_with_prefix(tokens, torch.cat([keep_BK, keep_BK[:, :1]], dim=1))
     out.x_BNC[:, -1:] = rest_weight_BN.unsqueeze(1) @ tokens.patches_BNC  # over the row taken for its room
+    if out.position_BK is not None:
+        out.position_BK[:, -1] = NOWHERE
     if tokens.size_BN is None and not tokens.traced:
         return out
     slot_BN = _slots(tokens, keep_BK, others=K)
@@ -65,7 +83,7 @@ def fuse(tokens: Tokens, keep_BK: Tensor, weight_BN: Tensor) -> Tokens:
         out.size_BN[:, -1] = torch.where(slot_BN == K, tokens.patch_size_BN, 0.0).sum(dim=1)
     if not tokens.traced:
         return out
-    return _follow(out, tokens, slot_BN, torch.where(slot_BN == K, weight_BN, 1.0))
+    return follow(out, tokens, slot_BN, torch.where(slot_BN == K, weight_BN.detach(), 1.0))
 
 
 def merge(
@@ -101,12 +119,13 @@ def merge(
         out.size_BN.scatter_add_(1, slot_BM + prefix, tokens.patch_size_BN.gather(1, rest_BM))
     if not tokens.traced:
         return out
+    share_BM = share_BM.detach()  # else a checkpointed block would save more tensors than when it runs again untraced
     slot_BN = _slots(tokens, keep_BK).scatter(1, rest_BM, slot_BM)
     own_BK = torch.ones_like(total_BK).scatter_add(1, slot_BM, -share_BM)
     coefficient_BN = torch.zeros_like(weight_BN).scatter(1, keep_BK, own_BK).scatter(1, rest_BM, share_BM)
     if how == "sum":
-        coefficient_BN = coefficient_BN * factor_BK.gather(1, slot_BN)
-    return _follow(out, tokens, slot_BN, coefficient_BN)
+        coefficient_BN = coefficient_BN * factor_BK.detach().gather(1, slot_BN)
+    return follow(out, tokens, slot_BN, coefficient_BN)
 
 
 def replace_last(tokens: Tokens, rows_BKC: Tensor) -> Tokens:
@@ -125,10 +144,22 @@ def spread(tokens: Tokens) -> Tokens:
     if tokens.source_BP is None:
         return tokens
     dropped_BP1 = (tokens.source_BP < 0).unsqueeze(-1)
-    x_BPC = take(tokens.x_BNC, tokens.source_BP.clamp(min=0)).masked_fill(dropped_BP1, 0.0)
+    x_BNC = tokens.padded_BNC
+    x_BPC = take(x_BNC, tokens.source_BP.clamp(min=0)).masked_fill(dropped_BP1, 0.0)
     mean_B1C = x_BPC.sum(dim=1, keepdim=True) / (~dropped_BP1).sum(dim=1, keepdim=True).clamp(min=1)
     x_BPC = torch.where(dropped_BP1, mean_B1C, x_BPC)
-    return Tokens(torch.cat([tokens.x_BNC[:, : tokens.num_prefix], x_BPC], dim=1), tokens.num_prefix)
+    return Tokens(torch.cat([x_BNC[:, : tokens.num_prefix], x_BPC], dim=1), tokens.num_prefix)
+
+
+def _rows_of_images(lengths: packing.Lengths, index_S: Tensor) -> Tensor:
+    """The rows of some images among those of all."""
+    rows = torch.split(torch.arange(sum(lengths), device=index_S.device), list(lengths))
+    return torch.cat([rows[i] for i in index_S.tolist()])
+
+
+def _select(x: Tensor, index: Tensor, lengths: packing.Lengths | None) -> Tensor:
+    """Images of [B, N, ...], or rows of packed [1, T, ...]."""
+    return x[index] if lengths is None else x.index_select(1, index)
 
 
 def _take_with_prefix(tokens: Tokens, keep_BK: Tensor) -> Tokens:
@@ -136,7 +167,14 @@ def _take_with_prefix(tokens: Tokens, keep_BK: Tensor) -> Tokens:
     prefix = torch.arange(tokens.num_prefix, device=keep_BK.device).expand(keep_BK.shape[0], -1)
     index = torch.cat([prefix, keep_BK + tokens.num_prefix], dim=1)
     size = None if tokens.size_BN is None else tokens.size_BN.gather(1, index)
-    return tokens._replace(x_BNC=take(tokens.x_BNC, index), size_BN=size)
+    return tokens._replace(x_BNC=take(tokens.x_BNC, index), size_BN=size, position_BK=_positions(tokens, keep_BK))
+
+
+def _positions(tokens: Tokens, keep_BK: Tensor) -> Tensor | None:
+    """Where the kept patches stand, whatever merges into them; in fresh memory."""
+    if not tokens.positioned:
+        return None
+    return keep_BK.clone() if tokens.position_BK is None else tokens.position_BK.gather(1, keep_BK)
 
 
 def _slots(tokens: Tokens, keep_BK: Tensor, others: int = -1) -> Tensor:
@@ -157,7 +195,7 @@ def _join(x_BNC: Tensor, slot_BM: Tensor, rows_BMC: Tensor, share_BM: Tensor, ho
     flat_XC.index_add_(0, index, (rows_XC - flat_XC.index_select(0, index)) * share_BM.flatten().unsqueeze(1))
 
 
-def _follow(out: Tokens, before: Tokens, slot_BN: Tensor, coefficient_BN: Tensor) -> Tokens:
+def follow(out: Tokens, before: Tokens, slot_BN: Tensor, coefficient_BN: Tensor) -> Tokens:
     """Sources and weights of the original patches, carried through one reduction."""
     if before.source_BP is None or before.weight_BP is None:
         source = torch.where(slot_BN < 0, -1, slot_BN + before.num_prefix)

@@ -26,14 +26,15 @@ def check_layers(layers: Sequence[int], depth: int, who: str) -> tuple[int, ...]
     return layers
 
 
-def check_rates(rate: float | Sequence[float], num_layers: int, who: str) -> tuple[float, ...]:
-    """One keep rate in (0, 1] per reducing layer; else ValueError."""
+def check_rates(rate: float | Sequence[float], num_layers: int, who: str, what: str = "keep rate") -> tuple[float, ...]:
+    """One keep rate, or whatever share it is, in (0, 1] per reducing layer; else ValueError."""
     rates = tuple(rate) if isinstance(rate, Sequence) and not isinstance(rate, str) else (rate,) * num_layers
+    many = f"{what}es" if what.endswith("s") else f"{what}s"
     if len(rates) != num_layers:
-        raise ValueError(f"{who}: {num_layers} reducing layers need {num_layers} keep rates, and {len(rates)} came.")
+        raise ValueError(f"{who}: {num_layers} reducing layers need {num_layers} {many}, and {len(rates)} came.")
     for value in rates:
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value <= 1:
-            raise ValueError(f"{who}: a keep rate is a number above 0 and at most 1, not {value!r}.")
+            raise ValueError(f"{who}: a {what} is a number above 0 and at most 1, not {value!r}.")
     return rates
 
 

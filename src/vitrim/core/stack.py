@@ -10,13 +10,17 @@ from __future__ import annotations
 import warnings
 from collections import OrderedDict
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, NamedTuple, cast
 
+import torch
 from torch import Tensor, nn
 
-from . import ops
+from . import ops, packing
+from .attention import Attention
 from .block_reader import BlockReader, OpaqueReader
 from .method import Method, ViTSpec, check_opaque
+from .rotary import Rotation
 from .tokens import Tokens
 
 WEIGHTS = "method"  # name under which a block holds what the method learns
@@ -24,7 +28,7 @@ TRAINING_ONLY = "exit"  # name, inside that, of what inference can do without
 
 
 class Snapshot(NamedTuple):
-    """Where the patches live after one reducing block."""
+    """Where the patches live after one block."""
 
     layer: int
     tokens: Tokens
@@ -38,6 +42,7 @@ class TokenBlock(nn.Module):
     acting: Method  # under another name than WEIGHTS, where the module must be found
     weights: nn.Module | None
     recorder: list[Snapshot] | None
+    records_all: bool
     outbox: list[Tokens] | None
     traced: bool
 
@@ -50,7 +55,8 @@ class TokenBlock(nn.Module):
         weights, weight = method.make_weights(layer, spec), next(block.parameters())
         if weights is not None:
             weights = weights.to(weight.device, weight.dtype).train(block.training)
-        self.__dict__.update(block=block, reader=reader, weights=weights, recorder=None, outbox=None, traced=False)
+        self.__dict__.update(block=block, reader=reader, weights=weights, outbox=None, traced=False)
+        self.__dict__.update(recorder=None, records_all=False)
         self.__dict__.update({name: getattr(block, name) for name in reader.shared if hasattr(block, name)})
         self.spec, self.layer = spec, layer
         self.training = block.training
@@ -78,37 +84,79 @@ class TokenBlock(nn.Module):
         self.reader.check_call(*args, **kwargs)
         if isinstance(x, tuple) and not isinstance(x, Tokens):
             raise ValueError("reentrant checkpointing takes tokens apart: checkpoint with use_reentrant=False.")
-        tokens = x if isinstance(x, Tokens) else self._start(x)
+        rotation = self.reader.rotation(*args, **kwargs)
+        tokens = x if isinstance(x, Tokens) else self._start(x, positioned=rotation is not None)
         source_before = tokens.source_BP
-        tokens = self.reader.run(self, self._step, tokens)
-        if self.recorder is not None and tokens.source_BP is not source_before:
+        tokens = self.reader.run(self, partial(self._step, rotation=rotation), tokens)
+        if self.recorder is not None and (self.records_all or tokens.source_BP is not source_before):
             self.recorder.append(Snapshot(self.layer, tokens))
         return self._leave(tokens) if self.layer == self.spec.depth - 1 else tokens
 
-    def _start(self, x_BNC: Tensor) -> Tokens:
-        spreads = self.spec.pools_patches and self.acting.merges
+    def _start(self, x_BNC: Tensor, positioned: bool) -> Tokens:
+        spreads = self._spreads
         traced = spreads or self.recorder is not None or self.traced
-        return Tokens(x_BNC, self.spec.num_prefix, traced=traced, carry=None if self.outbox is None else ())
+        whole = not self.reader.exact and self._keeps_all(x_BNC.shape[1] - self.spec.num_prefix)
+        carry = None if self.outbox is None else ()
+        return Tokens(x_BNC, self.spec.num_prefix, traced=traced, carry=carry, positioned=positioned, whole=whole)
 
-    def _step(self, tokens: Tokens) -> Tokens:
+    def _keeps_all(self, num_patches: int) -> bool:
+        """Whether the counts tell that no block reduces. A method that tells none may be there to look on."""
+        method = self.acting
+        if method.varies or type(method).num_kept is Method.num_kept:
+            return False
+        return all(method.num_kept(layer, num_patches) == num_patches for layer in range(self.spec.depth))
+
+    def _step(self, tokens: Tokens, rotation: Rotation | None = None) -> Tokens:
         if isinstance(self.reader, OpaqueReader):
             return tokens._replace(x_BNC=self.block.forward(tokens.x_BNC))
         tokens = self.acting.before_block(self.layer, tokens)
-        attention = self.reader.attention(self.block, tokens.x_BNC)
-        if self.acting.size_in_attention and tokens.size_BN is not None:
-            attention = attention._replace(bias=tokens.size_BN.log()[:, None, None].to(attention.q_BHND.dtype))
-        x = self.reader.add_attention(self.block, tokens.x_BNC, attention.output())
+        if tokens.whole and not self.reader.exact and not torch.compiler.is_compiling():
+            # Nothing is reduced anywhere, and only the block's own kernels give its own numbers to the last bit.
+            return self.acting.after_block(self.layer, tokens._replace(x_BNC=self.block.forward(tokens.x_BNC)))
+        attention = self._attention(tokens, rotation)
+        x = self._add_attention(tokens, attention)
         tokens = self.acting.after_attention(self.layer, tokens._replace(x_BNC=x), attention)
         del attention, x  # queries, keys, values and the longer sequence need not outlive the MLP's peak
-        return self.acting.after_block(self.layer, tokens._replace(x_BNC=self.reader.add_mlp(self.block, tokens.x_BNC)))
+        return self.acting.after_block(self.layer, tokens._replace(x_BNC=self._add_mlp(tokens)))
+
+    def _attention(self, tokens: Tokens, rotation: Rotation | None) -> Attention:
+        attention = self.reader.attention(self.block, tokens.x_BNC)._replace(lengths=tokens.lengths)
+        if rotation is not None:
+            attention = self.reader.turn(self.block, attention, rotation.rows(tokens.turned_BK))
+        if self.acting.size_in_attention and tokens.size_BN is not None:
+            attention = attention._replace(bias=tokens.size_BN.log()[:, None, None].to(attention.q_BHND.dtype))
+        return attention
+
+    def _add_attention(self, tokens: Tokens, attention: Attention) -> Tensor:
+        mixed_BHND = attention.output()
+        if not self._drops_images(tokens):
+            return self.reader.add_attention(self.block, tokens.x_BNC, mixed_BHND)
+        assert tokens.lengths is not None
+        mixed_BNHD = packing.pad(mixed_BHND[0].transpose(0, 1), tokens.lengths)
+        x_BNC = self.reader.add_attention(self.block, tokens.padded_BNC, mixed_BNHD.transpose(1, 2))
+        return packing.pack(x_BNC, tokens.lengths).unsqueeze(0)
+
+    def _add_mlp(self, tokens: Tokens) -> Tensor:
+        if not self._drops_images(tokens):
+            return self.reader.add_mlp(self.block, tokens.x_BNC)
+        assert tokens.lengths is not None
+        return packing.pack(self.reader.add_mlp(self.block, tokens.padded_BNC), tokens.lengths).unsqueeze(0)
+
+    def _drops_images(self, tokens: Tokens) -> bool:
+        """Whether drop-path would take packed images for a single one: then its branch runs on padded ones."""
+        paths = (getattr(module, "drop_prob", None) for module in self.block.modules())
+        return tokens.lengths is not None and self.training and any(paths)
 
     def _leave(self, tokens: Tokens) -> Tensor:
         tokens = self.acting.finish(tokens)
         if self.outbox is not None:
             self.outbox[:] = [tokens]
-        if self.spec.pools_patches and self.acting.merges:
-            tokens = ops.spread(tokens)
-        return tokens.x_BNC
+        return (ops.spread(tokens) if self._spreads else tokens).padded_BNC
+
+    @property
+    def _spreads(self) -> bool:
+        """Whether the head gets all patches back: one that pools them would count merged ones, or padding, wrongly."""
+        return self.spec.pools_patches and (self.acting.merges or self.acting.varies)
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         if not hasattr(self.weights, TRAINING_ONLY):
@@ -166,10 +214,10 @@ class TokenStack(nn.Sequential):
         for block in self:
             cast(TokenBlock, block).attach()
 
-    def record_into(self, recorder: list[Snapshot] | None) -> None:
-        """From the next forward on, append a snapshot after every reducing block; None stops it."""
+    def record_into(self, recorder: list[Snapshot] | None, *, every_block: bool = False) -> None:
+        """From the next forward on, append a snapshot after every block, or every reducing one; None stops it."""
         for block in self:
-            block.__dict__["recorder"] = recorder
+            block.__dict__.update(recorder=recorder, records_all=every_block)
 
     def release(self) -> nn.Module:
         """The original container of blocks, in this stack's training mode, without what the method learns."""

@@ -11,11 +11,18 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from . import packing
+from .rotary import NOWHERE
+
 
 class Tokens(NamedTuple):
     """Features and their bookkeeping; a plain pytree, so that compile, export and checkpointing see inside.
 
     Methods never touch the bookkeeping by hand: the functions in `vitrim.core.ops` keep it in step.
+
+    Once a method has kept different numbers of tokens in the images of a batch, the tokens are *packed*: x_BNC is
+    [1, T, C], the rows of all images one after another, size_BN is [1, T], and `lengths` tells them apart. All that
+    counts tokens or patches per image stays [B, ...], padded to the longest image.
     """
 
     x_BNC: Tensor  # features; the prefix (class, distillation, register tokens) first
@@ -25,23 +32,60 @@ class Tokens(NamedTuple):
     source_BP: Tensor | None = None  # index of the token that holds each patch, -1 dropped (None: its own)
     weight_BP: Tensor | None = None  # weight of each patch in that token (None: 1)
     carry: tuple[Tensor, ...] | None = None  # what the method tells whoever listens (None: nobody does)
+    positioned: bool = False  # whether attention turns each patch token by its position (see core/rotary.py)
+    position_BK: Tensor | None = None  # that position, -1 for nowhere (None: its own, or nobody asks)
+    whole: bool = False  # whether all blocks are known to keep all tokens
+    lengths: packing.Lengths | None = None  # tokens of each image, prefix included, if packed (None: all have N)
+
+    @property
+    def num_tokens_B(self) -> packing.Lengths:
+        """Tokens of each image, prefix included."""
+        return (self.x_BNC.shape[1],) * self.x_BNC.shape[0] if self.lengths is None else self.lengths
 
     @property
     def num_patches(self) -> int:
-        """Patch tokens still carried."""
-        return self.x_BNC.shape[1] - self.num_prefix
+        """Patch tokens still carried; by the image that has most, if packed."""
+        return (self.x_BNC.shape[1] if self.lengths is None else max(self.lengths)) - self.num_prefix
+
+    @property
+    def first_BC(self) -> Tensor:
+        """The first token of each image, the class token where there is one: [B, C]."""
+        if self.lengths is None:
+            return self.x_BNC[:, 0]
+        return self.x_BNC[0].index_select(0, packing.starts(self.lengths, self.x_BNC.device))
+
+    @property
+    def padded_BNC(self) -> Tensor:
+        """The features, [B, N, C]; zeros after an image's last token, if packed."""
+        return self.x_BNC if self.lengths is None else packing.pad(self.x_BNC[0], self.lengths)
 
     @property
     def patches_BNC(self) -> Tensor:
-        """The features without the prefix: [B, N - num_prefix, C]."""
-        return self.x_BNC[:, self.num_prefix :]
+        """The features without the prefix: [B, N - num_prefix, C]; padded with zeros, if packed."""
+        return self.padded_BNC[:, self.num_prefix :]
 
     @property
     def patch_size_BN(self) -> Tensor:
-        """The sizes without the prefix; ones where nothing was counted yet."""
-        if self.size_BN is not None:
-            return self.size_BN[:, self.num_prefix :]
-        return ones_like_size(self.x_BNC)[:, self.num_prefix :]
+        """The sizes without the prefix; ones where nothing was counted yet. Padded with zeros, if packed."""
+        size_BN = ones_like_size(self.x_BNC) if self.size_BN is None else self.size_BN
+        padded_BN = size_BN if self.lengths is None else packing.pad(size_BN[0], self.lengths)
+        return padded_BN[:, self.num_prefix :]
+
+    @property
+    def turned_BK(self) -> Tensor | None:
+        """The positions that attention turns its last K tokens by, [B, K]; if packed, those of all tokens, [1, T]."""
+        if self.position_BK is None or self.lengths is None:
+            return self.position_BK
+        prefix = self.position_BK.new_full((len(self.lengths), self.num_prefix), NOWHERE)
+        return packing.pack(torch.cat([prefix, self.position_BK], dim=1), self.lengths).unsqueeze(0)
+
+    @property
+    def live_patches_BN(self) -> Tensor:
+        """Which of the padded patch tokens are there: [B, N - num_prefix], bool; all, unless packed."""
+        if self.lengths is None:
+            B, N, _ = self.x_BNC.shape
+            return self.x_BNC.new_ones(B, N - self.num_prefix, dtype=torch.bool)
+        return packing.live(self.lengths, self.x_BNC.device)[:, self.num_prefix :]
 
 
 def ones_like_size(x_BNC: Tensor) -> Tensor:

@@ -71,6 +71,20 @@ class ImageBatches:
     def __iter__(self) -> Iterator[Batch]:
         return iter(self.batches)
 
+    def sample(self, most: int) -> Tensor:
+        """At most so many of the images, evenly spread: [I, C, H, W]; those that cannot be read are left out."""
+        step, found = max(1.0, self.num_images / most), []
+        position, wanted = 0, 0.0
+        for batch in self:
+            for x_CHW in batch.x_BCHW[: len(batch.labels_B)]:
+                if position >= wanted:
+                    found.append(x_CHW)
+                    wanted += step
+                position += 1
+        if not found:
+            raise ValueError("there is no image to take a sample of.")
+        return torch.stack(found)
+
 
 def load_images(
     images: LabelledImages,

@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import copy
 import math
+import statistics
 import time
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._python_dispatch import TorchDispatchMode, is_traceable_wrapper_subclass
 from torch.utils._pytree import tree_leaves
 
 from .evaluate import check_device, evaluating
@@ -38,6 +39,11 @@ class Timing:
     speedup_high: float  # 90th percentile
     rounds: int
     peak_memory_mb: float  # MiB of weights, input and activations at the worst moment of a forward
+    seconds: tuple[float, ...] = field(default=(), repr=False)  # of one batch, in each round
+
+    def speed_over(self, other: Timing) -> tuple[float, float, float]:
+        """How many times as fast as another of the same rounds: 10th percentile, median and 90th over the rounds."""
+        return _ratios(self.seconds, other.seconds)
 
 
 def benchmark(
@@ -49,7 +55,7 @@ def benchmark(
     warmup: int = 3,
     device: torch.device | str = "cpu",
     dtype: str = "fp32",
-    compile: bool = False,
+    compile: bool | str = False,
     baseline: str | None = None,
     images_ICHW: Tensor | None = None,
     progress: Callable[[int, int], None] | None = None,
@@ -59,7 +65,8 @@ def benchmark(
     A sample is as many forwards in a row as take 20 ms. A model whose weights are not of that dtype and on that
     device is copied; none is changed. baseline: the model whose speed-up is 1, by default the first.
     images_ICHW: images to use instead of random ones of input_size, in batches of batch_size, for models whose work
-    depends on what they see; a sample is then all of them. progress: called after each round with rounds done and
+    depends on what they see; a sample is then all of them. compile: by torch.compile, a string being its mode
+    ("reduce-overhead": CUDA graphs). progress: called after each round with rounds done and
     rounds in all. Memory is the allocator's on CUDA, else that of tensors alive (`PeakMemory`), for one batch; a
     compiled model counts as its uncompiled self.
     """
@@ -118,6 +125,10 @@ class PeakMemory(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return out
 
     def _follow(self, tensor: Tensor) -> None:
+        for part in stored(tensor):
+            self._follow_storage(part)
+
+    def _follow_storage(self, tensor: Tensor) -> None:
         storage = tensor.untyped_storage()
         key, size = storage._cdata, storage.nbytes()
         if key in self._alive:
@@ -132,19 +143,29 @@ class PeakMemory(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.peak_bytes = max(self.peak_bytes, self._now)
 
 
+def stored(tensor: Tensor) -> Iterator[Tensor]:
+    """The tensors that hold its numbers: itself, or for a quantised one the integers, scales and zero points."""
+    if not is_traceable_wrapper_subclass(tensor):
+        yield tensor
+        return
+    for name in tensor.__tensor_flatten__()[0]:
+        yield from stored(getattr(tensor, name))
+
+
 @dataclass
 class _Runner:
     """One model with its batches; it is timed in eval and inference mode, which the caller sets."""
 
     model: nn.Module
     batches: Sequence[Tensor]  # [B, C, H, W] each, the first the largest
-    compile: bool
+    compile: bool | str
     peak_bytes: int = 0
-    calls: int = 1  # times that a sample goes through the batches
+    calls: int = 1  # of the batches in a sample
     forward: Callable[[Tensor], object] = field(init=False)
 
     def __post_init__(self) -> None:
-        self.forward = torch.compile(self.model) if self.compile else self.model
+        mode = self.compile if isinstance(self.compile, str) else None
+        self.forward = torch.compile(self.model, mode=mode) if self.compile else self.model
 
     def prepare(self, warmup: int) -> None:
         """Warm up, measure memory, and find how many forwards fill a sample."""
@@ -176,7 +197,11 @@ class _Runner:
         before = torch.cuda.memory_allocated(device)
         self.forward(x_BCHW)
         _wait(device)
-        return torch.cuda.max_memory_allocated(device) - before + sum(tensor.nbytes for tensor in own)
+        return (
+            torch.cuda.max_memory_allocated(device)
+            - before
+            + sum(part.nbytes for tensor in own for part in stored(tensor))
+        )
 
 
 def _check(
@@ -206,11 +231,16 @@ def _placed(model: nn.Module, device: torch.device, dtype: torch.dtype) -> nn.Mo
 
 
 def _timing(seconds: list[float], baseline: list[float], batch_size: float, peak_bytes: int) -> Timing:
-    times = torch.tensor(seconds, dtype=torch.float64)
-    ratios = torch.tensor(baseline, dtype=torch.float64) / times
+    low, middle, high = _ratios(seconds, baseline)
+    latency, peak = statistics.median(seconds), peak_bytes / MIB
+    return Timing(batch_size / latency, latency * 1e3, middle, low, high, len(seconds), peak, tuple(seconds))
+
+
+def _ratios(seconds: Sequence[float], baseline: Sequence[float]) -> tuple[float, float, float]:
+    """Baseline over seconds within each round: 10th percentile, median, 90th percentile."""
+    ratios = torch.tensor(baseline, dtype=torch.float64) / torch.tensor(seconds, dtype=torch.float64)
     low, middle, high = ratios.quantile(torch.tensor([0.1, 0.5, 0.9], dtype=torch.float64)).tolist()
-    latency = float(times.quantile(0.5))
-    return Timing(batch_size / latency, latency * 1e3, middle, low, high, len(seconds), peak_bytes / MIB)
+    return low, middle, high
 
 
 def _wait(device: torch.device) -> None:

@@ -19,6 +19,7 @@ from .batches import Batch, Progress
 from .certainty import MEASURES, check_thresholds
 from .evaluate import autocast, check_device, count_images, evaluating
 from .macs import count_macs
+from .varying import COUNTED, varies
 
 
 @dataclass(frozen=True)
@@ -122,12 +123,13 @@ def record_exits(
     The model moves to the device. Errors as for `anytime`, and ValueError if there is no image.
     """
     place, total, done = check_device(device), count_images(batches), 0
-    sure, right = [], []
+    sure, right, seen = [], [], []
     wrapped = Anytime(model.to(place), math.inf, by)
     with evaluating(wrapped), autocast(place, amp):
         dtype = next(p.dtype for p in model.parameters() if p.is_floating_point())
         for x_BCHW, labels_B, skipped in (Batch(*batch) for batch in batches):
             if len(labels_B) > 0:
+                seen.append(x_BCHW[:1].clone())
                 logits_FBK = torch.stack([widen(each) for each in wrapped.all_logits(x_BCHW.to(place, dtype))])
                 if not logits_FBK.isfinite().all():
                     raise ValueError("the logits are not finite (NaN or infinity): weights or precision are unfit.")
@@ -138,7 +140,7 @@ def record_exits(
                 progress(done, total)
     if not sure:
         raise ValueError("there was no image to record exits on.")
-    return ExitRecord(by, wrapped.exits, torch.cat(sure), torch.cat(right), exit_macs(model))
+    return ExitRecord(by, wrapped.exits, torch.cat(sure), torch.cat(right), exit_macs(model, _to_count_on(model, seen)))
 
 
 def calibrate_anytime(
@@ -162,14 +164,21 @@ def calibrate_anytime(
     return record.cheapest(max_drop=max_drop, min_top1=min_top1)
 
 
-def exit_macs(model: nn.Module) -> tuple[int, ...]:
+def exit_macs(model: nn.Module, images_ICHW: Tensor | None = None) -> tuple[int, ...]:
     """Multiply-adds of an image that leaves at each exit, and last of one that runs to the end, all heads included.
 
-    Counted on forwards of one random image, as `count_macs` does.
+    Counted on a random image, or as the mean over those given, as `count_macs` does.
     """
     probe = Anytime(model, math.inf)
     ways = [[math.inf] * i + [-math.inf] + [math.inf] * (len(probe.exits) - i - 1) for i in range(len(probe.exits))]
-    return tuple(count_macs(Anytime(model, way)) for way in [*ways, [math.inf] * len(probe.exits)])
+    ways.append([math.inf] * len(probe.exits))
+    return tuple(count_macs(Anytime(model, way), images_ICHW=images_ICHW) for way in ways)
+
+
+def _to_count_on(model: nn.Module, seen: Sequence[Tensor]) -> Tensor | None:
+    """Some of the images seen, where the multiply-adds depend on the image; None where one is like another."""
+    step = -(-len(seen) // COUNTED)
+    return torch.cat(list(seen[::step])) if varies(model) else None
 
 
 def _percent(right: Tensor) -> float:

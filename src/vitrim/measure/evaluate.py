@@ -108,6 +108,15 @@ def eval_transform(model: nn.Module) -> Transform:
     """
     from timm import data
 
+    timm_data: Any = data  # untyped
+    transform: Transform = timm_data.create_transform(**data_config(model), is_training=False)
+    return transform
+
+
+def data_config(model: nn.Module) -> dict[str, Any]:
+    """What `eval_transform` does, in timm's terms: input_size, mean, std, interpolation, crop_pct, crop_mode."""
+    from timm import data
+
     library = next((name for cls in type(model).__mro__ if (name := cls.__module__.partition(".")[0]) in OTHERS), None)
     if library is not None and not getattr(model, "pretrained_cfg", None):  # which load_model gives it
         raise ValueError(
@@ -120,8 +129,7 @@ def eval_transform(model: nn.Module) -> Transform:
     for key in ("mean", "std"):
         if len(config[key]) != size[0]:  # timm's default has three colours; gray takes their average
             config[key] = (sum(config[key]) / len(config[key]),) * size[0]
-    transform: Transform = timm_data.create_transform(**config, is_training=False)
-    return transform
+    return config
 
 
 def input_size_of(model: nn.Module) -> tuple[int, int, int]:

@@ -8,40 +8,42 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from functools import cache
 from typing import Any, NamedTuple
 
 import torch
-from torch import Size, nn
-from torch.utils.flop_counter import FlopCounterMode
+from torch import Tensor, nn
 
 from ..api import method_from
 from ..backbones.reader import read_backbone, restored
 from ..core.method import Method, ViTSpec, check_opaque
 from .evaluate import evaluating, input_size_of
+from .mac_counter import counting
 
 RATE_STEPS = 100_000  # keep rates are exact to five decimals, see schedule.ceil_share
-# Attention kernels that FlopCounterMode passes over, the first of them up to torch 2.14: DeiT-S would count 4.24 G.
-UNCOUNTED_ATTENTION = (
-    "_scaled_dot_product_flash_attention_for_cpu",
-    "_scaled_dot_product_attention_math_for_mps",
-    "_scaled_dot_product_fused_attention_overrideable",
-)
 
 
-def count_macs(model: nn.Module, input_size: tuple[int, int, int] | None = None) -> int:
+def count_macs(
+    model: nn.Module, input_size: tuple[int, int, int] | None = None, *, images_ICHW: Tensor | None = None
+) -> int:
     """Multiply-adds for one image, counted on a forward of a random one.
 
-    input_size: channels, height, width; None for the size the model was built for.
+    input_size: channels, height, width; None for the size the model was built for. images_ICHW: images to count on,
+    each alone, for the mean over them; needed where a model's work depends on what it sees.
     """
     size = input_size_of(model) if input_size is None else input_size
     weight = next((p for p in model.parameters() if p.is_floating_point()), torch.empty(0))
-    x_1CHW = torch.randn(1, *size, device=weight.device, dtype=weight.dtype)
-    counter = FlopCounterMode(display=False, custom_mapping=_attention_formulas())
-    # With gradients on: the counter's module hooks fail on a parameter passed to a module without (attention pools).
-    with evaluating(model), torch.enable_grad(), _without_fast_path(), counter:
+    if images_ICHW is None:
+        images_ICHW = torch.randn(1, *size)
+    if len(images_ICHW) == 0:
+        raise ValueError("multiply-adds are counted on at least one image.")
+    counts = [_count(model, image_1CHW.to(weight.device, weight.dtype)) for image_1CHW in torch.split(images_ICHW, 1)]
+    return round(sum(counts) / len(counts))
+
+
+def _count(model: nn.Module, x_1CHW: Tensor) -> int:
+    with evaluating(model), counting() as counter:
         model(x_1CHW)
     return int(counter.get_total_flops()) // 2
 
@@ -120,6 +122,8 @@ def _knob(method: Method, spec: ViTSpec) -> Knob:
     if any(field.name == "r" for field in fields(tome)):
         most = (spec.depth - spec.opaque_layers) * (spec.num_patches // 2)
         return Knob("r", lambda k: replace(tome, r=_spread(-k, spec)), -most, 0)
+    if method.varies:
+        raise ValueError(f"{method.name} decides per image, so it cannot be solved for multiply-adds: set its mass.")
     raise ValueError(f"{method.name} has neither a keep rate nor r, so it cannot be solved for multiply-adds.")
 
 
@@ -207,6 +211,11 @@ def _patch_counts(spec: ViTSpec, method: Method | None, num_patches: int | None)
     if method is not None:
         method = method.build(spec)
         check_opaque(method, spec)
+        if method.varies:
+            raise ValueError(
+                f"{method.name} keeps in each image what that image needs, so no formula tells its tokens or "
+                "multiply-adds: count_macs(model, images_ICHW=...) counts the mean over images."
+            )
     for layer in range(spec.depth):
         after = before if method is None else method.num_kept(layer, before)
         yield before, after
@@ -216,23 +225,3 @@ def _patch_counts(spec: ViTSpec, method: Method | None, num_patches: int | None)
 def _unreduced_macs(model: nn.Module) -> int:
     with restored(model):
         return count_macs(model)
-
-
-def _attention_formulas() -> dict[Any, Any]:
-    def formula(q: Size, k: Size, v: Size, *_: object, **__: object) -> int:
-        B, H, queries, D = q
-        return 2 * B * H * queries * k[2] * (D + v[3])
-
-    ops = (getattr(torch.ops.aten, name, None) for name in UNCOUNTED_ATTENTION)
-    return {op: formula for op in ops if op is not None}
-
-
-@contextmanager
-def _without_fast_path() -> Iterator[None]:
-    """Without the fused kernel of nn.MultiheadAttention, which hides its products from the counter."""
-    before = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(before)

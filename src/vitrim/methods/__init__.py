@@ -9,6 +9,7 @@ from types import MappingProxyType
 from typing import Any
 
 from ..core.method import Method
+from .attention_mass import AttentionMass
 from .baselines import Random
 from .beyond_attentive import BeyondAttentive
 from .evit import EViT
@@ -39,6 +40,7 @@ METHODS: Mapping[str, Callable[..., Method]] = MappingProxyType(
         "token_mergence": TokenMergence,
         "beyond_attentive": BeyondAttentive,
         "tome": ToMe,
+        "attention_mass": AttentionMass,
         "random": Random,
         "feature_norm": partial(EViT, fuse=False, scorer="norm"),
     }

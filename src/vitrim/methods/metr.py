@@ -50,6 +50,10 @@ class METR(Method):
         return self.method.merges
 
     @property
+    def varies(self) -> bool:
+        return self.method.varies
+
+    @property
     def size_in_attention(self) -> bool:
         return self.method.size_in_attention
 
@@ -105,7 +109,7 @@ class METR(Method):
         tokens = self.method.after_block(layer, tokens)
         if tokens.carry is None or self.weights is None or not hasattr(self.weights, TRAINING_ONLY):
             return tokens
-        logits_BK = getattr(self.weights, TRAINING_ONLY)(tokens.x_BNC[:, 0])
+        logits_BK = getattr(self.weights, TRAINING_ONLY)(tokens.first_BC)
         return tokens._replace(carry=(*tokens.carry, logits_BK))
 
     def finish(self, tokens: Tokens) -> Tokens:

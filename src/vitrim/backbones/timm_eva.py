@@ -1,0 +1,104 @@
+"""The blocks of timm's Eva class: EVA, EVA02, DINOv3, Perception Encoder, and the ViTs of timm and Naver with RoPE.
+
+Where the model has rotary positions, timm hands each block its table as `rope`: [P, 2D], sines first; [H, P, 2D] in
+each block of a model that learns them; with patch dropout one for each image. The prefix is not turned.
+"""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import torch
+import torch.nn.functional as F
+from timm.layers import AttentionRope, apply_rot_embed_cat
+from timm.models.eva import EvaAttention, EvaBlock, EvaBlockPostNorm
+from torch import Tensor, nn
+
+from ..core.attention import Attention
+from ..core.block_reader import BlockReader
+from ..core.rotary import Rotation
+
+ATTENTIONS = (EvaAttention, AttentionRope)
+
+
+class EvaReader(BlockReader):
+    """EvaBlock: x + gamma_1 * attn(norm1(x)), then x + gamma_2 * mlp(norm2(x)); both scales may be absent."""
+
+    def attention(self, block: Any, x_BNC: Tensor) -> Attention:
+        return _split(block.attn, block.norm1(x_BNC))
+
+    def add_attention(self, block: Any, x_BNC: Tensor, mixed_BHND: Tensor) -> Tensor:
+        return x_BNC + block.drop_path1(_scaled(block.gamma_1, _project(block.attn, mixed_BHND)))
+
+    def add_mlp(self, block: Any, x_BNC: Tensor) -> Tensor:
+        return x_BNC + block.drop_path2(_scaled(block.gamma_2, block.mlp(block.norm2(x_BNC))))
+
+    def rotation(self, rope: Tensor | None = None, *_: Any, **__: Any) -> Rotation | None:
+        return None if rope is None else Rotation(rope)
+
+    def turn(self, block: Any, attention: Attention, rows: Tensor) -> Attention:
+        half = getattr(block.attn, "rotate_half", False)
+        first = attention.q_BHND.shape[2] - rows.shape[-2]
+        q, k = (
+            torch.cat([x[:, :, :first], apply_rot_embed_cat(x[:, :, first:], rows, half=half)], dim=2).type_as(
+                attention.v_BHND
+            )
+            for x in (attention.q_BHND, attention.k_BHND)
+        )
+        return attention._replace(q_BHND=q, k_BHND=k)
+
+    def check_call(self, rope: Tensor | None = None, *masks: Any, **kwargs: Any) -> None:
+        super().check_call(*masks, **kwargs)
+
+    def example(self, block: Any, num_patches: int, generator: torch.Generator) -> dict[str, Any]:
+        return {"rope": torch.randn(num_patches, 2 * block.attn.head_dim, generator=generator)}
+
+
+class EvaPostNormReader(EvaReader):
+    """EvaBlockPostNorm: x + norm1(attn(x)), then x + norm2(mlp(x))."""
+
+    def attention(self, block: Any, x_BNC: Tensor) -> Attention:
+        return _split(block.attn, x_BNC)
+
+    def add_attention(self, block: Any, x_BNC: Tensor, mixed_BHND: Tensor) -> Tensor:
+        return x_BNC + block.drop_path1(block.norm1(_project(block.attn, mixed_BHND)))
+
+    def add_mlp(self, block: Any, x_BNC: Tensor) -> Tensor:
+        return x_BNC + block.drop_path2(block.norm2(block.mlp(x_BNC)))
+
+
+READERS: dict[type[nn.Module], BlockReader] = {EvaBlock: EvaReader(), EvaBlockPostNorm: EvaPostNormReader()}
+
+
+def _split(attn: Any, x_BNC: Tensor) -> Attention:
+    if attn.qkv is not None:
+        B, N, _ = x_BNC.shape
+        q, k, v = _fused(attn, x_BNC).reshape(B, N, 3, attn.num_heads, -1).permute(2, 0, 3, 1, 4).unbind(0)
+    else:
+        parts = (projection(x_BNC) for projection in (attn.q_proj, attn.k_proj, attn.v_proj))
+        q, k, v = (part.unflatten(2, (-1, attn.head_dim)).transpose(1, 2) for part in parts)
+    q, k = attn.q_norm(q), attn.k_norm(k)
+    groups = q.shape[1] // k.shape[1]
+    if groups > 1:  # several heads of queries share one of keys and values
+        k, v = k.repeat_interleave(groups, dim=1), v.repeat_interleave(groups, dim=1)
+    dropout = attn.attn_drop.p if attn.training else 0.0
+    return Attention(q, k, v, attn.scale, dropout=dropout)
+
+
+def _fused(attn: Any, x_BNC: Tensor) -> Tensor:
+    """The projection to queries, keys and values; an EvaAttention has no bias for its keys."""
+    if getattr(attn, "q_bias", None) is None:
+        return cast(Tensor, attn.qkv(x_BNC))
+    bias = torch.cat((attn.q_bias, attn.k_bias, attn.v_bias))
+    if attn.qkv_bias_separate:
+        return cast(Tensor, attn.qkv(x_BNC) + bias)
+    return F.linear(x_BNC, attn.qkv.weight, bias)
+
+
+def _project(attn: Any, mixed_BHND: Tensor) -> Tensor:
+    out: Tensor = attn.proj_drop(attn.proj(attn.norm(mixed_BHND.transpose(1, 2).flatten(2))))
+    return out
+
+
+def _scaled(gamma: Tensor | None, x_BNC: Tensor) -> Tensor:
+    return x_BNC if gamma is None else gamma * x_BNC

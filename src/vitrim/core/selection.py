@@ -1,0 +1,121 @@
+"""Reductions in which every image keeps what it wants, so that the images of a batch differ in their numbers.
+
+The result is packed (see `Tokens`), or [B, N, C] where all images happen to keep the same number, as a single one
+does. How many stay decides the shapes of all that follows: the numbers are read on the host, which on a GPU waits for
+the device, and such a model can be neither compiled nor exported.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from . import packing
+from .ops import arrange, follow
+from .rotary import NOWHERE
+from .tokens import Tokens
+
+
+def keep_where(tokens: Tokens, kept_BN: Tensor) -> Tokens:
+    """Only the patches where kept_BN is true, in their order; the others are dropped.
+
+    kept_BN: [B, N - prefix], N of the longest image; what it says of padding does not matter. Where all images keep
+    all, the very tokens come back.
+    """
+    kept_BN = _checked(tokens, kept_BN)
+    kept_B = kept_BN.sum(dim=1).tolist()
+    if _keep_all(tokens, kept_B):
+        return tokens
+    lengths = tuple(tokens.num_prefix + kept for kept in kept_B)
+    out = _take_where(tokens, kept_BN, lengths)
+    if not tokens.traced:
+        return out
+    slot_BN = torch.where(kept_BN, kept_BN.cumsum(dim=1) - 1, -1)
+    return follow(out, tokens, slot_BN, torch.ones_like(tokens.patch_size_BN))
+
+
+def fuse_where(tokens: Tokens, kept_BN: Tensor, weight_BN: Tensor) -> Tokens:
+    """The patches where kept_BN is true, in their order, then one token: the weighted mean of the others.
+
+    An image that keeps all its patches gets no such token. kept_BN, weight_BN: [B, N - prefix], as in `keep_where`;
+    weights at least 0, and if all of an image's are 0, they count alike.
+    """
+    kept_BN = _checked(tokens, kept_BN)
+    rest_BN = tokens.live_patches_BN & ~kept_BN
+    kept_B = kept_BN.sum(dim=1).tolist()
+    if _keep_all(tokens, kept_B):
+        return tokens
+    fuses_B = rest_BN.any(dim=1)
+    lengths = tuple(
+        tokens.num_prefix + kept + fuses for kept, fuses in zip(kept_B, fuses_B.long().tolist(), strict=True)
+    )
+    share_BN = _shares(weight_BN, rest_BN)
+    out = _take_where(tokens, kept_BN, lengths, fuses_B)
+    last_F = (packing.starts(lengths, fuses_B.device) + torch.tensor(lengths, device=fuses_B.device) - 1)[fuses_B]
+    fused_BC = (share_BN.to(tokens.x_BNC.dtype).unsqueeze(1) @ tokens.patches_BNC).squeeze(1)
+    out.x_BNC.flatten(0, 1).index_copy_(0, last_F, fused_BC[fuses_B].to(out.x_BNC.dtype))
+    if out.size_BN is not None:
+        size_B = torch.where(rest_BN, tokens.patch_size_BN, 0.0).sum(dim=1)
+        out.size_BN.flatten().index_copy_(0, last_F, size_B[fuses_B])
+    if not tokens.traced:
+        return out
+    slot_BN = torch.where(kept_BN, kept_BN.cumsum(dim=1) - 1, kept_BN.sum(dim=1, keepdim=True))
+    return follow(out, tokens, slot_BN, torch.where(kept_BN, 1.0, share_BN.detach()))
+
+
+def _checked(tokens: Tokens, kept_BN: Tensor) -> Tensor:
+    """What to keep, without padding; ValueError where shapes may not depend on data."""
+    if torch.compiler.is_compiling():
+        _refuse()
+    return kept_BN & tokens.live_patches_BN
+
+
+def _raise() -> None:
+    raise ValueError("a method that decides per image how many tokens stay can be neither compiled nor exported.")
+
+
+# torch.compile calls what it takes for a constant; an error in what it reads would only make it give up in silence.
+_refuse: Callable[[], None] = torch.compiler.assume_constant_result(_raise)  # type: ignore[no-untyped-call]
+
+
+def _keep_all(tokens: Tokens, kept_B: list[int]) -> bool:
+    return tuple(kept + tokens.num_prefix for kept in kept_B) == tokens.num_tokens_B
+
+
+def _shares(weight_BN: Tensor, rest_BN: Tensor) -> Tensor:
+    """Weights of the rest that sum to 1 in each image that has any: [B, N - prefix]."""
+    weight_BN = torch.where(rest_BN, weight_BN, 0.0)
+    total_B1 = weight_BN.sum(dim=1, keepdim=True)
+    weight_BN = torch.where(total_B1 > 0, weight_BN, rest_BN.to(weight_BN.dtype))
+    total_B1 = torch.where(total_B1 > 0, total_B1, rest_BN.sum(dim=1, keepdim=True).clamp(min=1).to(weight_BN.dtype))
+    return weight_BN / total_B1
+
+
+def _take_where(tokens: Tokens, kept_BN: Tensor, lengths: packing.Lengths, more_B: Tensor | None = None) -> Tokens:
+    """Prefix and kept patches, then in the images of more_B a row of room, in fresh memory; sources are left alone."""
+    B, device = len(lengths), kept_BN.device
+    start_B1 = packing.starts(tokens.num_tokens_B, device).unsqueeze(1)
+    index_BN = start_B1 + torch.arange(tokens.num_prefix + kept_BN.shape[1], device=device)
+    chosen_BN = torch.cat([kept_BN.new_ones(B, tokens.num_prefix), kept_BN], dim=1)
+    if more_B is not None:
+        index_BN = torch.cat([index_BN, start_B1], dim=1)  # any row does: it is written over
+        chosen_BN = torch.cat([chosen_BN, more_B.unsqueeze(1)], dim=1)
+    rows_T = index_BN[chosen_BN]
+    x_TC = tokens.x_BNC.flatten(0, 1).index_select(0, rows_T)
+    size = None if tokens.size_BN is None else tokens.size_BN.flatten().index_select(0, rows_T).unsqueeze(0)
+    position_BK = _positions(tokens, kept_BN, more_B is not None)
+    return arrange(tokens._replace(x_BNC=x_TC.unsqueeze(0), size_BN=size, position_BK=position_BK), lengths)
+
+
+def _positions(tokens: Tokens, kept_BN: Tensor, more: bool) -> Tensor | None:
+    """Where the kept patches stand, moved together to the left: [B, N - prefix + more]; all others stand nowhere."""
+    if not tokens.positioned:
+        return None
+    B, N = kept_BN.shape
+    own_BN = torch.arange(N, device=kept_BN.device).expand(B, -1)
+    at_BN = own_BN if tokens.position_BK is None else tokens.position_BK
+    slot_BN = torch.where(kept_BN, kept_BN.cumsum(dim=1) - 1, N)  # what goes is written into a column too many
+    position_BK = at_BN.new_full((B, N + 1), NOWHERE).scatter(1, slot_BN, torch.where(kept_BN, at_BN, NOWHERE))
+    return position_BK[:, : N + more]

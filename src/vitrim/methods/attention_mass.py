@@ -1,0 +1,101 @@
+"""Attention mass: each image keeps as few patches as hold a given share of the attention. Of no paper.
+
+What the class token looks at may lie in a few patches or be spread over many; one keep rate for all images keeps too
+many of the former, or too few of the latter. As in nucleus sampling of text (Holtzman et al., ICLR 2020), the best
+patches are taken until their scores sum to a share of the total.
+
+Related: ATS (ECCV 2022) samples a number of tokens per image from the class attention, Learned Thresholds (LTMP, WACV
+2024) and AS-ViT (IJCAI 2023) cut where a learned threshold is crossed, Evo-ViT (AAAI 2022) ranks by class attention
+over layers. Here nothing is learned or drawn. What does not stay is fused as in EViT (ICLR 2022), but by a weighted
+mean, so that a token made of little attention is not small.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from ..core import schedule
+from ..core.attention import Attention
+from ..core.method import Method, ViTSpec, check_scorer, patch_scores, score_macs
+from ..core.selection import fuse_where, keep_where
+from ..core.tokens import Tokens
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttentionMass(Method):
+    """Keep in each image the fewest patches that hold a share of its attention, fuse the rest into one.
+
+    Images of a batch keep different numbers, and none is padded. No compile, no export, no fixed multiply-adds.
+
+    mass: share of the scores that the kept patches reach, one number or one per layer; above 0, at most 1, which
+        keeps all.
+    layers: reducing blocks, 0-based and increasing; None means a quarter of the depth apart (3, 6, 9 of 12).
+    scorer: cls, received or norm, see `patch_scores`; a model without a class token needs one of the last two.
+    fuse: whether the rest is fused, weighted by its scores, or dropped.
+
+    >>> AttentionMass(mass=0.8)
+    AttentionMass(mass=0.8, layers=None, scorer='cls', fuse=True)
+    """
+
+    name = "attention_mass"
+
+    mass: float | Sequence[float] = 0.9
+    layers: Sequence[int] | None = None
+    scorer: str = "cls"
+    fuse: bool = True
+
+    @property
+    def merges(self) -> bool:
+        return self.fuse
+
+    @property
+    def varies(self) -> bool:
+        masses = self.mass if isinstance(self.mass, Sequence) else (self.mass,)
+        return any(mass != 1 for mass in masses)
+
+    def build(self, spec: ViTSpec) -> AttentionMass:
+        check_scorer(self, self.scorer, spec)
+        layers = schedule.default_layers(spec.depth) if self.layers is None else self.layers
+        layers = schedule.check_layers(layers, spec.depth, self.name)
+        return replace(self, layers=layers, mass=schedule.check_rates(self.mass, len(layers), self.name, "mass"))
+
+    def mass_at(self, layer: int) -> float:
+        """Share of the scores to reach in block `layer`; 1 where it is no reducing layer."""
+        assert isinstance(self.layers, tuple) and isinstance(self.mass, tuple), "build() comes first"
+        return self.mass[self.layers.index(layer)] if layer in self.layers else 1.0
+
+    def num_kept(self, layer: int, num_patches: int) -> int:
+        """At most: what an image keeps whose scores are all equal."""
+        return min(num_patches, schedule.ceil_share(self.mass_at(layer), num_patches) + self.fuse)
+
+    def extra_macs(self, layer: int, num_patches: int, spec: ViTSpec) -> int:
+        if self.mass_at(layer) == 1:
+            return 0
+        return score_macs(self.scorer, num_patches, spec) + (num_patches * spec.channels if self.fuse else 0)
+
+    def after_attention(self, layer: int, tokens: Tokens, attention: Attention) -> Tokens:
+        mass = self.mass_at(layer)
+        if mass == 1:
+            return tokens
+        score_BN = patch_scores(self.scorer, tokens, attention)
+        most_B = [schedule.ceil_share(mass, count - tokens.num_prefix) for count in tokens.num_tokens_B]
+        kept_BN = within_mass(score_BN, mass, torch.tensor(most_B, device=score_BN.device))
+        return fuse_where(tokens, kept_BN, score_BN) if self.fuse else keep_where(tokens, kept_BN)
+
+
+def within_mass(score_BN: Tensor, mass: float, most_B: Tensor) -> Tensor:
+    """The best-scored of each row until their sum reaches mass times the row's, most_B of them at most: [B, N], bool.
+
+    Scores are at least 0, and 0 in padding. Ties go to the lower index; at least one stays.
+    """
+    best = score_BN.sort(dim=1, descending=True, stable=True)
+    sum_BN = best.values.cumsum(dim=1)
+    before_BN = sum_BN - best.values
+    rank_N = torch.arange(score_BN.shape[1], device=score_BN.device)
+    kept_BN = (before_BN < mass * sum_BN[:, -1:]) & (rank_N < most_B.unsqueeze(1))
+    kept_BN[:, 0] = True
+    return torch.zeros_like(kept_BN).scatter(1, best.indices, kept_BN)
