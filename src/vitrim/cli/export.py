@@ -1,0 +1,118 @@
+"""`vitrim export`: a model for another runtime, compared and measured before it is kept."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from . import options, saved, terminal
+from .options import DEFAULT_MODEL
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from ..export.run import ExportReport
+
+NUM_IMAGES = 14  # two batches of 7 and fourteen of 1
+
+
+def export(
+    to: Annotated[str, typer.Option(help="torch-export, onnx, openvino, aoti or executorch.")],
+    model: options.Model = DEFAULT_MODEL,
+    checkpoint: options.Checkpoint = None,
+    images: options.Images = None,
+    method: Annotated[str | None, typer.Option(help="Reduce tokens by this method.")] = None,
+    keep_rate: Annotated[str | None, typer.Option(help="Share of patches to keep.")] = None,
+    gmacs: Annotated[str | None, typer.Option(help="Target in 1e9 multiply-adds.")] = None,
+    r: Annotated[str | None, typer.Option("--r", help="Patches to merge per block, for tome.")] = None,
+    layers: options.Layers = None,
+    scorer: options.Scorer = None,
+    output: Annotated[Path | None, typer.Option(help="File to write; by default named after model and method.")] = None,
+    batch_sizes: Annotated[str, typer.Option(help="Compared and timed at: 1,7")] = "1,7",
+    tolerance: Annotated[float, typer.Option(help="Largest difference allowed in a logit.")] = 1e-4,
+    rounds: Annotated[
+        int, typer.Option(help="Rounds of timing against eager and the exported unreduced model; 0 for none.")
+    ] = 10,
+    limit: Annotated[int, typer.Option(help="Compare on so many images, evenly spread over classes.")] = NUM_IMAGES,
+    img_size: options.ImgSize = None,
+    seed: options.Seed = 0,
+) -> None:
+    """Write a model for another runtime, run it there, compare it with eager on images, and measure it.
+
+    What differs by more than the tolerance is not kept, and the command fails. A folder of save_pretrained is
+    exported as it was saved, unless --method asks for another reduction.
+    """
+    from ..export.route import find_route
+    from ..export.run import export_model
+
+    route = find_route(to)
+    absent = route.missing()
+    if absent is not None:
+        raise ValueError(f"{absent}.")
+    if method is None and any(value is not None for value in (keep_rate, gmacs, r, layers, scorer)):
+        raise ValueError("--keep-rate, --gmacs, --r, --layers and --scorer need a --method.")
+    sizes = options.numbers(batch_sizes, "--batch-sizes", int)
+    if limit < max(2, *sizes):
+        raise ValueError(f"--limit {limit} is too few images for --batch-sizes {batch_sizes}.")
+    wanted = options.one(options.chosen(method, keep_rate, gmacs, r, layers, scorer)) if method else None
+    net = _model(model, checkpoint, img_size, wanted, seed)
+    path = output or Path(f"{_plain(model)}{f'-{method}' if method else ''}{route.suffix}")
+    with terminal.progress_bar("rounds") as progress:
+        report = export_model(
+            net,
+            path,
+            to=to,
+            images=_images(net, model, images, limit, max(sizes)),
+            batch_sizes=sizes,
+            tolerance=tolerance,
+            rounds=rounds,
+            progress=progress,
+        )
+    _tell(report)
+
+
+def _model(
+    model: str, checkpoint: Path | None, img_size: int | None, wanted: options.Configuration | None, seed: int
+) -> nn.Module:
+    """The model with weights, reduced if a method is wanted."""
+    from ..api import reduce_tokens
+    from ..load import build_model, load_model
+
+    if wanted is None:
+        return saved.load(model, checkpoint, img_size)[0]
+    wanted.make(build_model(model, img_size=img_size), seed)  # whether it fits shows before weights are fetched
+    net = load_model(model, checkpoint, img_size=img_size)
+    return reduce_tokens(net, wanted.make(net, seed))
+
+
+def _images(net: nn.Module, model: str, folder: Path | None, limit: int, least: int) -> Tensor:
+    import torch
+
+    with options.image_folder(model, folder) as found:
+        batches = options.batches_for(net, found, limit, limit, skip_bad=False)
+        images_ICHW = torch.cat([batch.x_BCHW for batch in batches])
+    if len(images_ICHW) < max(2, least):
+        raise ValueError(f"{folder} holds {len(images_ICHW)} images, and --batch-sizes asks for {max(2, least)}.")
+    return images_ICHW
+
+
+def _plain(model: str) -> str:
+    """A model's name as part of a file name."""
+    return re.sub(r"[^\w.-]+", "_", Path(model).name)
+
+
+def _tell(report: ExportReport) -> None:
+    for found in report.differences:
+        typer.echo(
+            f"{report.path}, batch {found.batch_size}: logits within {found.largest:.2g} of eager, "
+            f"the same first choice for {found.num_agreeing} of {found.num_images} images"
+        )
+    for speed in report.speeds:
+        what = "eager" if speed.over == "eager" else "the exported unreduced model"
+        typer.echo(
+            f"{report.path}, batch {speed.batch_size}: {speed.latency_ms:.4g} ms, {speed.speedup:.3f}x {what}'s speed "
+            f"({speed.speedup_low:.2f} to {speed.speedup_high:.2f}, {speed.other_latency_ms:.4g} ms)"
+        )

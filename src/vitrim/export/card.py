@@ -1,0 +1,87 @@
+"""The card beside an artefact: what it is, how its images are prepared, and what was measured, as JSON."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import platform
+from collections.abc import Sequence
+from dataclasses import asdict, fields, is_dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..core.method import Method
+from ..measure.evaluate import data_config
+from .route import Route
+from .timing import Speed
+from .verify import Difference
+
+PREPARATION = ("mean", "std", "interpolation", "crop_pct", "crop_mode")
+
+
+def card_path(path: Path) -> Path:
+    """Where the card of an artefact lies: model.onnx.json beside model.onnx."""
+    return path.with_name(f"{path.name}.json")
+
+
+def card(
+    model: nn.Module,
+    method: Method | None,
+    route: Route,
+    x_BCHW: Tensor,
+    tolerance: float,
+    differences: Sequence[Difference],
+    speeds: Sequence[Speed],
+) -> str:
+    """The card's text; settings that JSON cannot hold are written as Python shows them."""
+    content = {
+        "route": route.name,
+        "model": _name(model),
+        "method": None if method is None else method_settings(method),
+        "input": {
+            "shape": [route.fixed_batch or "batch", *x_BCHW.shape[1:]],
+            "dtype": "float32",
+            "range": "0 to 1 before mean and std",
+            **preparation(model),
+        },
+        "output": "logits [batch, classes], float32",
+        "versions": versions(route),
+        "tolerance": tolerance,
+        "differences": [asdict(each) for each in differences],
+        "threads": torch.get_num_threads(),
+        "speed": [asdict(each) for each in speeds],
+    }
+    return json.dumps(content, indent=1, default=repr) + "\n"
+
+
+def method_settings(method: Method) -> dict[str, Any]:
+    """A method's name with all its settings, as resolved for the model."""
+    names: set[str] = {field.name for field in fields(method)} if is_dataclass(method) else set()
+    settings = {name: value for name, value in vars(method).items() if name in names}
+    inner = {name: method_settings(value) for name, value in settings.items() if isinstance(value, Method)}
+    return {"name": method.name, "settings": settings | inner}
+
+
+def preparation(model: nn.Module) -> dict[str, Any]:
+    """How images become input, in timm's terms; empty where the model does not say."""
+    try:
+        config = data_config(model)
+    except ValueError:
+        return {}
+    return {key: config[key] for key in PREPARATION}
+
+
+def versions(route: Route) -> dict[str, str]:
+    """Versions of vitrim, torch, and what the route needs."""
+    from .. import __version__
+
+    found = {name: importlib.metadata.version(name) for name in route.modules}
+    return {"vitrim": __version__, "torch": torch.__version__, **found, "python": platform.python_version()}
+
+
+def _name(model: nn.Module) -> str:
+    config: Any = getattr(model, "pretrained_cfg", None) or {}
+    return str(config.get("architecture") or type(model).__name__)

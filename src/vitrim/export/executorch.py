@@ -1,0 +1,178 @@
+"""The route executorch: a .pte program for ExecuTorch's small runtime, on phones and other devices without torch.
+
+https://docs.pytorch.org/executorch. What XNNPACK can compute goes there (matrix products, softmax, GELU), the rest to
+ExecuTorch's own kernels, compiled into its runtime. Three things are rewritten for it on the way:
+
+- sorting: the runtime has no sort. Its top-k leaves the order of equal values open, so each sort becomes two of them.
+- attention: as two products and a softmax that XNNPACK takes whole, without the guard for rows that see nothing.
+- views: their open dimension is left to be inferred, for XNNPACK takes no symbolic sizes.
+"""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.export import Dim, ExportedProgram
+
+from .route import Route, Runner
+
+MAX_BATCH = 32  # memory is planned for that many images at once; a runner goes through more in parts
+ENTRY = "forward"
+aten = torch.ops.aten
+
+
+class ExecuTorch(Route):
+    """One file, any batch up to MAX_BATCH."""
+
+    name = "executorch"
+    suffix = ".pte"
+    extra = "executorch"
+    modules = ("executorch",)
+
+    def write(self, model: nn.Module, x_BCHW: Tensor, path: Path) -> None:
+        with _quiet(), torch.no_grad():
+            batch = Dim("batch", min=1, max=MAX_BATCH)
+            program = torch.export.export(model, (x_BCHW,), dynamic_shapes=({0: batch},), strict=False)
+            lowered = _lower(_rewrite(program))
+        path.write_bytes(lowered.buffer)
+
+    def load(self, path: Path) -> Runner:
+        with _quiet():
+            from executorch.extension.pybindings import portable_lib
+            from executorch.runtime import Runtime
+        if portable_lib._threadpool_get_thread_count() != torch.get_num_threads():
+            portable_lib._unsafe_reset_threadpool(torch.get_num_threads())
+        method: Any = Runtime.get().load_program(path).load_method(ENTRY)
+        largest = method.metadata.input_tensor_meta(0).sizes()[0]
+
+        def run(x_BCHW: Tensor) -> Tensor:
+            return torch.cat([method.execute([part.contiguous()])[0] for part in torch.split(x_BCHW, largest)])
+
+        return run
+
+
+def _rewrite(program: ExportedProgram) -> ExportedProgram:
+    """The same program without what ExecuTorch lacks or XNNPACK leaves."""
+    table: dict[Any, Callable[..., Any]] = {
+        aten.sort.default: _sort,
+        aten.sort.stable: _sort,
+        aten.argsort.default: _argsort,
+        aten.argsort.stable: _argsort,
+        aten.scaled_dot_product_attention.default: _attention,
+    }
+    program = program.run_decompositions(table)
+    for node in program.graph.nodes:
+        if node.target in (aten.view.default, aten.reshape.default):
+            source, sizes = node.args
+            still_open = [i for i, size in enumerate(sizes) if not isinstance(size, int)]
+            if len(still_open) == 1 and -1 not in sizes:
+                node.args = (source, [-1 if i in still_open else size for i, size in enumerate(sizes)])
+    program.graph.eliminate_dead_code()
+    program.graph_module.recompile()
+    return program
+
+
+def _lower(program: ExportedProgram) -> Any:
+    """The program for the runtime; ValueError, naming them, for operations that it has no kernels for."""
+    from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
+    from executorch.exir import EdgeCompileConfig, to_edge_transform_and_lower
+    from executorch.runtime import Runtime
+
+    # The check here refuses what is not among torch's core operations; what counts is what the runtime has, below.
+    config = EdgeCompileConfig(_check_ir_validity=False)
+    edge = to_edge_transform_and_lower(program, partitioner=[XnnpackPartitioner()], compile_config=config)
+    lowered = edge.to_executorch()
+    needed = {
+        f"{op.name}.{op.overload}" if op.overload else op.name
+        for plan in lowered.executorch_program.execution_plan
+        for op in plan.operators
+    }
+    absent = sorted(needed - set(Runtime.get().operator_registry.operator_names))
+    if absent:
+        raise ValueError(
+            f"ExecuTorch's runtime has no kernel for {', '.join(absent)}, which the model or its method computes: "
+            "choose another method, other settings or another route."
+        )
+    return lowered
+
+
+def _sort(
+    x: Tensor,
+    dim: int = -1,
+    descending: bool = False,
+    *,
+    stable: bool | None = None,  # noqa: ARG001 - it always is
+) -> tuple[Tensor, Tensor]:
+    """A stable sort of two top-k, the second ordering the places of equal values by index.
+
+    Places are numbers run * length + index, where equal values share a run: all are different.
+    """
+    length = x.shape[dim]
+    if length < 2:
+        return x.clone(), torch.zeros_like(x, dtype=torch.long)
+    key = x.to(torch.uint8) if x.dtype == torch.bool else x
+    values, index = key.topk(length, dim=dim, largest=descending)
+    changes = values.narrow(dim, 1, length - 1) != values.narrow(dim, 0, length - 1)
+    first = torch.zeros_like(index.narrow(dim, 0, 1))
+    run = torch.cat([first, changes.to(torch.long)], dim=dim).cumsum(dim)
+    place = (run * length + index).topk(length, dim=dim, largest=False).values
+    return values.to(x.dtype), place - run * length
+
+
+def _argsort(x: Tensor, dim: int = -1, descending: bool = False, *, stable: bool | None = None) -> Tensor:
+    return _sort(x, dim, descending, stable=stable)[1]
+
+
+def _attention(
+    q_BHND: Tensor,
+    k_BHMD: Tensor,
+    v_BHMD: Tensor,
+    bias: Tensor | None = None,
+    dropout: float = 0.0,
+    causal: bool = False,
+    *,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> Tensor:
+    """Softmax(q k^T + bias) v, heads beside images in three dimensions, as XNNPACK's products take them."""
+    rows_may_see_nothing = causal
+    if bias is not None and bias.dtype == torch.bool:
+        bias = torch.zeros_like(bias, dtype=q_BHND.dtype).masked_fill(~bias, -torch.inf)
+        rows_may_see_nothing = True
+    if rows_may_see_nothing or enable_gqa:
+        mixed_BHND: Tensor = aten._scaled_dot_product_attention_math(
+            q_BHND, k_BHMD, v_BHMD, bias, dropout, causal, scale=scale, enable_gqa=enable_gqa
+        )[0]
+        return mixed_BHND
+    B, H, N, D = q_BHND.shape
+    M = k_BHMD.shape[2]
+    q = (q_BHND * (D**-0.5 if scale is None else scale)).reshape(B * H, N, D)
+    k, v = (x_BHMD.reshape(B * H, M, x_BHMD.shape[3]) for x_BHMD in (k_BHMD, v_BHMD))
+    logits = torch.bmm(q, k.transpose(1, 2))
+    if bias is not None:
+        logits = (logits.view(B, H, N, M) + bias).view(B * H, N, M)
+    return torch.bmm(logits.softmax(dim=-1), v).view(B, H, N, v.shape[2])
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without warnings of the libraries about each other's enums and deprecations: nothing a user can act on."""
+    logger = logging.getLogger("torch.utils._pytree")
+    before = logger.level
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        logger.setLevel(logging.ERROR)
+        try:
+            yield
+        finally:
+            logger.setLevel(before)
+
+
+ROUTE = ExecuTorch()

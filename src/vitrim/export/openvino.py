@@ -1,0 +1,63 @@
+"""The route openvino: OpenVINO's intermediate representation, an .xml file with its weights in a .bin file beside it.
+
+https://docs.openvino.ai. Read from ONNX, whose graph is leaner than what OpenVINO reads from torch's programs.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .onnx import ROUTE as ONNX
+from .route import Route, Runner
+
+
+class OpenVino(Route):
+    """Runs in fp32: left to itself, OpenVINO computes in bf16 where the processor can, and differs by far more."""
+
+    name = "openvino"
+    suffix = ".xml"
+    extra = "openvino"
+    modules = (*ONNX.modules, "openvino")
+
+    def write(self, model: nn.Module, x_BCHW: Tensor, path: Path) -> None:
+        openvino = _library()
+        with tempfile.TemporaryDirectory() as folder:
+            file = Path(folder) / "model.onnx"
+            ONNX.write(model, x_BCHW, file)
+            graph = openvino.Core().read_model(file)
+            _break_ties_by_index(graph)
+            openvino.save_model(graph, path, compress_to_fp16=False)
+
+    def load(self, path: Path) -> Runner:
+        openvino = _library()
+        settings = {"INFERENCE_NUM_THREADS": torch.get_num_threads(), "INFERENCE_PRECISION_HINT": "f32"}
+        request = openvino.Core().compile_model(path, "CPU", settings).create_infer_request()
+
+        def run(x_BCHW: Tensor) -> Tensor:
+            return torch.from_numpy(request.infer([x_BCHW.numpy()])[0].copy())
+
+        return run
+
+    def files(self, path: Path) -> tuple[Path, ...]:
+        return path, path.with_suffix(".bin")
+
+
+def _break_ties_by_index(graph: Any) -> None:
+    """ONNX demands it of TopK; OpenVINO reads ONNX without it."""
+    for operation in graph.get_ops():
+        if operation.get_type_name() == "TopK":
+            operation.set_attribute("stable", True)
+
+
+def _library() -> Any:
+    import openvino  # which types hardly know
+
+    return openvino
+
+
+ROUTE = OpenVino()

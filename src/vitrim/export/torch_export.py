@@ -1,0 +1,38 @@
+"""The route torch-export: a .pt2 program of torch itself, which torch.export.load runs without the model's code.
+
+https://docs.pytorch.org/docs/stable/export.html. Other routes start from the same program.
+"""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.export import Dim, ExportedProgram
+
+from .route import Route, Runner
+
+
+class TorchExport(Route):
+    """The graph of torch's own operations with its weights."""
+
+    name = "torch-export"
+    suffix = ".pt2"
+
+    def write(self, model: nn.Module, x_BCHW: Tensor, path: Path) -> None:
+        torch.export.save(exported_program(model, x_BCHW), path)
+
+    def load(self, path: Path) -> Runner:
+        return torch.export.load(path).module()
+
+
+def exported_program(model: nn.Module, x_BCHW: Tensor) -> ExportedProgram:
+    """The model's graph with the batch left open, everything else as in x_BCHW."""
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")  # about pytrees and deprecations inside torch: nothing a user can act on
+        return torch.export.export(model, (x_BCHW,), dynamic_shapes=({0: Dim("batch", min=1)},), strict=False)
+
+
+ROUTE = TorchExport()

@@ -1,0 +1,218 @@
+"""An artefact is kept only if it computes what the model does, at every batch size."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import vitrim
+from library_models import HF, of_open_clip, of_transformers, torchvision_vit
+from vitrim.export.route import ROUTES, Route, find_route
+from vitrim.export.torch_export import TorchExport
+from vitrim.export.verify import ExportMismatch
+
+DEPTH = 2
+LAYERS = {"layers": (1,), "keep_rate": 0.5}
+
+
+@pytest.fixture
+def model(tiny_vit) -> nn.Module:
+    return vitrim.reduce_tokens(tiny_vit(depth=DEPTH), "evit", **LAYERS)
+
+
+@pytest.fixture
+def images() -> Tensor:
+    return torch.randn(7, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+
+
+def outputs_agree(model: nn.Module, to: str, path: Path, images: Tensor) -> None:
+    """Exported, loaded again from the file alone, and run at three batch sizes."""
+    report = vitrim.export_model(model, path, to=to, images=images, batch_sizes=(1, 2, 7))
+    assert [each.batch_size for each in report.differences] == [1, 2, 7]
+    runner = find_route(to).load(path)
+    with torch.inference_mode():
+        for size in (1, 2, 7):
+            expected = model(images[:size])
+            expected = getattr(expected, "logits", expected)
+            torch.testing.assert_close(runner(images[:size]), expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("to", ["torch-export", "onnx", "openvino"])
+def test_an_artefact_takes_any_batch_and_gives_the_models_logits(model, to, images, tmp_path):
+    pytest.importorskip({"torch-export": "torch", "onnx": "onnxruntime", "openvino": "openvino"}[to])
+    outputs_agree(model, to, tmp_path / f"model{find_route(to).suffix}", images)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        ("token_mergence", LAYERS),
+        ("beyond_attentive", LAYERS),
+        ("tome", {"r": 7}),
+        ("random", LAYERS),
+        ("token_mergence", {**LAYERS, "similarity": "random"}),
+        ("beyond_attentive", {**LAYERS, "inattentive": "kmeans"}),
+    ],
+)
+def test_operations_that_onnx_lacks_are_translated(tiny_vit, name, settings, images, tmp_path):
+    pytest.importorskip("onnxruntime")
+    reduced = vitrim.reduce_tokens(tiny_vit(depth=DEPTH), name, **settings)
+    outputs_agree(reduced, "onnx", tmp_path / "model.onnx", images)
+
+
+class _Order(nn.Module):
+    """Ranks values with many ties, in both directions, and flags, which ONNX can only rank as numbers."""
+
+    def forward(self, x_BN: Tensor) -> Tensor:
+        x = x_BN.round()
+        falling, rising = x.argsort(dim=1, descending=True, stable=True), x.argsort(dim=1, stable=True)
+        flags = (x > 0).to(torch.uint8).argsort(dim=1, stable=True)
+        return torch.cat([falling, rising, flags], dim=1).float()
+
+
+@pytest.mark.parametrize("to", ["onnx", "openvino"])
+def test_ties_go_to_the_lower_index_in_other_runtimes_too(to, tmp_path):
+    pytest.importorskip({"onnx": "onnxruntime", "openvino": "openvino"}[to])
+    x = torch.randn(3, 200, generator=torch.Generator().manual_seed(0))
+    route, path = find_route(to), tmp_path / f"order{find_route(to).suffix}"
+    route.write(_Order(), x[:2], path)
+    assert torch.equal(route.load(path)(x), _Order()(x))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("to", ["torch-export", "onnx"])
+@pytest.mark.parametrize(
+    ("library", "make"),
+    [
+        ("torchvision", torchvision_vit),
+        (
+            "transformers",
+            lambda: of_transformers("ViTForImageClassification", "ViTConfig", **HF, num_labels=10),
+        ),
+        ("open_clip", lambda: of_open_clip().visual),
+    ],
+)
+def test_models_of_other_libraries_go_through(library, make, to, images, tmp_path):
+    pytest.importorskip(library)
+    pytest.importorskip("onnxruntime")
+    reduced = vitrim.reduce_tokens(make(), "evit", keep_rate=0.5, layers=(1, 2)).eval()
+    outputs_agree(reduced, to, tmp_path / f"model{find_route(to).suffix}", images)
+
+
+def test_timings_come_against_eager_and_against_the_unreduced_model(model, images, tmp_path):
+    report = vitrim.export_model(
+        model, tmp_path / "m.pt2", to="torch-export", images=images, batch_sizes=(2,), rounds=2
+    )
+    assert [(speed.over, speed.batch_size, speed.rounds) for speed in report.speeds] == [
+        ("eager", 2, 2),
+        ("unreduced", 2, 2),
+    ]
+    assert all(speed.latency_ms > 0 and speed.speedup_low <= speed.speedup_high for speed in report.speeds)
+    assert vitrim.restore(model)(images).shape == (7, 10)  # and the model is as it was
+    card = json.loads(report.card.read_text())
+    assert card["method"]["name"] == "evit"
+    assert card["method"]["settings"]["layers"] == [1]
+    assert card["input"]["shape"] == ["batch", 3, 32, 32]
+    assert card["input"]["mean"] == [0.485, 0.456, 0.406]
+    assert card["differences"][0]["batch_size"] == 2
+    assert card["versions"]["torch"] == torch.__version__
+    assert [each["over"] for each in card["speed"]] == ["eager", "unreduced"]
+
+
+class _Double(Route):
+    """Keeps the model itself, and changes what it gives in a way of choice."""
+
+    name, suffix = "double", ".x"
+
+    def __init__(self, spoil: Any):
+        self.spoil = spoil
+
+    def write(self, model: nn.Module, x_BCHW: Tensor, path: Path) -> None:
+        path.write_text("written")
+        self.model = model
+
+    def load(self, path: Path) -> Any:
+        return lambda x_BCHW: self.spoil(self.model(x_BCHW))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "told"),
+    [
+        (lambda logits: logits + 2e-4, r"differs from the model by 0\.0002 in a logit at batch 1, and 0\.0001 is"),
+        (lambda logits: logits * torch.nan, r"differs from the model by nan in a logit"),
+        (lambda logits: logits.flip(1), r"the first choice agrees on \d of 7 images\. No artefact was left"),
+        (lambda logits: logits[:, :5], r"the artefact's output is \(1, 5\), and the model's is \(1, 10\)"),
+    ],
+)
+def test_an_artefact_that_computes_something_else_is_not_kept(model, images, tmp_path, monkeypatch, spoil, told):
+    monkeypatch.setattr("vitrim.export.run.find_route", lambda _: _Double(spoil))
+    path = tmp_path / "model.x"
+    path.write_text("of before")
+    with pytest.raises(ExportMismatch, match=told):
+        vitrim.export_model(model, path, images=images)
+    assert [file.name for file in tmp_path.iterdir()] == ["model.x"]
+    assert path.read_text() == "of before"
+
+
+def test_a_tolerance_of_ones_own_lets_a_difference_pass(model, images, tmp_path, monkeypatch):
+    monkeypatch.setattr("vitrim.export.run.find_route", lambda _: _Double(lambda logits: logits + 2e-4))
+    report = vitrim.export_model(model, tmp_path / "m.x", images=images, batch_sizes=(7,), tolerance=1e-3)
+    assert report.path.read_text() == "written"
+    assert report.differences[0].largest == pytest.approx(2e-4, rel=0.05)
+    assert report.differences[0].num_agreeing == 7
+
+
+def test_what_an_exporter_cannot_write_is_told_in_one_line(images, tmp_path):
+    class Branches(nn.Module):
+        def forward(self, x_BCHW: Tensor) -> Tensor:
+            logits_BK = x_BCHW.mean(dim=(2, 3))
+            return logits_BK if logits_BK.sum() > 0 else -logits_BK
+
+    with pytest.raises(ValueError, match="the route torch-export cannot write this model: ") as told:
+        vitrim.export_model(Branches(), tmp_path / "m.pt2", to="torch-export", images=images)
+    assert "\n" not in str(told.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("to", ROUTES)
+def test_a_method_whose_counts_vary_is_refused_by_every_route(tiny_vit, to, tmp_path):
+    varying = vitrim.reduce_tokens(tiny_vit(depth=DEPTH), "attention_mass", mass=0.8, layers=(1,))
+    told = f"attention_mass decides for each image how many tokens stay, and the route {to} writes graphs"
+    with pytest.raises(ValueError, match=told):
+        vitrim.export_model(varying, tmp_path / f"m{find_route(to).suffix}", to=to)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_missing_library_names_the_extra():
+    class Absent(Route):
+        name, suffix, extra, modules = "absent", ".x", "onnx", ("torch", "no_such_library")
+
+        def write(self, model: nn.Module, x_BCHW: Tensor, path: Path) -> None: ...
+
+        def load(self, path: Path) -> Any: ...
+
+    assert Absent().missing() == 'the route absent needs no_such_library: pip install "vitrim[onnx]"'
+    assert TorchExport().missing() is None
+
+
+def test_weights_in_half_precision_are_exported_as_a_copy_in_single(model, images, tmp_path, monkeypatch):
+    double, half = _Double(lambda logits: logits), model.to(torch.bfloat16)
+    monkeypatch.setattr("vitrim.export.run.find_route", lambda _: double)
+    assert vitrim.export_model(half, tmp_path / "m.x", images=images).differences[0].largest == 0
+    assert {weight.dtype for weight in double.model.parameters()} == {torch.float32}
+    assert {weight.dtype for weight in half.parameters()} == {torch.bfloat16}
+
+
+def test_the_table_in_the_documents_is_what_the_rows_say():
+    import subprocess
+    import sys
+
+    root = Path(__file__).resolve().parents[2]
+    done = subprocess.run([sys.executable, "benchmarks/export_table.py", "--check"], cwd=root, check=False)
+    assert done.returncode == 0
