@@ -27,11 +27,18 @@ class LayerTrace:
     """Where the patches live after one block that reduced tokens."""
 
     layer: int  # index of the block, from 0
-    num_tokens: int  # tokens that leave the block, prefix included
+    num_tokens: int  # tokens that leave the block, prefix included; of the image that keeps most
     num_prefix: int  # class, distillation and register tokens; never reduced, and in front
     source_BP: Tensor  # index of the token that holds each patch, prefix counted; -1 dropped
     weight_BP: Tensor  # weight of each patch in that token; 0 dropped
-    features_BNC: Tensor | None = None  # the block's output, with trace(model, features=True)
+    features_BNC: Tensor | None = None  # the block's output, with trace(model, features=True); zeros after the last
+    num_tokens_B: tuple[int, ...] = ()  # tokens of each image
+
+    @property
+    def counted(self) -> str:
+        """The number of tokens in words: '104', or '31 to 104' where images differ."""
+        fewest = min(self.num_tokens_B, default=self.num_tokens)
+        return str(fewest) if fewest == self.num_tokens else f"{fewest} to {self.num_tokens}"
 
     @property
     def size_BN(self) -> Tensor:
@@ -133,11 +140,34 @@ def trace(model: nn.Module, *, features: bool = False, grid: tuple[int, int] | N
     result = Trace(grid)
     with ExitStack() as cleanup:
         _Listener(result, stack, features).listen(model, cleanup)
-        if (
-            "torch._dynamo" in sys.modules
-        ):  # nothing is compiled before this is imported, and importing it takes seconds
-            cleanup.enter_context(torch.compiler.set_stance("force_eager"))
+        run_uncompiled(cleanup)
         yield result
+
+
+def run_uncompiled(cleanup: ExitStack) -> None:
+    """What is compiled runs as it was written, from now until cleanup."""
+    if "torch._dynamo" in sys.modules:  # nothing is compiled before this is imported, and importing it takes seconds
+        cleanup.enter_context(torch.compiler.set_stance("force_eager"))
+
+
+class ConvolvedSizes:
+    """Output sizes of the convolutions in a model, in the order in which they ran: one of them made the patches."""
+
+    def __init__(self) -> None:
+        self.sizes: list[tuple[int, int]] = []
+
+    def listen(self, model: nn.Module, cleanup: ExitStack) -> None:
+        """From now until cleanup."""
+        for module in model.modules():
+            if isinstance(module, nn.Conv2d):
+                cleanup.callback(module.register_forward_hook(self._convolve).remove)
+
+    def grid_of(self, num_patches: int) -> tuple[int, int] | None:
+        """The last size that has so many places."""
+        return next((size for size in reversed(self.sizes) if math.prod(size) == num_patches), None)
+
+    def _convolve(self, _: nn.Module, __: tuple[Any, ...], output_BCHW: Tensor) -> None:
+        self.sizes.append((output_BCHW.shape[-2], output_BCHW.shape[-1]))
 
 
 class _Forward(NamedTuple):
@@ -160,7 +190,7 @@ class _Listener:
     def __init__(self, result: Trace, stack: TokenStack, features: bool):
         self.result, self.stack, self.features = result, stack, features
         self.snapshots: list[Snapshot] = []
-        self.convolved: list[tuple[int, int]] = []  # output sizes of convolutions since the last forward began
+        self.convolved = ConvolvedSizes()  # since the last forward began
         self.grid: tuple[int, int] | None = None
         self.batch_size = self.num_tokens = self.num_patches = 0
         self.num_blocks_run = 0
@@ -170,17 +200,13 @@ class _Listener:
         cleanup.callback(self.stack.record_into, None)
         self.stack.record_into(self.snapshots)
         blocks = list(self.stack)
-        convolutions = (module for module in model.modules() if isinstance(module, nn.Conv2d))
         handles = [
             *(block.register_forward_pre_hook(self._enter) for block in blocks),
             blocks[-1].register_forward_hook(self._finish),
-            *(convolution.register_forward_hook(self._convolve) for convolution in convolutions),
         ]
         for handle in handles:
             cleanup.callback(handle.remove)
-
-    def _convolve(self, _: nn.Module, __: tuple[Any, ...], output_BCHW: Tensor) -> None:
-        self.convolved.append((output_BCHW.shape[-2], output_BCHW.shape[-1]))
+        self.convolved.listen(model, cleanup)
 
     def _enter(self, block: TokenBlock, args: tuple[Any, ...]) -> None:
         if block.layer == 0:
@@ -193,9 +219,8 @@ class _Listener:
     def _begin(self, x_BNC: Tensor) -> None:
         self.batch_size, self.num_tokens, _ = x_BNC.shape
         self.num_patches = self.num_tokens - self.stack.spec.num_prefix
-        fitting = [size for size in self.convolved if math.prod(size) == self.num_patches]
-        self.grid = fitting[-1] if fitting else None
-        self.convolved.clear()
+        self.grid = self.convolved.grid_of(self.num_patches)
+        self.convolved.sizes.clear()
 
     def _finish(self, *_: object) -> None:
         if self.num_blocks_run != self.stack.spec.depth:
@@ -211,9 +236,10 @@ def _layer(snapshot: Snapshot, features: bool) -> LayerTrace:
     assert tokens.weight_BP is not None
     return LayerTrace(
         snapshot.layer,
-        tokens.x_BNC.shape[1],
+        max(tokens.num_tokens_B),
         tokens.num_prefix,
         tokens.source_BP,
         tokens.weight_BP.detach(),
-        tokens.x_BNC.detach() if features else None,
+        tokens.padded_BNC.detach() if features else None,
+        tokens.num_tokens_B,
     )

@@ -1,0 +1,84 @@
+"""`vitrim features`: maps of patch features, as a picture and as a file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from . import options, saved
+from .options import DEFAULT_METHODS, DEFAULT_MODEL
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+TENSORS = ".safetensors"
+
+
+def features(
+    images: Annotated[list[Path], typer.Argument(help="Image files.", show_default=False)],
+    output: Annotated[
+        Path, typer.Option(help="A picture, .png or .svg, or the maps themselves, .safetensors.", show_default=False)
+    ],
+    model: options.Model = DEFAULT_MODEL,
+    checkpoint: options.Checkpoint = None,
+    methods: options.Methods = DEFAULT_METHODS,
+    keep_rates: Annotated[
+        str | None, typer.Option("--keep-rate", "--keep-rates", help="Share of patches to keep, 0.7 if not given.")
+    ] = None,
+    gmacs: options.Gmacs = None,
+    r: options.Rs = None,
+    layers: options.Layers = None,
+    scorer: options.Scorer = None,
+    layer: Annotated[int, typer.Option(help="Block whose output is taken; -1 is the last.")] = -1,
+    norm: Annotated[bool, typer.Option("--norm/--no-norm", help="Apply the model's final norm.")] = True,
+    fill: Annotated[str, typer.Option(help="What dropped patches get: drift, last, nearest or zero.")] = "drift",
+    shared: Annotated[str, typer.Option(help="What merged patches get: offset, token or fill.")] = "offset",
+    seed: options.Seed = 0,
+    img_size: options.ImgSize = None,
+) -> None:
+    """Features of every patch with all tokens and with fewer: their main components as colours, or a file of maps."""
+    import torch
+
+    from ..api import reduce_tokens
+    from ..compare.pictures import as_seen
+    from ..dense import features as features_of
+    from ..draw import SUFFIXES
+    from ..load import build_model, load_model
+    from ..measure.evaluate import eval_transform, input_size_of
+    from ..measure.images import open_image
+
+    wanted = (*SUFFIXES, TENSORS)
+    if output.suffix.lower() not in wanted or not output.resolve().parent.is_dir():
+        raise ValueError(f"--output is a {' or '.join(wanted)} file in a folder that exists, not {output}.")
+    found = options.chosen(methods, keep_rates, gmacs, r, layers, scorer)
+    saved.note(model)
+    bare = build_model(model, img_size=img_size)
+    made = {" ".join(each.key): each.make(bare, seed) for each in found}
+    channels, transform = input_size_of(bare)[0], eval_transform(bare)
+    x_BCHW = torch.stack([transform(open_image(path, channels)) for path in images])
+    net = load_model(model, checkpoint, img_size=img_size).eval()
+    maps = {}
+    with torch.inference_mode():
+        for name, method in {"all tokens": None, **made}.items():
+            reduced = net if method is None else reduce_tokens(net, method)
+            maps[name] = features_of(reduced, x_BCHW, layer, norm=norm, fill=fill, shared=shared).maps[0]
+    if output.suffix.lower() == TENSORS:
+        _save(maps, images, output)
+    else:
+        from ..draw_features import draw_features
+
+        seen = [as_seen(x_CHW, transform) for x_CHW in x_BCHW]
+        draw_features(seen, {name: each.float().numpy() for name, each in maps.items()}, output)
+    typer.echo(f"{output} is ready.")
+
+
+def _save(maps: Mapping[str, Tensor], images: Sequence[Path], output: Path) -> None:
+    """Maps [images, C, rows, columns] by method; the files' names, in that order, in the metadata."""
+    import json
+
+    from safetensors.torch import save_file
+
+    save_file(dict(maps), output, {"images": json.dumps([path.name for path in images])})

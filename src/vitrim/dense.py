@@ -1,0 +1,238 @@
+"""Features back in their places: maps on the full patch grid from a model that carries fewer tokens, or all.
+
+Segmentation, depth, detection and retrieval read a vector per patch. A reduced model has fewer vectors than patches;
+here every patch gets one again, from the token that holds it. What a patch gets that holds no token is a rule of
+choice, and so is whether patches that share a token all get the very same vector. Where nothing is reduced the maps
+are those of timm's `forward_intermediates` and of transformers' `output_hidden_states`.
+
+Shape letters as in `core.tokens`; H W: rows and columns of the patch grid, but pixels in images_BCHW.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+
+from .backbones.reader import find_stack, read_backbone
+from .core.method import ViTSpec
+from .core.schedule import is_whole
+from .core.stack import Snapshot, TokenStack
+from .core.tokens import Tokens
+from .patch_maps import FILLS, SHARES, Placed, filled, placed
+from .tracing import ConvolvedSizes, run_uncompiled
+
+FINAL_NORMS = ("norm", "ln", "layernorm", "post_layernorm", "ln_post")  # as timm, torchvision and the others name it
+TOWERS = ("visual", "vision_model")  # where open_clip and transformers keep the half of a model that takes images
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class DenseFeatures:
+    """What `features` returns: one entry of each kind for every layer asked for, in that order."""
+
+    layers: tuple[int, ...]  # indices of the blocks, from 0
+    maps: tuple[Tensor, ...]  # [B, C, H, W]: the block's output on the patch grid
+    prefix: tuple[Tensor, ...]  # [B, prefix, C]: class, distillation and register tokens
+    groups: tuple[Tensor, ...]  # [B, H, W]: number of the token that holds each patch; -1 dropped
+
+
+def features(
+    model: nn.Module,
+    images_BCHW: Tensor,
+    layers: int | Sequence[int] = -1,
+    *,
+    norm: bool = False,
+    fill: str = "drift",
+    shared: str = "offset",
+    grid: tuple[int, int] | None = None,
+) -> DenseFeatures:
+    """Features of every patch after some blocks, whether the model's tokens are reduced or not.
+
+    layers: one block or several, from 0; negative ones count from the end. norm: apply the model's final norm.
+    fill: what a dropped patch gets: drift (what it was when it was dropped, moved on in each block by the mean change
+        of the patches that are left), last (what it was when it was dropped: the output of the block before), nearest
+        (what the nearest patch has that is left) or zero.
+    shared: what patches get that share a token, merged or fused: offset (its features, plus how the patch differed
+        from the mean of the others when they met), token (its features, the same for all of them) or fill (what a
+        dropped patch gets).
+    grid: rows and columns of the patches, needed only where no convolution makes them and they form no square.
+    Gradients flow; modes, autocast and no_grad are the caller's; a compiled model runs uncompiled meanwhile.
+    Errors: UnsupportedModel where the model cannot be read, ValueError for what does not fit it.
+    """
+    _check_choice("fill", fill, FILLS)
+    _check_choice("shared", shared, SHARES)
+    if not (isinstance(images_BCHW, Tensor) and images_BCHW.dim() == 4 and images_BCHW.is_floating_point()):
+        got = list(images_BCHW.shape) if isinstance(images_BCHW, Tensor) else type(images_BCHW).__name__
+        raise ValueError(f"features takes a batch of images as the model does, floats [B, C, H, W], not {got}.")
+    model = getattr(model, "_orig_mod", model)
+    anatomy = _anatomy(model)
+    wanted = _check_layers(layers, anatomy.spec)
+    finish = _final_norm(model, anatomy) if norm else nn.Identity()
+    run = _run(model, anatomy, images_BCHW)
+    rows, columns = _grid(run, anatomy.spec, grid)
+    out = {}
+    for layer, at_layer in _follow(run, anatomy.spec, fill, shared):
+        if layer in wanted:
+            out[layer] = _finished(at_layer, finish, fill, (rows, columns))
+    maps, prefix, groups = zip(*(out[layer] for layer in wanted), strict=True)
+    return DenseFeatures(layers=wanted, maps=maps, prefix=prefix, groups=groups)
+
+
+class _Anatomy(NamedTuple):
+    """Where a model has its blocks, and what is known of them."""
+
+    parent: nn.Module
+    attribute: str
+    spec: ViTSpec
+
+    @property
+    def blocks(self) -> nn.Module:
+        blocks: nn.Module = getattr(self.parent, self.attribute)
+        return blocks
+
+
+class _Run(NamedTuple):
+    """One forward pass."""
+
+    entering_BNC: Tensor  # input of the first block
+    leaving: list[Snapshot]  # output of every block
+    convolved: ConvolvedSizes
+
+
+class _AtLayer(NamedTuple):
+    """The tokens after one block, with the patches back in their places."""
+
+    prefix_BKC: Tensor
+    patches: Placed
+    source_BP: Tensor | None  # None: each patch has its own token
+
+
+# Reading a model checks every block, too slow for each step of a training loop. Only facts that its weights do not
+# change are kept, and no reference to the model.
+_known: WeakKeyDictionary[nn.Module, tuple[str, str, ViTSpec]] = WeakKeyDictionary()
+
+
+def _anatomy(model: nn.Module) -> _Anatomy:
+    found = find_stack(model)
+    if found is not None:
+        return _Anatomy(found.place.parent, found.place.attribute, found.stack.spec)
+    if model not in _known:
+        backbone = read_backbone(model)
+        name = next(name for name, module in model.named_modules() if module is backbone.place.parent)
+        _known[model] = name, backbone.place.attribute, backbone.spec
+    name, attribute, spec = _known[model]
+    return _Anatomy(model.get_submodule(name), attribute, spec)
+
+
+def _run(model: nn.Module, anatomy: _Anatomy, images_BCHW: Tensor) -> _Run:
+    """A forward pass of the part that takes images, its head left out where that can be."""
+    blocks, spec = anatomy.blocks, anatomy.spec
+    entering: list[Tensor] = []
+    leaving: list[Snapshot] = []
+    convolved = ConvolvedSizes()
+    with ExitStack() as cleanup:
+        first = next(blocks.children())
+        cleanup.callback(first.register_forward_pre_hook(lambda _, args: entering.append(args[0])).remove)
+        if isinstance(blocks, TokenStack):
+            _record(blocks, leaving, cleanup)
+        else:
+            for i, block in enumerate(blocks.children()):
+                cleanup.callback(block.register_forward_hook(_appends(leaving, i, spec.num_prefix)).remove)
+        convolved.listen(model, cleanup)
+        run_uncompiled(cleanup)
+        towers = (getattr(model, name, None) for name in TOWERS)
+        tower: Any = next((tower for tower in towers if isinstance(tower, nn.Module)), model)
+        getattr(tower, "forward_features", tower)(images_BCHW)
+    if [snapshot.layer for snapshot in leaving] != list(range(spec.depth)) or len(entering) != 1:
+        raise ValueError("another forward of this model ran at the same time: call features() from one thread only.")
+    return _Run(entering[0], leaving, convolved)
+
+
+def _record(stack: TokenStack, leaving: list[Snapshot], cleanup: ExitStack) -> None:
+    if any(block.recorder is not None for block in stack):
+        raise ValueError("this model is being traced already: leave that `with` block first.")
+    cleanup.callback(stack.record_into, None)
+    stack.record_into(leaving, every_block=True)
+
+
+def _appends(leaving: list[Snapshot], layer: int, num_prefix: int) -> Callable[..., None]:
+    return lambda _, __, x_BNC: leaving.append(Snapshot(layer, Tokens(x_BNC, num_prefix)))
+
+
+def _follow(run: _Run, spec: ViTSpec, fill: str, shared: str) -> Iterator[tuple[int, _AtLayer]]:
+    """Block by block, what every patch has become."""
+    x_BPC = run.entering_BNC[:, spec.num_prefix :]
+    for layer, tokens in run.leaving:
+        if layer >= spec.opaque_layers - 1:  # before that, tokens may be others than the patches
+            patches = placed(tokens, x_BPC, fill, shared)
+            x_BPC = patches.x_BPC
+            yield layer, _AtLayer(tokens.padded_BNC[:, : spec.num_prefix], patches, tokens.source_BP)
+
+
+def _finished(at_layer: _AtLayer, norm: nn.Module, fill: str, grid: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor]:
+    """The map [B, C, H, W], the prefix tokens and the groups [B, H, W] of one layer."""
+    prefix_BKC, (x_BPC, gone_BP), source_BP = at_layer
+    num_prefix = prefix_BKC.shape[1]
+    x_BNC = norm(torch.cat([prefix_BKC, x_BPC], dim=1))
+    prefix_BKC, x_BPC = x_BNC[:, :num_prefix], filled(x_BNC[:, num_prefix:], gone_BP, fill, grid[1])
+    B, P, _ = x_BPC.shape
+    own_BP = torch.arange(P, device=x_BPC.device).expand(B, -1)
+    groups_BP = own_BP if source_BP is None else (source_BP - num_prefix).clamp(min=-1)
+    map_BCHW = x_BPC.reshape(B, *grid, -1).permute(0, 3, 1, 2).contiguous()
+    return map_BCHW, prefix_BKC, groups_BP.reshape(B, *grid)
+
+
+def _grid(run: _Run, spec: ViTSpec, given: tuple[int, int] | None) -> tuple[int, int]:
+    start_BNC = run.leaving[spec.opaque_layers - 1].tokens.x_BNC if spec.opaque_layers else run.entering_BNC
+    num_patches = start_BNC.shape[1] - spec.num_prefix
+    if given is not None:
+        rows, columns = given
+        if rows * columns != num_patches:
+            raise ValueError(f"a grid of {rows} x {columns} cannot hold the {num_patches} patches of these images.")
+        return rows, columns
+    found = run.convolved.grid_of(num_patches)
+    side = round(num_patches**0.5)
+    if found is None and (run.convolved.sizes or side**2 != num_patches):
+        raise ValueError(
+            f"how the {num_patches} patches lie in rows and columns cannot be told: give grid=(rows, columns); where "
+            "patches are dropped at random in training (timm's patch_drop_rate), call features in eval mode."
+        )
+    return found or (side, side)
+
+
+def _final_norm(model: nn.Module, anatomy: _Anatomy) -> nn.Module:
+    """The norm behind the blocks: beside them, or beside the module that holds them."""
+    owners = (module for module in model.modules() if any(child is anatomy.parent for child in module.children()))
+    for holder in (anatomy.parent, *owners):
+        for name in FINAL_NORMS:
+            found = getattr(holder, name, None)
+            if isinstance(found, nn.Module):
+                return found
+    raise ValueError(f"where {anatomy.spec.name} has its final norm is not known: use norm=False.")
+
+
+def _check_choice(what: str, value: str, choices: Sequence[str]) -> None:
+    if value not in choices:
+        raise ValueError(f"{what} must be one of {', '.join(choices)}, not {value!r}.")
+
+
+def _check_layers(layers: int | Sequence[int], spec: ViTSpec) -> tuple[int, ...]:
+    """Indices from 0, in the order given."""
+    given = tuple(layers) if isinstance(layers, Sequence) else (layers,)
+    if not given or not all(is_whole(layer) and -spec.depth <= layer < spec.depth for layer in given):
+        raise ValueError(
+            f"layers must be blocks of {spec.name}, 0 to {spec.depth - 1}, or -1 to -{spec.depth} from the end, not "
+            f"{layers!r}."
+        )
+    found = tuple(layer % spec.depth for layer in given)
+    if min(found) < spec.opaque_layers - 1:
+        raise ValueError(
+            f"block {min(found)} of {spec.name} has features of two scales, not one grid: choose layers of at least "
+            f"{spec.opaque_layers - 1}."
+        )
+    return found

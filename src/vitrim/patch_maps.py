@@ -1,0 +1,78 @@
+"""Patches put back in their places: what each of them gets from the tokens that are left.
+
+Pure functions of one block's tokens; `dense` runs the model. Shape letters as in `core.tokens`.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from .core import ops
+from .core.tokens import Tokens
+
+FILLS = ("drift", "last", "nearest", "zero")  # rules for a dropped patch, see `dense.features`
+SHARES = ("offset", "token", "fill")  # rules for patches that share a token
+
+
+class Placed(NamedTuple):
+    """All patches after one block, in their order."""
+
+    x_BPC: Tensor
+    gone_BP: Tensor | None  # which of them no token speaks for any more; None: none of them
+
+
+def placed(tokens: Tokens, before_BPC: Tensor, fill: str, shared: str) -> Placed:
+    """The features of each patch's token, by the rule for shared ones; without one, what the patch was before.
+
+    before_BPC: the same after the block before. The rules nearest and zero are left to `filled`.
+    """
+    if tokens.source_BP is None:
+        return Placed(tokens.patches_BNC, None)
+    at_BP, gone_BP = tokens.source_BP.clamp(min=0), tokens.source_BP < 0
+    x_BNC = tokens.padded_BNC
+    x_BPC = ops.take(x_BNC, at_BP)
+    if shared != "token":
+        size_BN = at_BP.new_zeros(x_BNC.shape[:2]).scatter_add(1, at_BP, (~gone_BP).long())
+        shares_BP = size_BN.gather(1, at_BP) > 1
+        if shared == "fill":
+            gone_BP = gone_BP | shares_BP
+        else:
+            apart_BPC = before_BPC - _group_means(before_BPC, at_BP, ~gone_BP, x_BNC.shape[1])
+            x_BPC = torch.where(shares_BP.unsqueeze(-1), x_BPC + apart_BPC, x_BPC)
+    gone_BP1 = gone_BP.unsqueeze(-1)
+    if fill == "drift":
+        step_BPC = (x_BPC - before_BPC).masked_fill(gone_BP1, 0.0)
+        before_BPC = before_BPC + step_BPC.sum(dim=1, keepdim=True) / (~gone_BP1).sum(dim=1, keepdim=True).clamp(min=1)
+    return Placed(torch.where(gone_BP1, before_BPC, x_BPC), gone_BP)
+
+
+def _group_means(x_BPC: Tensor, at_BP: Tensor, held_BP: Tensor, num_tokens: int) -> Tensor:
+    """For each patch the mean over the patches that its token holds: [B, P, C]."""
+    B, _, C = x_BPC.shape
+    index_BPC = at_BP.unsqueeze(-1).expand(-1, -1, C)
+    sum_BNC = x_BPC.new_zeros(B, num_tokens, C).scatter_add(1, index_BPC, x_BPC * held_BP.unsqueeze(-1))
+    size_BN = x_BPC.new_zeros(B, num_tokens).scatter_add(1, at_BP, held_BP.to(x_BPC.dtype))
+    return ops.take(sum_BNC / size_BN.clamp(min=1).unsqueeze(-1), at_BP)
+
+
+def filled(x_BPC: Tensor, gone_BP: Tensor | None, fill: str, columns: int) -> Tensor:
+    """What `placed` gave, with the patches that are gone overwritten where the rule is nearest or zero. [B, P, C]"""
+    if gone_BP is None or fill not in ("nearest", "zero"):
+        return x_BPC
+    if fill == "nearest":
+        return ops.take(x_BPC, _nearest(gone_BP, columns))
+    return x_BPC.masked_fill(gone_BP.unsqueeze(-1), 0.0)
+
+
+def _nearest(gone_BP: Tensor, columns: int) -> Tensor:
+    """For each patch the nearest one on the grid that is not gone, of equally near ones the first: [B, P]."""
+    P = gone_BP.shape[1]
+    index_P = torch.arange(P, device=gone_BP.device)
+    row_P, column_P = index_P // columns, index_P % columns
+    squared_PP = (row_P[:, None] - row_P).square() + (column_P[:, None] - column_P).square()
+    order_PP = squared_PP * P + index_P  # no two alike in a row, so that every device finds the same
+    far = 3 * P**3
+    return torch.stack([order_PP.masked_fill(gone_P, far).argmin(dim=1) for gone_P in gone_BP])
