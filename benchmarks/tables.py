@@ -14,6 +14,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
+CELL = ("model", "img_size", "batch", "dtype", "compile", "method", "sizes", "malloc", "threads", "device")
 RATES = ("0.9", "0.7", "0.5")
 TITLES = {
     "evit": "EViT",
@@ -49,15 +50,19 @@ def main() -> None:
 def with_tables(text: str) -> str:
     """The text with all tables made afresh."""
     tables = {
-        "accuracy": accuracy_table(),
-        "speed": speed_table(),
-        "training": training_table(),
-        "training_speed": training_speed_table(),
-        "anytime": anytime_table(),
+        "accuracy": accuracy_table,
+        "speed": speed_table,
+        "suite": suite_table,
+        "training": training_table,
+        "training_speed": training_speed_table,
+        "anytime": anytime_table,
     }
     for name, table in tables.items():
+        if f"<!-- results:{name} -->" not in text:
+            continue
         pattern = rf"(<!-- results:{name} -->\n).*?(<!-- results:end -->)"
-        text = re.sub(pattern, lambda match, table=table: f"{match[1]}{table}{match[2]}", text, flags=re.S)
+        made = table()
+        text = re.sub(pattern, lambda match, made=made: f"{match[1]}{made}{match[2]}", text, flags=re.S)
     return text
 
 
@@ -98,6 +103,50 @@ def speed_table() -> str:
             f"{float(row['speedup_per_mac_ratio']):.2f} |"
         )
     return "\n".join([*lines, "", f"Rows: [{path.name}](results/{path.name}), {first['cpu']}.", ""])
+
+
+def suite_table() -> str:
+    """Against the unreduced model and the full attention matrix, from the rows of benchmarks/suite.py."""
+    paths = sorted((ROOT / "results").glob("suite_*.csv"), key=lambda path: path.stem[-10:])
+    rows = [row for path in paths for row in read(path)]
+    first = rows[0]
+    rows = list({tuple(row[key] for key in CELL): row for row in rows}.values())  # the last row of a cell counts
+    rows.sort(key=lambda row: (row["model"], row["method"], int(row["img_size"]), int(row["batch"])))
+    lines = [
+        "Speed over the unreduced model, and speed and peak memory over the way research code works, which forms the "
+        f"attention matrix (same weights, equal outputs); {first['threads']} threads of {first['cpu']}, medians of "
+        "interleaved rounds (10th to 90th percentile):\n",
+        "| model | method | px | batch | | MAC ratio | speed-up | of the MAC ratio | over the matrix way "
+        "| memory of it |",
+        "|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        if not row["speedup"]:
+            continue
+        how = [row["dtype"], *([] if row["compile"] == "no" else ["compiled"])]
+        how += ["sizes folded"] if row["sizes"] == "folded" else []
+        how += ["memory kept"] if row["malloc"] == "keep" else []
+        lines.append(
+            f"| {row['model'].removesuffix('_patch16_224')} | {row['method']} | {row['img_size']} | {row['batch']} | "
+            f"{', '.join(how)} | {row['mac_ratio'][:4]} | {_measured(row, 'speedup')} | "
+            f"{row['speedup_per_mac_ratio'][:4]} | {_measured(row, 'over_matrix')} | {row['memory_of_matrix'][:4]} |"
+        )
+    left = dict.fromkeys(
+        f"{row['model'].removesuffix('_patch16_224')}, {row['method']}, {row['img_size']} px, batch {row['batch']}, "
+        f"{row['dtype']}: {row['skipped']}"
+        for row in rows
+        if row["skipped"]
+    )
+    skipped = [f"\nLeft out: {'; '.join(left)}."] if left else []
+    links = ", ".join(f"[{path.name}](results/{path.name})" for path in paths)
+    return "\n".join([*lines, *skipped, "", f"Rows: {links}.", ""])
+
+
+def _measured(row: dict[str, str], name: str) -> str:
+    """**median** (10th to 90th percentile); nothing where it was not measured."""
+    if not row[name]:
+        return ""
+    return f"**{float(row[name]):.2f}** ({float(row[f'{name}_p10']):.2f} to {float(row[f'{name}_p90']):.2f})"
 
 
 def training_table() -> str:
@@ -173,8 +222,13 @@ def _spread(rows: list[dict[str, str]]) -> str:
 def newest(pattern: str) -> tuple[Path, list[dict[str, str]]]:
     """The last file of that pattern, by the date in its name, and its rows."""
     path = max((ROOT / "results").glob(pattern), key=lambda path: path.stem[-10:])
+    return path, read(path)
+
+
+def read(path: Path) -> list[dict[str, str]]:
+    """The rows of a file."""
     with path.open(newline="") as file:
-        return path, list(csv.DictReader(file))
+        return list(csv.DictReader(file))
 
 
 if __name__ == "__main__":

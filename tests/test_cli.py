@@ -175,6 +175,12 @@ def test_doctor_tells_how_a_model_is_read(vitrim, monkeypatch):
     assert "100 patches, 1 more that are never reduced" in out
 
 
+def test_doctor_reads_a_model_with_rotary_positions(vitrim):
+    out = vitrim("doctor", "vit_small_patch16_dinov3", "--img-size", "64")
+    assert "EvaBlock, by EvaReader" in out
+    assert "16 patches, 5 more that are never reduced" in out
+
+
 def test_doctor_names_the_scorers_where_there_is_no_class_token(vitrim):
     assert "use --scorer received or norm" in vitrim("doctor", "vit_medium_patch16_gap_240", "--img-size", "64")
 

@@ -15,8 +15,10 @@ if TYPE_CHECKING:
     from .api import list_methods, method_from, reduce_tokens, restore
     from .backbones.reader import UnsupportedModel
     from .core.method import Method
+    from .dense import features
     from .draw import draw_tokens
     from .early_exit import Anytime, anytime
+    from .export.run import export_model
     from .load import build_model, load_model
     from .measure.benchmark import benchmark
     from .measure.calibration import calibrate_anytime, record_exits
@@ -24,10 +26,11 @@ if TYPE_CHECKING:
     from .measure.diversity import diversity
     from .measure.evaluate import evaluate_folder
     from .measure.macs import count_macs, method_for_keep_rate, method_for_macs
-    from .methods import METR, BeyondAttentive, EViT, Random, TokenMergence, ToMe
+    from .methods import METR, AttentionMass, BeyondAttentive, EViT, Random, TokenMergence, ToMe
     from .pretrained.hub import push_to_hub
     from .pretrained.read import from_pretrained
     from .pretrained.write import save_pretrained
+    from .quantize import quantize_int8
     from .tracing import trace
     from .train.recipe import Recipe, load_recipe
     from .train.run import run_recipe
@@ -38,6 +41,7 @@ __version__ = "0.1.0"
 __all__ = [
     "METR",
     "Anytime",
+    "AttentionMass",
     "BeyondAttentive",
     "ClassificationTask",
     "EViT",
@@ -56,6 +60,8 @@ __all__ = [
     "diversity",
     "draw_tokens",
     "evaluate_folder",
+    "export_model",
+    "features",
     "from_pretrained",
     "list_methods",
     "load_model",
@@ -64,6 +70,7 @@ __all__ = [
     "method_for_macs",
     "method_from",
     "push_to_hub",
+    "quantize_int8",
     "record_exits",
     "reduce_tokens",
     "restore",
@@ -76,8 +83,10 @@ _HOME = {
     ".api": ("list_methods", "method_from", "reduce_tokens", "restore"),
     ".backbones.reader": ("UnsupportedModel",),
     ".core.method": ("Method",),
+    ".dense": ("features",),
     ".draw": ("draw_tokens",),
     ".early_exit": ("Anytime", "anytime"),
+    ".export.run": ("export_model",),
     ".load": ("build_model", "load_model"),
     ".measure.benchmark": ("benchmark",),
     ".measure.calibration": ("calibrate_anytime", "record_exits"),
@@ -85,10 +94,11 @@ _HOME = {
     ".measure.diversity": ("diversity",),
     ".measure.evaluate": ("evaluate_folder",),
     ".measure.macs": ("count_macs", "method_for_keep_rate", "method_for_macs"),
-    ".methods": ("METR", "BeyondAttentive", "EViT", "Random", "ToMe", "TokenMergence"),
+    ".methods": ("METR", "AttentionMass", "BeyondAttentive", "EViT", "Random", "ToMe", "TokenMergence"),
     ".pretrained.hub": ("push_to_hub",),
     ".pretrained.read": ("from_pretrained",),
     ".pretrained.write": ("save_pretrained",),
+    ".quantize": ("quantize_int8",),
     ".tracing": ("trace",),
     ".train.recipe": ("Recipe", "load_recipe"),
     ".train.run": ("run_recipe",),

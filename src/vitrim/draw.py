@@ -140,7 +140,7 @@ def figure_for(
             row += painted or [pixels_YX3]
         rows.append(row)
     titles = {
-        method: [f"block {layer.layer} · {layer.num_tokens} tokens" for layer in layers] or ["nothing reduced"]
+        method: [f"block {layer.layer} · {layer.counted} tokens" for layer in layers] or ["nothing reduced"]
         for method, layers in shown.items()
     }
     first = f"image · {next(iter(traces.values())).num_tokens} tokens"

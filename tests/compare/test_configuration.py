@@ -48,6 +48,23 @@ def test_amounts_out_of_range_are_refused(amount, value, match):
         Configuration("evit", amount, value)
 
 
+def test_masses_are_for_methods_that_keep_a_share_of_the_attention():
+    found = configurations(["evit", "attention_mass"], [0.7], masses=[0.9, 0.8])
+    assert [each.key for each in found] == [
+        ("evit", "keep 0.7"),
+        ("attention_mass", "mass 0.9"),
+        ("attention_mass", "mass 0.8"),
+    ]
+    assert [each.varies for each in found] == [False, True, True]
+    assert [each.setting for each in configurations(["attention_mass"])] == ["mass 0.9"]
+    with pytest.raises(ValueError, match="decides per image how many patches stay: give it --mass"):
+        configurations(["attention_mass"], [0.7])
+    with pytest.raises(ValueError, match="evit has no mass"):
+        configurations(["evit"], [0.7], masses=[0.9])
+    with pytest.raises(ValueError, match=r"a mass is above 0 and at most 1, not 1\.5"):
+        configurations(["attention_mass"], masses=[1.5])
+
+
 def test_r_is_a_whole_number():
     assert Configuration("tome", "r", 3).setting == "r 3"
     for value in (-1, 2.5):
@@ -55,7 +72,7 @@ def test_r_is_a_whole_number():
             Configuration("tome", "r", value)
 
 
-@pytest.mark.parametrize("name", list_methods())
+@pytest.mark.parametrize("name", [name for name in list_methods() if not takes(name, "mass")])
 def test_every_method_can_be_compared_at_the_same_keep_rate(tiny_vit, name):
     model = tiny_vit()
     full = count_macs(model)

@@ -13,6 +13,8 @@ from .. import __version__
 from .anytime import anytime
 from .cls_quality import cls_quality
 from .compare import compare
+from .export import export
+from .features import features
 from .measure import benchmark, evaluate, macs
 from .show import doctor, draw, methods
 from .train import EXTRA, TrainCommand, train
@@ -89,6 +91,6 @@ def _main(
         typer.echo(context.get_help())
 
 
-for command in (compare, evaluate, benchmark, anytime, macs, cls_quality, draw, doctor, methods):
+for command in (compare, evaluate, benchmark, anytime, macs, cls_quality, export, draw, features, doctor, methods):
     app.command()(command)
 app.command(cls=TrainCommand, context_settings=EXTRA)(train)

@@ -39,6 +39,7 @@ def anytime(
     images: options.Images = None,
     method: Annotated[str | None, typer.Option(help="What reduces the tokens under METR; evit if not given.")] = None,
     keep_rate: Annotated[float | None, typer.Option(help="Its share of patches to keep.")] = None,
+    mass: Annotated[float | None, typer.Option(help="Its share of the attention to keep, for attention_mass.")] = None,
     layers: options.Layers = None,
     scorer: options.Scorer = None,
     thresholds: Annotated[str | None, typer.Option("--thresholds", "--threshold", help="Of exits: 0.5,0.7,0.9")] = None,
@@ -71,7 +72,7 @@ def anytime(
     options.check_output(output)
     if images is None:
         raise ValueError("pass --images FOLDER: images with a labels.csv, or one sub-folder of images per class.")
-    net = load_with_exits(model, checkpoint, method, _settings(keep_rate, layers, scorer), img_size)
+    net = load_with_exits(model, checkpoint, method, _settings(keep_rate, mass, layers, scorer), img_size)
     batches = options.batches_for(net, images, limit, batch_size, skip_bad)
     with terminal.progress_bar("images, all exits") as progress:
         record = record_exits(net, batches, by=by, device=device, amp=amp, progress=progress)
@@ -100,9 +101,10 @@ def anytime(
         options.write_csv(output, [_record(row, timings[row.setting], record) for row in rows])
 
 
-def _settings(keep_rate: float | None, layers: str | None, scorer: str | None) -> dict[str, Any]:
+def _settings(keep_rate: float | None, mass: float | None, layers: str | None, scorer: str | None) -> dict[str, Any]:
     given = {
         "keep_rate": keep_rate,
+        "mass": mass,
         "scorer": scorer,
         "layers": tuple(options.numbers(layers, "--layers", int)) or None,
     }
@@ -116,8 +118,11 @@ def _static_rows(
     from ..backbones.reader import find_stack
     from ..measure.evaluate import evaluate
     from ..measure.macs import count_macs
+    from ..measure.varying import images_to_count_on
 
-    rows = [Row("no exits", net, record.at(_never(record)).top1, None, count_macs(net) / 1e9)]
+    to_count_on = images_to_count_on(net, batches)
+    full = Row("no exits", net, record.at(_never(record)).top1, None, count_macs(net, images_ICHW=to_count_on) / 1e9)
+    rows = [full]
     for rate in rates:
         other = copy.deepcopy(net)
         found = find_stack(other)
@@ -142,19 +147,9 @@ def _never(record: ExitRecord) -> float:
 
 def _sample(batches: ImageBatches, most: int) -> Tensor:
     """At most so many of the images, evenly spread: [I, C, H, W]."""
-    import torch
-
     if most < 1:
         raise ValueError(f"--timing-images must be at least 1, not {most}.")
-    step, found = max(1.0, batches.num_images / most), []
-    position, wanted = 0, 0.0
-    for batch in batches:
-        for x_CHW in batch.x_BCHW[: len(batch.labels_B)]:
-            if position >= wanted:
-                found.append(x_CHW)
-                wanted += step
-            position += 1
-    return torch.stack(found)
+    return batches.sample(most)
 
 
 def _show(rows: Sequence[Row], timings: dict[str, Timing], record: ExitRecord) -> None:

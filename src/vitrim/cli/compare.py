@@ -25,6 +25,7 @@ def compare(
     keep_rates: options.KeepRates = None,
     gmacs: options.Gmacs = None,
     r: options.Rs = None,
+    mass: options.Masses = None,
     layers: options.Layers = None,
     scorer: options.Scorer = None,
     limit: options.Limit = None,
@@ -34,6 +35,7 @@ def compare(
     dtype: options.Dtype = "fp32",
     amp: options.Amp = False,
     compile_: options.Compile = False,
+    int8: options.Int8 = False,
     skip_bad: options.SkipBad = False,
     seed: options.Seed = 0,
     img_size: options.ImgSize = None,
@@ -46,7 +48,7 @@ def compare(
     from ..compare.run import compare as run_job
     from .live import watcher_for_terminal
 
-    found = options.chosen(methods, keep_rates, gmacs, r, layers, scorer, default=(0.9, 0.7, 0.5))
+    found = options.chosen(methods, keep_rates, gmacs, r, layers, scorer, mass=mass, default=(0.9, 0.7, 0.5))
     saved.note(model)
     with options.image_folder(model, data) as folder, watcher_for_terminal() as watcher:
         job = Job(
@@ -63,6 +65,7 @@ def compare(
             dtype=dtype,
             amp=amp,
             compile=compile_,
+            int8=int8,
             skip_bad=skip_bad,
             seed=seed,
             command=shlex.join(["vitrim", *sys.argv[1:]]),

@@ -13,10 +13,8 @@ from rich.table import Table
 from rich.text import Text
 
 from ..compare.job import Watcher
-from ..compare.run_folder import Row, Run
+from ..compare.run_folder import Key, Row, Run
 from . import terminal
-
-Key = tuple[str, str]
 
 AROUND = 7  # lines of the terminal that are not rows: head, rules, progress
 
@@ -123,10 +121,11 @@ def _cells(row: Row) -> list[str]:
     """Method, setting, top-1, change, GMACs, MAC ratio, images/s, speed-up with spread."""
     numbers = [f"{row.top1:.2f}", f"{-row.drop or 0.0:+.2f}", f"{row.gmacs:.4f}", f"{row.mac_ratio:.2f}x"]
     speed = f"{row.images_per_s:.4g}"
-    if row.setting == "":
+    setting = row.key[1]
+    if setting == "":
         return [row.method, "", numbers[0], "", numbers[2], "", speed, ""]
     spread = f"{row.speedup:.2f}x ({row.speedup_low:.2f} to {row.speedup_high:.2f})"
-    return [row.method, row.setting, *numbers, speed, spread]
+    return [row.method, setting, *numbers, speed, spread]
 
 
 def _progress(row: str, step: str, done: int, total: int, seconds: float) -> Text:

@@ -13,6 +13,8 @@ from .options import DEFAULT_METHODS, DEFAULT_MODEL
 if TYPE_CHECKING:
     from ..measure.benchmark import Timing
 
+REAL_IMAGES = "its cost is measured on real images with trained weights, by `vitrim compare`"
+
 
 def evaluate(
     model: options.Model = DEFAULT_MODEL,
@@ -22,12 +24,14 @@ def evaluate(
     keep_rate: Annotated[str | None, typer.Option(help="Share of patches to keep.")] = None,
     gmacs: Annotated[str | None, typer.Option(help="Target in 1e9 multiply-adds.")] = None,
     r: Annotated[str | None, typer.Option("--r", help="Patches to merge per block, for tome.")] = None,
+    mass: Annotated[str | None, typer.Option(help="Share of the attention to keep, for attention_mass.")] = None,
     layers: options.Layers = None,
     scorer: options.Scorer = None,
     limit: options.Limit = None,
     batch_size: options.BatchSize = 32,
     device: options.Device = "cpu",
     amp: options.Amp = False,
+    int8: options.Int8 = False,
     skip_bad: options.SkipBad = False,
     seed: options.Seed = 0,
     img_size: options.ImgSize = None,
@@ -39,10 +43,13 @@ def evaluate(
     from ..api import reduce_tokens
     from ..load import build_model, load_model
     from ..measure.evaluate import evaluate_folder
+    from ..quantize import check_torchao, quantize_int8
 
-    if method is None and any(value is not None for value in (keep_rate, gmacs, r, layers, scorer)):
-        raise ValueError("--keep-rate, --gmacs, --r, --layers and --scorer need a --method.")
-    wanted = options.one(options.chosen(method, keep_rate, gmacs, r, layers, scorer)) if method else None
+    if int8:
+        check_torchao()
+    if method is None and any(value is not None for value in (keep_rate, gmacs, r, mass, layers, scorer)):
+        raise ValueError("--keep-rate, --gmacs, --r, --mass, --layers and --scorer need a --method.")
+    wanted = options.one(options.chosen(method, keep_rate, gmacs, r, layers, scorer, mass=mass)) if method else None
     with options.image_folder(model, data) as folder:
         if wanted is None:
             net, what = saved.load(model, checkpoint, img_size)
@@ -50,6 +57,8 @@ def evaluate(
             wanted.make(build_model(model, img_size=img_size), seed)
             net, what = load_model(model, checkpoint, img_size=img_size), f"{model}, {wanted.method} {wanted.setting}"
             reduce_tokens(net, wanted.make(net, seed))
+        if int8:
+            net, what = quantize_int8(net), f"{what}, int8"
         with terminal.progress_bar("images") as progress:
             score = evaluate_folder(
                 net,
@@ -74,6 +83,7 @@ def benchmark(
     keep_rates: options.KeepRates = None,
     gmacs: options.Gmacs = None,
     r: options.Rs = None,
+    mass: options.Masses = None,
     layers: options.Layers = None,
     scorer: options.Scorer = None,
     batch_sizes: Annotated[str, typer.Option(help="Images at a time: 1,32")] = "1,32",
@@ -81,29 +91,31 @@ def benchmark(
     device: options.Device = "cpu",
     dtype: options.Dtype = "fp32",
     compile_: options.Compile = False,
+    int8: options.Int8 = False,
     img_size: options.ImgSize = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the numbers to this file, too.")] = None,
 ) -> None:
     """Speed of methods, measured in turns with the unreduced model; random weights and images do for that."""
     import copy
-    import json
 
     from ..api import reduce_tokens
     from ..compare.environment import environment
-    from ..compare.run_folder import replace_file
     from ..measure.benchmark import benchmark as run
     from ..measure.evaluate import check_device, input_size_of
     from ..measure.macs import count_macs
+    from ..quantize import quantize_int8
 
-    found = options.chosen(methods, keep_rates, gmacs, r, layers, scorer)
+    found = options.chosen(methods, keep_rates, gmacs, r, layers, scorer, mass=mass)
+    options.refuse_varying(found, REAL_IMAGES)
     sizes = options.numbers(batch_sizes, "--batch-sizes", int)
     if json_file is not None and not json_file.resolve().parent.is_dir():
         raise ValueError(f"there is no folder {json_file.parent} to write {json_file.name} into.")
     place = check_device(device)
     net = saved.build(model, img_size)
-    models = {"unreduced": net} | {
-        " ".join(each.key): reduce_tokens(copy.deepcopy(net), each.make(net)) for each in found
-    }
+    reduced = {" ".join(each.key): reduce_tokens(copy.deepcopy(net), each.make(net)) for each in found}
+    models = {"unreduced": net} | reduced
+    if int8:
+        models |= {f"{name}, int8": quantize_int8(copy.deepcopy(each)) for name, each in models.items()}
     gmacs_of = {name: count_macs(each) / 1e9 for name, each in models.items()}
     rows: list[dict[str, Any]] = []
     for size in sizes:
@@ -122,7 +134,15 @@ def benchmark(
     _show_speeds(rows)
     if json_file is not None:
         about = {"model": model, "dtype": dtype, "compiled": compile_, "environment": environment(place)}
-        replace_file(json_file, json.dumps({**about, "rows": rows}, indent=1) + "\n")
+        _write_json(json_file, {**about, "rows": rows})
+
+
+def _write_json(path: Path, record: dict[str, Any]) -> None:
+    import json
+
+    from ..compare.run_folder import replace_file
+
+    replace_file(path, json.dumps(record, indent=1) + "\n")
 
 
 def _speed(name: str, batch: int, gmacs_of: dict[str, float], timing: Timing) -> dict[str, Any]:
@@ -154,6 +174,7 @@ def macs(
     keep_rates: options.KeepRates = None,
     gmacs: options.Gmacs = None,
     r: options.Rs = None,
+    mass: options.Masses = None,
     layers: options.Layers = None,
     scorer: options.Scorer = None,
     img_size: options.ImgSize = None,
@@ -163,7 +184,8 @@ def macs(
     from ..backbones.reader import read_backbone
     from ..measure.macs import count_macs, reduced_macs, token_counts
 
-    found = options.chosen(methods, keep_rates, gmacs, r, layers, scorer)
+    found = options.chosen(methods, keep_rates, gmacs, r, layers, scorer, mass=mass)
+    options.refuse_varying(found, REAL_IMAGES)
     net = saved.build(model, img_size)
     spec, full = read_backbone(net).spec, count_macs(net)
     table = terminal.table(

@@ -63,6 +63,12 @@ Gmacs = Annotated[str | None, typer.Option(help="Targets in 1e9 multiply-adds: 3
 Rs = Annotated[
     str | None, typer.Option("--r", help="Patches to merge per block, for tome: 8,13", rich_help_panel=HOW_MUCH)
 ]
+Masses = Annotated[
+    str | None,
+    typer.Option(
+        "--mass", help="Shares of the attention to keep, for attention_mass: 0.9,0.8", rich_help_panel=HOW_MUCH
+    ),
+]
 Layers = Annotated[
     str | None, typer.Option(help="Reducing blocks, from 0; otherwise 3,6,9 of 12.", rich_help_panel=HOW_MUCH)
 ]
@@ -125,9 +131,10 @@ def chosen(
     layers: str | None = None,
     scorer: str | None = None,
     *,
+    mass: str | None = None,
     default: Sequence[float] = (0.7,),
 ) -> tuple[Configuration, ...]:
-    """The configurations that the options ask for; with no amount given, the default keep rates."""
+    """The configurations that the options ask for; with no amount given, the default keep rates or masses."""
     from ..compare.configuration import configurations, takes
 
     wanted = names(methods)
@@ -135,10 +142,12 @@ def chosen(
         raise ValueError("--methods is empty: name at least one, see `vitrim methods`.")
     rates = numbers(keep_rates, "--keep-rates", float)
     targets, rs = numbers(gmacs, "--gmacs", float), numbers(r, "--r", int)
+    if not rates and not targets and not rs and not all(takes(method, "mass") for method in wanted):
+        rates = list(default)
     settings: dict[str, Any] = {} if scorer is None else {"scorer": scorer}
     if layers is not None:
         settings["layers"] = tuple(numbers(layers, "--layers", int))
-    found = configurations(wanted, rates or ([] if targets or rs else list(default)), targets, rs, settings)
+    found = configurations(wanted, rates, targets, rs, settings, numbers(mass, "--mass", float))
     for name in settings:
         without = [method for method in wanted if not takes(method, name)]
         if without:
@@ -149,8 +158,15 @@ def chosen(
 def one(found: Sequence[Configuration]) -> Configuration | None:
     """The only configuration, or none; ValueError if there are several."""
     if len(found) > 1:
-        raise ValueError("give one method and one of --keep-rate, --gmacs and --r.")
+        raise ValueError("give one method and one of --keep-rate, --gmacs, --r and --mass.")
     return found[0] if found else None
+
+
+def refuse_varying(found: Sequence[Configuration], needs: str) -> None:
+    """ValueError if a method decides per image, where that makes no sense: needs tells what it would need."""
+    for each in found:
+        if each.varies:
+            raise ValueError(f"{each.method} keeps in each image what that image needs: {needs}.")
 
 
 @contextmanager

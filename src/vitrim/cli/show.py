@@ -22,6 +22,7 @@ def draw(
     ] = None,
     gmacs: options.Gmacs = None,
     r: options.Rs = None,
+    mass: options.Masses = None,
     layers: options.Layers = None,
     scorer: options.Scorer = None,
     seed: options.Seed = 0,
@@ -37,7 +38,7 @@ def draw(
 
     if output.suffix.lower() not in SUFFIXES or not output.resolve().parent.is_dir():
         raise ValueError(f"--output is a {' or '.join(SUFFIXES)} file in a folder that exists, not {output}.")
-    found = options.chosen(methods, keep_rates, gmacs, r, layers, scorer)
+    found = options.chosen(methods, keep_rates, gmacs, r, layers, scorer, mass=mass)
     saved.note(model)
     bare = build_model(model, img_size=img_size)
     made = {" ".join(each.key): each.make(bare, seed) for each in found}
@@ -58,7 +59,6 @@ def doctor(
 ) -> None:
     """How a model will be read, or why it cannot be; downloads nothing."""
     from ..backbones.reader import read_backbone, version
-    from ..core.block_reader import check_reader
     from ..load import build_model
     from ..measure.evaluate import input_size_of
     from ..measure.macs import count_macs
@@ -66,9 +66,6 @@ def doctor(
     net = build_model(model, img_size=img_size)
     backbone = read_backbone(net)
     spec, blocks = backbone.spec, list(backbone.blocks.children())
-    errors = [
-        check_reader(block, reader, spec.channels) for block, reader in zip(blocks, backbone.readers, strict=True)
-    ]
     readers = dict.fromkeys(
         f"{type(block).__name__}, by {type(reader).__name__}"
         for block, reader in zip(blocks, backbone.readers, strict=True)
@@ -77,7 +74,7 @@ def doctor(
     facts = {
         "model": f"{model}, a {type(net).__name__} of {version(backbone.library)}",
         "blocks": f"{spec.depth} x {'; '.join(readers)}",
-        "self-check": f"residual updates agree to {max(errors):.1e}",
+        "self-check": f"residual updates agree to {max(backbone.errors()):.1e}",
         "input": "x".join(map(str, input_size_of(net))),
         "tokens": f"{spec.num_patches} patches, {spec.num_prefix} more that are never reduced",
         "scores": scoring,

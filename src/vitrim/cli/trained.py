@@ -25,7 +25,7 @@ def load_with_exits(
 
     if checkpoint is None and is_saved(model):
         if method is not None or settings.keys() - {"keep_rate"}:
-            raise ValueError(f"{model} was saved with its method: leave out --method, --layers and --scorer.")
+            raise ValueError(f"{model} was saved with its method: leave out --method, --mass, --layers and --scorer.")
         from ..pretrained.read import load_saved
 
         net = load_saved(Path(model), exits=True, img_size=img_size)

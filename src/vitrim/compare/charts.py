@@ -97,15 +97,26 @@ def _draw_front(axes: Axes, rows: Sequence[Row], cost: Cost) -> None:
 
 
 def _draw_methods(axes: Axes, rows: Sequence[Row], cost: Cost) -> None:
-    for method, color in method_colors(rows).items():
-        own = sorted((row for row in rows[1:] if row.method == method), key=lambda row: row.gmacs)
+    """One line per method, and a dashed one with hollow points for its rows in int8."""
+    colors = method_colors(rows) | {rows[0].method: INK}
+    for method, int8 in dict.fromkeys((row.method, row.int8) for row in rows[1:]):
+        own = sorted((row for row in rows[1:] if (row.method, row.int8) == (method, int8)), key=lambda row: row.gmacs)
+        color = colors[method]
         xs, ys = [getattr(row, cost) for row in own], [row.top1 for row in own]
-        axes.plot(xs, ys, color=color if own else INK, linewidth=1.4, alpha=0.75, zorder=2)
+        axes.plot(xs, ys, color=color, linewidth=1.4, alpha=0.75, linestyle=(0, (4, 2)) if int8 else "-", zorder=2)
+        face, edge, width = (PAPER, color, 1.5) if int8 else (color, PAPER, 0.8)
         for row in own:
             if cost == "speedup":
                 axes.plot((row.speedup_low, row.speedup_high), (row.top1,) * 2, color=color, linewidth=1, alpha=0.5)
             point = axes.scatter(
-                [getattr(row, cost)], [row.top1], s=34, color=color, edgecolor=PAPER, linewidth=0.8, zorder=3
+                [getattr(row, cost)],
+                [row.top1],
+                s=34,
+                marker="D" if method == rows[0].method else "o",
+                facecolor=face,
+                edgecolor=edge,
+                linewidth=width,
+                zorder=3,
             )
             point.set_gid(_gid(rows, row, cost))
 
@@ -131,7 +142,7 @@ def _for_page(svg: str, rows: Sequence[Row], cost: Cost) -> str:
     svg = svg.replace(f"'{FONT}'", "inherit")
     for i, row in enumerate(rows):
         start = f'<g id="{cost}-{i}">'
-        told = f"{row.method} {row.setting}: top-1 {row.top1:.2f} %, {row.gmacs:.3g} GMACs, {row.speedup:.2f}x"
+        told = f"{' '.join(row.key).strip()}: top-1 {row.top1:.2f} %, {row.gmacs:.3g} GMACs, {row.speedup:.2f}x"
         svg = svg.replace(start, f"{start}<title>{html.escape(told)}</title>")
     label = f"Top-1 accuracy against {AXES[cost]}"
     return svg.replace("<svg ", f'<svg role="img" aria-label="{label}" ', 1)

@@ -15,12 +15,16 @@ from ..core.method import Method
 from ..measure.macs import method_for_keep_rate, method_for_macs
 from ..methods import METHODS
 
-Amount = Literal["keep_rate", "gmacs", "r"]
+Amount = Literal["keep_rate", "gmacs", "r", "mass"]
+MASSES = (0.9,)  # for methods that keep a share of the attention, where none is asked for
 
 
 @dataclass(frozen=True)
 class Configuration:
-    """A method's name with a keep rate, a target in GMACs, or ToMe's r, and what else is set, as (name, value)."""
+    """A method's name, how much it shall reduce, and what else is set, as (name, value).
+
+    How much: a keep rate, a target in GMACs, ToMe's r, or a share of the attention.
+    """
 
     method: str
     amount: Amount
@@ -37,17 +41,30 @@ class Configuration:
             raise ValueError(f"{self.method} has no r: give it keep rates or GMACs.")
         if self.amount == "r" and (self.value < 0 or self.value != int(self.value)):
             raise ValueError(f"r is a whole number of patches, at least 0, not {self.value:g}.")
+        if self.amount == "mass" and not takes(self.method, "mass"):
+            raise ValueError(f"{self.method} has no mass: give it keep rates or GMACs.")
+        if self.amount == "mass" and not 0 < self.value <= 1:
+            raise ValueError(f"a mass is above 0 and at most 1, not {self.value:g}.")
+        if self.amount != "mass" and takes(self.method, "mass"):
+            raise ValueError(f"{self.method} decides per image how many patches stay: give it --mass, say 0.9.")
 
     @property
     def setting(self) -> str:
         """In words: 'keep 0.7', '3 GMACs', 'r 13', 'keep 0.7, layers 2 4 6'."""
-        amount = {"keep_rate": f"keep {self.value:g}", "gmacs": f"{self.value:g} GMACs", "r": f"r {self.value:g}"}
-        return ", ".join([amount[self.amount], *(f"{name} {_words(value)}" for name, value in self.settings)])
+        names = {"keep_rate": "keep {:g}", "gmacs": "{:g} GMACs", "r": "r {:g}", "mass": "mass {:g}"}
+        return ", ".join(
+            [names[self.amount].format(self.value), *(f"{name} {_words(value)}" for name, value in self.settings)]
+        )
 
     @property
     def key(self) -> tuple[str, str]:
         """What tells it from others of the same run."""
         return self.method, self.setting
+
+    @property
+    def varies(self) -> bool:
+        """Whether the number of tokens depends on the image."""
+        return self.amount == "mass"
 
     def make(self, model: nn.Module, seed: int = 0) -> Method:
         """The method for that model. seed: for methods that draw numbers. ValueError where it does not fit."""
@@ -56,6 +73,8 @@ class Configuration:
             return seeded(method_for_keep_rate(self.method, model, self.value, **settings), seed)
         if self.amount == "gmacs":
             return seeded(method_for_macs(self.method, model, self.value, **settings), seed)
+        if self.amount == "mass":
+            return seeded(method_from(self.method, mass=self.value, **settings), seed)
         return seeded(method_from(self.method, r=int(self.value), **settings), seed)
 
 
@@ -65,10 +84,12 @@ def configurations(
     gmacs: Sequence[float] = (),
     rs: Sequence[int] = (),
     settings: Mapping[str, Any] | None = None,
+    masses: Sequence[float] = (),
 ) -> tuple[Configuration, ...]:
     """Every method at every amount, method by method, each once; settings go to the methods that have them.
 
-    ValueError for an unknown method, a bad amount, or a setting that none of the methods has.
+    masses are for the methods that keep a share of the attention (0.9 if none is given), all other amounts for the
+    others. ValueError for an unknown method, a bad amount, or a setting that none of the methods has.
     """
     amounts: list[tuple[Amount, float]] = [
         *(("keep_rate", rate) for rate in keep_rates),
@@ -80,7 +101,13 @@ def configurations(
         if methods and not any(takes(method, name) for method in methods):
             raise ValueError(f"{' and '.join(methods)} cannot be given {name}.")
     own = {method: tuple((name, given[name]) for name in given if takes(method, name)) for method in methods}
-    wanted = (Configuration(method, amount, value, own[method]) for method in methods for amount, value in amounts)
+    by_mass = [method for method in methods if takes(method, "mass")]
+    if masses and not by_mass:
+        raise ValueError(f"{' and '.join(methods)} has no mass, which attention_mass alone takes.")
+    alone = len(by_mass) == len(methods)
+    shares: list[tuple[Amount, float]] = [("mass", mass) for mass in masses or (() if alone and amounts else MASSES)]
+    of = {method: amounts if method not in by_mass else shares + (amounts if alone else []) for method in methods}
+    wanted = (Configuration(method, *amount, own[method]) for method in methods for amount in of[method])
     return tuple(dict.fromkeys(wanted))
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ..measure.benchmark import DTYPES
 from .configuration import Configuration
-from .run_folder import Row, Run
+from .run_folder import Key, Row, Run
 
 
 @dataclass(frozen=True)
@@ -28,6 +28,7 @@ class Job:
     dtype: str = "fp32"
     amp: bool = False
     compile: bool = False
+    int8: bool = False  # measure every configuration a second time in int8
     skip_bad: bool = False
     seed: int = 0
     command: str = ""  # as typed, for the report
@@ -41,12 +42,12 @@ class Job:
 
 
 class Watcher:
-    """Hears what a job does; does nothing with it. Keys are (method, setting)."""
+    """Hears what a job does; does nothing with it."""
 
-    def begins(self, keys: Sequence[tuple[str, str]], run: Run) -> None:
+    def begins(self, keys: Sequence[Key], run: Run) -> None:
         """All is checked; these rows are wanted, and the run holds those that are finished already."""
 
-    def works(self, key: tuple[str, str], step: str, done: int, total: int) -> None:
+    def works(self, key: Key, step: str, done: int, total: int) -> None:
         """A row is being measured; done of total images or rounds."""
 
     def finishes(self, row: Row) -> None:

@@ -120,7 +120,7 @@ def _panels(traced: Trace, index: int, sample: Sample, folder: Path, name: str) 
         layer = traced.layers[at]
         file = folder / f"{name}-block{layer.layer}.png"
         _save(pictures[at], file)
-        caption = f"block {layer.layer}: {layer.num_tokens} tokens"
+        caption = f"block {layer.layer}: {layer.num_tokens_B[index]} tokens"
         panels.append({"file": f"{folder.name}/{file.name}", "caption": caption})
     return panels
 

@@ -56,6 +56,8 @@ def render(run: Run, folder: Path) -> str:
         colors=method_colors(run.rows),
         front={cost: {row.key for row in pareto_front(run.rows, cost)} for cost in ("gmacs", "speedup")},
         sampling_error=sampling_error(run.rows[0]),
+        num_configurations=len({(row.method, row.setting) for row in run.rows}) - 1,
+        int8=any(row.int8 for row in run.rows),
     )
 
 
@@ -103,7 +105,7 @@ def _speed_card(title: str, row: Row) -> Finding:
 
 
 def _name(row: Row) -> str:
-    return f"{row.method}, {row.setting}"
+    return ", ".join(row.key)
 
 
 def _data_uri(path: Path) -> str:

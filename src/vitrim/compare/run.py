@@ -13,11 +13,11 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ..api import reduce_tokens
 from ..backbones.reader import find_stack, read_backbone
-from ..core.method import Method, ViTSpec
+from ..core.method import Method, ViTSpec, check_opaque
 from ..load import build_model, load_model
 from ..measure.batches import Batch, Transform, load_images
 from ..measure.benchmark import DTYPES, Timing, benchmark
@@ -25,6 +25,7 @@ from ..measure.diversity import diversity
 from ..measure.evaluate import Score, check_device, eval_transform, evaluate, input_size_of, num_classes_of
 from ..measure.images import LabelledImages, list_images
 from ..measure.macs import count_macs, token_counts
+from ..measure.varying import images_to_count_on, mean_token_counts
 from ..quantize import INT8, check_torchao, quantize_int8, torchao_version
 from ..tracing import trace
 from .environment import environment, versions
@@ -97,14 +98,25 @@ def prepare(job: Job) -> Bench:
     bare = build_model(job.model, img_size=job.img_size)
     spec = read_backbone(bare).spec
     methods = {each.key: each.make(bare, job.seed) for each in job.configurations}
-    for method in methods.values():
-        token_counts(spec, method)
+    for key, method in methods.items():
+        _check_counts(spec, method, " ".join(key), job)
     channels = input_size_of(bare)[0]
     images = list_images(job.data, num_classes_of(bare), job.limit)
     model = load_model(job.model, job.checkpoint, img_size=job.img_size)
     shared = identity(job, model, images, device)
     model = model.to(device, DTYPES[job.dtype])
     return Bench(job, device, model, spec, methods, images, eval_transform(model), channels, shared)
+
+
+def _check_counts(spec: ViTSpec, method: Method, name: str, job: Job) -> None:
+    """ValueError for a method that does not fit the model, or cannot be measured as the job wants."""
+    built = method.build(spec)
+    if not built.varies:
+        token_counts(spec, built)
+        return
+    check_opaque(built, spec)
+    if job.compile:
+        raise ValueError(f"{name} keeps in each image what that image needs, so it cannot be compiled.")
 
 
 def _measure_all(bench: Bench, run: Run, todo: Sequence[Key], watcher: Watcher) -> Run:
@@ -127,7 +139,10 @@ def _measure_all(bench: Bench, run: Run, todo: Sequence[Key], watcher: Watcher) 
             amp=job.amp,
             progress=partial(watcher.works, key, "accuracy"),
         )
-        row = replace(_row(bench, run, key, model, score, watcher), diversity=_diversity(model, next(iter(batches))))
+        seen = images_to_count_on(model, batches)
+        row = replace(
+            _row(bench, run, key, model, score, seen, watcher), diversity=_diversity(model, next(iter(batches)))
+        )
         pictures = _pictures(bench, run, key, model, samples)
         run = replace(run, rows=_grouped((*run.rows, row)), skipped_files=score.skipped, pictures=pictures)
         write_run(job.output, run)
@@ -135,12 +150,17 @@ def _measure_all(bench: Bench, run: Run, todo: Sequence[Key], watcher: Watcher) 
     return run
 
 
-def _row(bench: Bench, run: Run, key: Key, model: nn.Module, score: Score, watcher: Watcher) -> Row:
-    """Time the model and put its numbers together. The unreduced row, which comes first, is what it is compared to."""
+def _row(
+    bench: Bench, run: Run, key: Key, model: nn.Module, score: Score, seen: Tensor | None, watcher: Watcher
+) -> Row:
+    """Time the model and put its numbers together. The unreduced row, which comes first, is what it is compared to.
+
+    seen: images for the speed, multiply-adds and tokens of a model for which they depend on the image; then means.
+    """
     job, method = bench.job, bench.resolved(key)
-    at_batch, at_one = (_timed(bench, model, key, size, watcher) for size in (job.batch_size, 1))
+    at_batch, at_one = (_timed(bench, model, key, size, seen, watcher) for size in (job.batch_size, 1))
     first, plain = run.row(UNREDUCED), bench.keys[key]
-    macs = count_macs(model)
+    macs = count_macs(model, images_ICHW=seen)
     used = versions() | ({} if key == plain else {"torchao": torchao_version()})
     return Row(
         *plain,
@@ -157,7 +177,7 @@ def _row(bench: Bench, run: Run, key: Key, model: nn.Module, score: Score, watch
         latency_1_ms=at_one.latency_ms,
         speedup_1=at_one.speedup,
         peak_memory_mb=at_batch.peak_memory_mb,
-        tokens=token_counts(bench.spec, method),
+        tokens=token_counts(bench.spec, method) if seen is None else mean_token_counts(model, seen),
         num_images=score.num_images,
         skipped=len(score.skipped),
         batch=job.batch_size,
@@ -178,8 +198,12 @@ def _diversity(model: nn.Module, batch: Batch) -> float | None:
     parameter = next(model.parameters())
     with trace(model, features=True) as traced:
         model(batch.x_BCHW.to(parameter.device, parameter.dtype))
-    features_BNC = traced.layers[-1].features_BNC if traced.layers else None
-    return None if features_BNC is None else float(diversity(features_BNC, relative=True).mean())
+    last = traced.layers[-1] if traced.layers else None
+    if last is None or last.features_BNC is None:
+        return None
+    images = zip(torch.split(last.features_BNC, 1), last.num_tokens_B, strict=True)
+    scores = [diversity(image_1NC[:, :num_tokens], relative=True) for image_1NC, num_tokens in images]
+    return float(torch.cat(scores).mean())
 
 
 def _pictures(
@@ -197,7 +221,7 @@ def _pictures(
     return [{**entry, "tracks": [*entry["tracks"], track]} for entry, track in zip(pictures, tracks, strict=True)]
 
 
-def _timed(bench: Bench, model: nn.Module, key: Key, batch_size: int, watcher: Watcher) -> Timing:
+def _timed(bench: Bench, model: nn.Module, key: Key, batch_size: int, seen: Tensor | None, watcher: Watcher) -> Timing:
     """Timing in turns with the unreduced model, the reference of the speed-up."""
     job = bench.job
     models = {UNREDUCED[0]: bench.model} | ({} if key == UNREDUCED else {" ".join(key): model})
@@ -209,6 +233,7 @@ def _timed(bench: Bench, model: nn.Module, key: Key, batch_size: int, watcher: W
         device=bench.device,
         dtype=job.dtype,
         compile=job.compile,
+        images_ICHW=seen,
         progress=partial(watcher.works, key, f"speed at batch {batch_size}"),
     )
     return list(timings.values())[-1]

@@ -16,7 +16,11 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from ..quantize import INT8
+
 RESULTS, TABLE, REPORT, PICTURES, LOCK = "results.json", "results.csv", "report.html", "pictures", ".lock"
+
+Key = tuple[str, str]  # what tells a row from others of its run: the method, and how it is set, in words
 
 
 @dataclass(frozen=True)
@@ -29,7 +33,7 @@ class Row:
     top1: float  # per cent
     top5: float  # per cent
     drop: float  # points of top1 lost against the unreduced model
-    gmacs: float
+    gmacs: float  # of an image; the mean over some of the images where they differ
     mac_ratio: float  # multiply-adds of the unreduced model over these
     images_per_s: float
     speedup: float  # over the unreduced model, measured in turns with it: median over rounds
@@ -38,7 +42,7 @@ class Row:
     latency_1_ms: float  # one image at a time
     speedup_1: float
     peak_memory_mb: float | None
-    tokens: Sequence[int]  # that leave each block, class token and the like included
+    tokens: Sequence[int]  # that leave each block, class token and the like included; means where images differ
     num_images: int
     skipped: int  # files that are no images
     batch: int
@@ -47,12 +51,22 @@ class Row:
     device: str
     versions: str
     seed: int
+    precision: str = ""  # int8, or as dtype says; rows of before there was int8 do not tell
     diversity: float | None = None  # of the tokens that leave the last reducing block (BAT, eq. 4), relative
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "precision", self.precision or self.dtype)
+
     @property
-    def key(self) -> tuple[str, str]:
-        """What makes it a row of its own within one run."""
-        return self.method, self.setting
+    def int8(self) -> bool:
+        """Whether linear layers computed in 8-bit integers."""
+        return self.precision == INT8
+
+    @property
+    def key(self) -> Key:
+        """What makes it a row of its own within one run: ("evit", "keep 0.7"), or ("evit", "keep 0.7, int8")."""
+        plain = (self.method, self.setting)
+        return int8_key(plain) if self.int8 else plain
 
 
 @dataclass(frozen=True)
@@ -66,9 +80,14 @@ class Run:
     skipped_files: Sequence[str] = ()
     pictures: Sequence[Mapping[str, Any]] = field(default=())
 
-    def row(self, key: tuple[str, str]) -> Row | None:
+    def row(self, key: Key) -> Row | None:
         """The finished row of that configuration."""
         return next((row for row in self.rows if row.key == key), None)
+
+
+def int8_key(key: Key) -> Key:
+    """Of the row that measures the same in int8."""
+    return key[0], f"{key[1]}, {INT8}" if key[1] else INT8
 
 
 def check_output(folder: Path) -> None:

@@ -61,6 +61,8 @@ def render(model: nn.Module, config: Config, about: About) -> str:
 
 
 def _cost(model: nn.Module, spec: ViTSpec, method: Method | None) -> Mapping[str, str]:
+    if method is not None and method.build(spec).varies:
+        return {"gmacs": "as the image needs", "tokens": "as the image needs"}
     return {"gmacs": f"{count_macs(model) / 1e9:.4g}", "tokens": _runs(token_counts(spec, method))}
 
 

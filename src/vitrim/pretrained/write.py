@@ -112,6 +112,8 @@ def _versions() -> dict[str, str]:
 
 def _plain(state: Mapping[str, Any]) -> dict[str, Tensor]:
     """Tensors on the CPU, each whole and with memory of its own, as the file format wants them."""
+    if any(type(value) is not Tensor for value in state.values()):
+        raise ValueError("the model's weights are quantised, which model.safetensors cannot hold: save it before that.")
     if any(value.is_meta for value in state.values()):
         raise ValueError("the model is on the meta device and has no weights to save.")
     seen: set[int] = set()
