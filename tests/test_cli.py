@@ -169,7 +169,7 @@ def test_draw_writes_a_picture_of_several_methods(job, vitrim, tmp_path):
 
 
 def test_doctor_tells_how_a_model_is_read(vitrim, monkeypatch):
-    monkeypatch.setattr("vitrim.load._check_hub", lambda *_: pytest.fail("asked the hub"))
+    monkeypatch.setattr("vitrim.load.check_hub", lambda *_: pytest.fail("asked the hub"))
     out = vitrim("doctor", MODEL)
     assert "6 x Block, by PreNormReader" in out
     assert "100 patches, 1 more that are never reduced" in out

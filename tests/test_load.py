@@ -9,7 +9,8 @@ from safetensors.torch import save_file
 
 from small_job import MODEL, save_checkpoint
 from vitrim import load
-from vitrim.load import build_model, load_model, read_checkpoint
+from vitrim.load import build_model, load_model
+from vitrim.weight_files import read_checkpoint
 
 
 @pytest.fixture

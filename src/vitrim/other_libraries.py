@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 from torch import nn
 
 from .network import check_answer, check_hub
+from .weight_files import check_fit, read_checkpoint
 
 
 class Library(NamedTuple):
@@ -73,8 +74,6 @@ def _build_torchvision(name: str, img_size: int | None) -> nn.Module:
 
 
 def _load_torchvision(name: str, checkpoint: Path | None, img_size: int | None) -> nn.Module:
-    from .load import check_fit, read_checkpoint
-
     model: Any = _build_torchvision(name, img_size)
     if checkpoint is not None:
         state: Any = read_checkpoint(checkpoint)

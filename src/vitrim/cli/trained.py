@@ -20,8 +20,9 @@ def load_with_exits(
     """
     from ..api import method_from, reduce_tokens
     from ..backbones.reader import find_stack
-    from ..load import is_saved, read_checkpoint
+    from ..load import is_saved
     from ..methods import METR
+    from ..weight_files import read_checkpoint
 
     if checkpoint is None and is_saved(model):
         if method is not None or settings.keys() - {"keep_rate"}:
@@ -46,8 +47,9 @@ def load_with_exits(
 
 def load_without_method(model: str, checkpoint: Path | None, img_size: int | None) -> nn.Module:
     """The model with all its tokens; what the checkpoint holds of a method is left out."""
-    from ..load import load_model, read_checkpoint
+    from ..load import load_model
     from ..pretrained.config import is_learned
+    from ..weight_files import read_checkpoint
 
     if checkpoint is None:
         return load_model(model, img_size=img_size)
@@ -76,7 +78,8 @@ def _build(model: str, state: Mapping[str, Tensor], img_size: int | None) -> nn.
 
 
 def _fill(net: nn.Module, state: dict[str, Tensor], model: str, checkpoint: Path, img_size: int | None) -> nn.Module:
-    from ..load import adapt_state, check_fit, resample_positions
+    from ..load import adapt_state, resample_positions
+    from ..weight_files import check_fit
 
     state = adapt_state(net, state) if img_size is None else resample_positions(net, state)
     check_fit(net, state, model, checkpoint)

@@ -81,13 +81,19 @@ def _rewrite(program: ExportedProgram) -> ExportedProgram:
 
 def _lower(program: ExportedProgram) -> Any:
     """The program for the runtime; ValueError, naming them, for operations that it has no kernels for."""
+    from executorch.backends.transforms.remove_clone_ops import RemoveCloneOpsTransform
     from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
     from executorch.exir import EdgeCompileConfig, to_edge_transform_and_lower
     from executorch.runtime import Runtime
 
     # The check here refuses what is not among torch's core operations; what counts is what the runtime has, below.
     config = EdgeCompileConfig(_check_ir_validity=False)
-    edge = to_edge_transform_and_lower(program, partitioner=[XnnpackPartitioner()], compile_config=config)
+    edge = to_edge_transform_and_lower(
+        program,
+        transform_passes=[RemoveCloneOpsTransform()],  # a copy at the end of a part of the graph confuses XNNPACK
+        partitioner=[XnnpackPartitioner()],
+        compile_config=config,
+    )
     lowered = edge.to_executorch()
     needed = {
         f"{op.name}.{op.overload}" if op.overload else op.name

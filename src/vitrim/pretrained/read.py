@@ -11,9 +11,10 @@ from torch import Tensor, nn
 from ..api import method_from, reduce_tokens
 from ..backbones.reader import find_stack
 from ..core.method import Method
-from ..load import build_saved, check_fit, read_checkpoint, resample_positions
+from ..load import build_saved, resample_positions
 from ..methods import METR
 from ..network import check_answer
+from ..weight_files import check_fit, read_checkpoint
 from .config import CARD_FILE, CONFIG_FILE, WEIGHTS_FILE, Config, is_learned, read_config
 
 SAVED = "saved"  # the method that the folder names
