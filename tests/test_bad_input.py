@@ -136,7 +136,8 @@ def test_bad_targets(job, refused):
 
 
 def test_an_unknown_method_lists_the_known_ones(job, refused):
-    assert "no method is called 'evitt'; there are beyond_attentive, evit, " in refused(*changed(job, methods="evitt"))
+    said = refused(*changed(job, methods="evitt"))
+    assert "no method is called 'evitt'; there are attention_mass, beyond_attentive, evit, " in said
     assert "--methods is empty" in refused(*changed(job, methods=","))
 
 
@@ -197,7 +198,8 @@ def test_usage_errors_take_one_line_too(refused):
     assert "No such option: --fast" in refused("compare", "--fast")
     assert "Missing option '--output'" in refused("compare")
     assert "need a --method" in refused("evaluate", "--keep-rate", "0.7")
-    assert "one of --keep-rate, --gmacs and --r" in refused("evaluate", "--method", "evit", "--keep-rate", "0.7,0.5")
+    said = refused("evaluate", "--method", "evit", "--keep-rate", "0.7,0.5")
+    assert "one of --keep-rate, --gmacs, --r and --mass" in said
 
 
 def test_debugging_shows_where_an_error_came_from(job, monkeypatch):

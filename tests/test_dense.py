@@ -98,6 +98,23 @@ def test_every_method_gives_whole_finite_maps_and_the_same_logits(vit, method):
     assert int((got.groups[-1] + 1).amax()) < 64
 
 
+@pytest.mark.parametrize(
+    ("method", "rule"),
+    [
+        ("evit", "fill"),
+        ("beyond_attentive", "offset"),
+        ("tome", "offset"),
+        ("metr", "fill"),
+        ("attention_mass", "fill"),
+    ],
+)
+def test_what_shared_patches_get_depends_on_whether_they_resemble_each_other(vit, method, rule):
+    vitrim.reduce_tokens(vit, method, **settings_of(method))
+    by_rule = {shared: vitrim.features(vit, images(), shared=shared).maps[0] for shared in ("offset", "fill")}
+    assert not by_rule["offset"].equal(by_rule["fill"])
+    assert vitrim.features(vit, images()).maps[0].equal(by_rule[rule])
+
+
 @pytest.mark.parametrize("name", ["torchvision", "transformers", "open_clip"])
 def test_reduced_models_of_other_libraries_give_maps(name):
     model = {

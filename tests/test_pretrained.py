@@ -479,7 +479,7 @@ ARGUMENTS = {"num_classes": 7, "img_size": [32, 32], "in_chans": 3}
         ({"data": {"url": "http://x"}}, "unknown data entry url"),
         ({"method": "evit"}, "method cannot be 'evit'"),
         ({"method": {"class": "EViT"}}, "a method is written as its class and settings"),
-        ({"method": {"class": "Mine", "settings": {}}}, "there is no method class 'Mine'; there are BeyondAttentive"),
+        ({"method": {"class": "Mine", "settings": {}}}, "there is no method class 'Mine'; there are AttentionMass"),
         ({"method": {"class": "METR", "settings": {}}}, "METR needs its setting method"),
         (evit(speed=3), "EViT has no setting speed; it has keep_rate"),
         (evit(keep_rate={"a": 1}), r"EViT.keep_rate is \{'a': 1\}, which is no setting"),

@@ -48,7 +48,7 @@ def features(
     *,
     norm: bool = False,
     fill: str = "drift",
-    shared: str = "offset",
+    shared: str | None = None,
     grid: tuple[int, int] | None = None,
 ) -> DenseFeatures:
     """Features of every patch after some blocks, whether the model's tokens are reduced or not.
@@ -59,18 +59,22 @@ def features(
         (what the nearest patch has that is left) or zero.
     shared: what patches get that share a token, merged or fused: offset (its features, plus how the patch differed
         from the mean of the others when they met), token (its features, the same for all of them) or fill (what a
-        dropped patch gets).
+        dropped patch gets). None takes fill where the method fuses all that is left over into one token, as EViT
+        does, and offset where it merges what is alike.
     grid: rows and columns of the patches, needed only where no convolution makes them and they form no square.
     Gradients flow; modes, autocast and no_grad are the caller's; a compiled model runs uncompiled meanwhile.
     Errors: UnsupportedModel where the model cannot be read, ValueError for what does not fit it.
     """
     _check_choice("fill", fill, FILLS)
-    _check_choice("shared", shared, SHARES)
+    if shared is not None:
+        _check_choice("shared", shared, SHARES)
     if not (isinstance(images_BCHW, Tensor) and images_BCHW.dim() == 4 and images_BCHW.is_floating_point()):
         got = list(images_BCHW.shape) if isinstance(images_BCHW, Tensor) else type(images_BCHW).__name__
         raise ValueError(f"features takes a batch of images as the model does, floats [B, C, H, W], not {got}.")
     model = getattr(model, "_orig_mod", model)
     anatomy = _anatomy(model)
+    if shared is None:
+        shared = "fill" if isinstance(anatomy.blocks, TokenStack) and anatomy.blocks.method.fuses else "offset"
     wanted = _check_layers(layers, anatomy.spec)
     finish = _final_norm(model, anatomy) if norm else nn.Identity()
     run = _run(model, anatomy, images_BCHW)

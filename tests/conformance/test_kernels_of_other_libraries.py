@@ -2,32 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import other_libraries as others
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from library_models import images, output, stack_of
+from operations import FUSED, Operations
 from vitrim.core.tokens import Tokens
-
-FUSED = "_scaled_dot_product_flash_attention_for_cpu"
-
-
-class Operations(TorchDispatchMode):
-    """Names of the operations that run, and the shapes of what they make."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.made: list[tuple[str, tuple[int, ...]]] = []
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        out = func(*args, **(kwargs or {}))
-        values = out if isinstance(out, tuple) else (out,)
-        self.made += [(func.__name__.partition(".")[0], tuple(v.shape)) for v in values if isinstance(v, Tensor)]
-        return out
 
 
 def run(model: nn.Module) -> tuple[list[int], list[tuple[str, tuple[int, ...]]]]:

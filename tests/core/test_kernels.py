@@ -11,39 +11,21 @@ import pytest
 import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
 import vitrim
+from operations import FUSED, Operations
 from vitrim.core.tokens import Tokens
 
-FUSED = "_scaled_dot_product_flash_attention_for_cpu"
 SETTINGS: dict[str, dict[str, Any]] = {"tome": {"r": 11}}
-EVERY = [(name, SETTINGS.get(name, {})) for name in vitrim.list_methods()]
+FIXED = [name for name in vitrim.list_methods() if not vitrim.method_from(name).varies]  # test_packing has the others
+EVERY = [(name, SETTINGS.get(name, {})) for name in FIXED]
 
 every_method = pytest.mark.parametrize(("name", "settings"), EVERY, ids=[name for name, _ in EVERY])
 
 
 def other_scorers() -> list[tuple[str, dict[str, Any]]]:
-    scored = [name for name in vitrim.list_methods() if hasattr(vitrim.method_from(name), "scorer")]
+    scored = [name for name in FIXED if hasattr(vitrim.method_from(name), "scorer")]
     return [(name, {"scorer": scorer}) for name in scored for scorer in ("received", "norm")]
-
-
-class Operations(TorchDispatchMode):
-    """Names of the operations that run, and the shapes of what they make."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.made: list[tuple[str, tuple[int, ...]]] = []
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        out = func(*args, **(kwargs or {}))
-        for value in out if isinstance(out, tuple | list) else (out,):
-            if isinstance(value, Tensor):
-                self.made.append((func.__name__.partition(".")[0], tuple(value.shape)))
-        return out
-
-    def named(self, name: str) -> list[tuple[int, ...]]:
-        return [shape for made, shape in self.made if made == name]
 
 
 @contextmanager

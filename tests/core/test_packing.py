@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from timm.models.vision_transformer import VisionTransformer
 
 import vitrim
+from operations import FUSED, Operations
 from vitrim.core import ops, packing
 from vitrim.core.attention import Attention
 from vitrim.core.selection import fuse_where, keep_where
@@ -104,6 +105,18 @@ def test_attention_of_packed_tokens_is_that_of_each_image():
             told = getattr(packed, row)()[i]
             torch.testing.assert_close(told, F.pad(getattr(image, row)()[0], (0, 5 - n)), atol=1e-12, rtol=0)
         start += n
+
+
+def test_each_image_has_a_fused_kernel_of_its_own_and_no_square_matrix():
+    model = vitrim.reduce_tokens(small_vit(), vitrim.AttentionMass(mass=0.6))
+    images = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(1)).double()
+    lengths = packs(model, images)
+    assert len(set(lengths)) > 1
+    with torch.no_grad(), Operations() as operations:
+        model(images)
+    per_image = [shape[2] for shape in operations.named(FUSED) if len(shape) == 4][-len(lengths) :]
+    assert sorted(per_image) == sorted(lengths)
+    assert [made for made in operations.made if made[1][-2:] in {(n, n) for n in lengths}] == []
 
 
 def small_vit(**settings):

@@ -35,7 +35,9 @@ def features(
     layer: Annotated[int, typer.Option(help="Block whose output is taken; -1 is the last.")] = -1,
     norm: Annotated[bool, typer.Option("--norm/--no-norm", help="Apply the model's final norm.")] = True,
     fill: Annotated[str, typer.Option(help="What dropped patches get: drift, last, nearest or zero.")] = "drift",
-    shared: Annotated[str, typer.Option(help="What merged patches get: offset, token or fill.")] = "offset",
+    shared: Annotated[
+        str | None, typer.Option(help="What merged patches get: offset, token or fill; by the method if not given.")
+    ] = None,
     seed: options.Seed = 0,
     img_size: options.ImgSize = None,
 ) -> None:

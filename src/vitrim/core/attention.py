@@ -87,9 +87,10 @@ def _against_keys(query_BHMD: Tensor, k_BHND: Tensor) -> Tensor:
     """Each query times all keys of its head: [B, H, M, N].
 
     Keys are strided views of a packed projection, and a product over images and heads at once copies all of them
-    first. For one query that takes longer than the product, so on a CPU it goes head by head.
+    first. For one query that takes longer than the product, so on a CPU it goes head by head. A single image's keys
+    need no copy.
     """
-    if query_BHMD.shape[2] > 1 or query_BHMD.device.type != "cpu":
+    if query_BHMD.shape[0] == 1 or query_BHMD.shape[2] > 1 or query_BHMD.device.type != "cpu":
         return product(query_BHMD, k_BHND.transpose(-2, -1))
     heads = zip(query_BHMD.unbind(dim=1), k_BHND.unbind(dim=1), strict=True)
     return torch.stack([product(query, keys.transpose(-2, -1)) for query, keys in heads], dim=1)

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 from . import schedule
 from .attention import Attention
-from .precision import widen
 from .tokens import Tokens
 
 M = TypeVar("M", bound="Method")
@@ -54,6 +53,11 @@ class Method:
     @property
     def merges(self) -> bool:
         """Whether a token may come to stand for several patches."""
+        return False
+
+    @property
+    def fuses(self) -> bool:
+        """Whether patches may share a token that do not resemble each other."""
         return False
 
     @property
@@ -143,23 +147,6 @@ def check_opaque(method: Method, spec: ViTSpec) -> None:
             )
 
 
-def patch_scores(scorer: str, tokens: Tokens, attention: Attention) -> Tensor:
-    """Importance of each patch token, at least in fp32: [B, N - prefix], padded with zeros if packed.
-
-    cls: attention of the class token, mean over heads (EViT, section 3.2); received: attention received from
-    all tokens, mean over heads; norm: Euclidean norm of the feature. The last two need no class token.
-    """
-    if scorer == "norm":
-        return widen(tokens.patches_BNC).norm(dim=-1)
-    row_BHN = attention.cls_row() if scorer == "cls" else attention.received()
-    return row_BHN.mean(dim=1)[:, tokens.num_prefix :]
-
-
-def score_macs(scorer: str, num_patches: int, spec: ViTSpec) -> int:
-    """Multiply-adds of `patch_scores` for one image."""
-    return (N := num_patches + spec.num_prefix) * {"cls": 1, "received": N, "norm": 0}[scorer] * spec.attention_channels
-
-
 def pseudo_random(count: int, seed: int, layer: int, device: torch.device) -> Tensor:
     """`count` numbers in [0, 1) that depend on seed and layer alone, from sines: compiles and exports, no generator."""
     position = torch.arange(1, count + 1, dtype=torch.float64)  # on the CPU: not every device has float64
@@ -175,20 +162,6 @@ def check_seed(method: Method, seed: object) -> None:
     """ValueError for a seed that is no whole number."""
     if not schedule.is_whole(seed):
         raise ValueError(f"{method.name}: seed must be a whole number, not {seed!r}.")
-
-
-SCORERS = ("cls", "received", "norm")
-
-
-def check_scorer(method: Method, scorer: str, spec: ViTSpec) -> None:
-    """ValueError for an unknown scorer, or for one that needs a class token on a model without it."""
-    if scorer not in SCORERS:
-        raise ValueError(f"{method.name}: scorer must be one of {', '.join(SCORERS)}, not {scorer!r}.")
-    if scorer == "cls" and not spec.has_cls:
-        raise ValueError(
-            f"{method.name} scores patches by the attention of the class token, and {spec.name} has none: "
-            "choose scorer='received' (mean attention received) or scorer='norm' (feature norm)."
-        )
 
 
 K = TypeVar("K", bound="KeepRateMethod")
@@ -228,23 +201,3 @@ class KeepRateMethod(Method):
 
     def num_kept(self, layer: int, num_patches: int) -> int:
         return self.num_attentive(layer, num_patches)
-
-
-S = TypeVar("S", bound="ScoredMethod")
-
-
-@dataclass(frozen=True, kw_only=True)
-class ScoredMethod(KeepRateMethod):
-    """Base of keep-rate methods that rank the patches.
-
-    scorer: cls, received or norm, see `patch_scores`; a model without a class token needs one of the last two.
-    """
-
-    scorer: str = "cls"
-
-    def build(self: S, spec: ViTSpec) -> S:
-        check_scorer(self, self.scorer, spec)
-        return super().build(spec)
-
-    def score_macs(self, num_patches: int, spec: ViTSpec) -> int:
-        return score_macs(self.scorer, num_patches, spec)

@@ -20,7 +20,8 @@ from torch import Tensor
 
 from ..core import schedule
 from ..core.attention import Attention
-from ..core.method import Method, ViTSpec, check_scorer, patch_scores, score_macs
+from ..core.method import Method, ViTSpec
+from ..core.scored import check_scorer, patch_scores, score_macs
 from ..core.selection import fuse_where, keep_where
 from ..core.tokens import Tokens
 
@@ -50,6 +51,10 @@ class AttentionMass(Method):
 
     @property
     def merges(self) -> bool:
+        return self.fuse
+
+    @property
+    def fuses(self) -> bool:
         return self.fuse
 
     @property

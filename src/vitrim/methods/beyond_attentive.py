@@ -34,8 +34,9 @@ from torch import Tensor, nn
 
 from ..core import grouping, ops
 from ..core.attention import Attention
-from ..core.method import ScoredMethod, ViTSpec, patch_scores
+from ..core.method import ViTSpec
 from ..core.schedule import is_whole
+from ..core.scored import ScoredMethod, patch_scores
 from ..core.subsample import Convolution, Gate
 from ..core.tokens import Tokens
 
@@ -93,6 +94,10 @@ class BeyondAttentive(ScoredMethod):
     @property
     def merges(self) -> bool:
         return self.match or self.inattentive != "drop"
+
+    @property
+    def fuses(self) -> bool:
+        return self.inattentive == "fuse"
 
     def build(self, spec: ViTSpec) -> BeyondAttentive:
         if self.inattentive not in STRATEGIES:

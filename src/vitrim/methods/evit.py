@@ -16,8 +16,9 @@ from dataclasses import dataclass, replace
 
 from ..core import ops
 from ..core.attention import Attention
-from ..core.method import ScoredMethod, ViTSpec, check_scorer, patch_scores
+from ..core.method import ViTSpec
 from ..core.schedule import is_whole
+from ..core.scored import ScoredMethod, check_scorer, patch_scores
 from ..core.tokens import Tokens
 
 
@@ -40,6 +41,10 @@ class EViT(ScoredMethod):
 
     @property
     def merges(self) -> bool:
+        return self.fuse
+
+    @property
+    def fuses(self) -> bool:
         return self.fuse
 
     @property

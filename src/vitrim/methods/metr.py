@@ -50,6 +50,10 @@ class METR(Method):
         return self.method.merges
 
     @property
+    def fuses(self) -> bool:
+        return self.method.fuses
+
+    @property
     def varies(self) -> bool:
         return self.method.varies
 

@@ -1,0 +1,63 @@
+"""How important each patch is: three scores, and the base of methods that rank by them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TypeVar
+
+from torch import Tensor
+
+from .attention import Attention
+from .method import KeepRateMethod, Method, ViTSpec
+from .precision import widen
+from .tokens import Tokens
+
+SCORERS = ("cls", "received", "norm")
+
+
+def patch_scores(scorer: str, tokens: Tokens, attention: Attention) -> Tensor:
+    """Importance of each patch token, at least in fp32: [B, N - prefix], padded with zeros if packed.
+
+    cls: attention of the class token, mean over heads (EViT, section 3.2); received: attention received from
+    all tokens, mean over heads; norm: Euclidean norm of the feature. The last two need no class token.
+    """
+    if scorer == "norm":
+        return widen(tokens.patches_BNC).norm(dim=-1)
+    row_BHN = attention.cls_row() if scorer == "cls" else attention.received()
+    return row_BHN.mean(dim=1)[:, tokens.num_prefix :]
+
+
+def score_macs(scorer: str, num_patches: int, spec: ViTSpec) -> int:
+    """Multiply-adds of `patch_scores` for one image."""
+    return (N := num_patches + spec.num_prefix) * {"cls": 1, "received": N, "norm": 0}[scorer] * spec.attention_channels
+
+
+def check_scorer(method: Method, scorer: str, spec: ViTSpec) -> None:
+    """ValueError for an unknown scorer, or for one that needs a class token on a model without it."""
+    if scorer not in SCORERS:
+        raise ValueError(f"{method.name}: scorer must be one of {', '.join(SCORERS)}, not {scorer!r}.")
+    if scorer == "cls" and not spec.has_cls:
+        raise ValueError(
+            f"{method.name} scores patches by the attention of the class token, and {spec.name} has none: "
+            "choose scorer='received' (mean attention received) or scorer='norm' (feature norm)."
+        )
+
+
+S = TypeVar("S", bound="ScoredMethod")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoredMethod(KeepRateMethod):
+    """Base of keep-rate methods that rank the patches.
+
+    scorer: cls, received or norm, see `patch_scores`; a model without a class token needs one of the last two.
+    """
+
+    scorer: str = "cls"
+
+    def build(self: S, spec: ViTSpec) -> S:
+        check_scorer(self, self.scorer, spec)
+        return super().build(spec)
+
+    def score_macs(self, num_patches: int, spec: ViTSpec) -> int:
+        return score_macs(self.scorer, num_patches, spec)
