@@ -67,7 +67,7 @@ def attend(block: Any, state: State, weigh: bool) -> tuple[Tensor, Tensor, Tenso
     B, N, C = x_BNC.shape
     q, k, v = attn.qkv(block.norm1(x_BNC)).reshape(B, N, 3, attn.num_heads, attn.head_dim).permute(2, 0, 3, 1, 4)
     q, k = attn.q_norm(q), attn.k_norm(k)
-    logits = (q * attn.scale) @ k.transpose(-2, -1)
+    logits = (q @ k.transpose(-2, -1)) * attn.scale  # a pass over the matrix, as in the authors' code
     if weigh and state.size_BN is not None:
         logits = logits + state.size_BN.log()[:, None, None].to(logits.dtype)
     if state.live_BN is not None:

@@ -21,8 +21,9 @@ each_reduction = pytest.mark.parametrize(
         ops.merge,
         lambda *arguments: ops.merge(*arguments, how="sum"),
         lambda *arguments: ops.merge(*arguments, how="max"),
+        lambda *arguments: ops.merge(*arguments[:-1], None),
     ],
-    ids=["keep", "fuse", "mean", "sum", "max"],
+    ids=["keep", "fuse", "mean", "sum", "max", "by size"],
 )
 
 
@@ -145,9 +146,20 @@ def test_merging_adds_sizes_up(prefix: int) -> None:
 def test_sizes_are_counted_only_when_somebody_asks() -> None:
     tokens = some_tokens(1)
     assert ops.merge(tokens, *some_groups()).size_BN is None
-    counted = ops.merge(tokens, *some_groups(), sizes=True)
+    counted = ops.merge(tokens, *some_groups()[:3], None)
     assert counted.size_BN is not None
     assert counted.size_BN.tolist() == [[1, 4, 1, 2, 2], [1, 1, 6, 1, 1]]
+
+
+@each_prefix
+@pytest.mark.parametrize("how", ["mean", "sum", "max"])
+def test_without_weights_each_patch_weighs_its_size(prefix: int, how: str) -> None:
+    tokens = some_tokens(prefix, sizes=True)
+    keep_BK, rest_BM, slot_BM, _ = some_groups()
+    by_size = ops.merge(tokens, keep_BK, rest_BM, slot_BM, None, how=how)
+    wanted = ops.merge(tokens, keep_BK, rest_BM, slot_BM, tokens.patch_size_BN, how=how)
+    for name in ("x_BNC", "size_BN", "source_BP", "weight_BP"):
+        assert torch.equal(getattr(by_size, name), getattr(wanted, name))
 
 
 @each_prefix
@@ -216,7 +228,7 @@ def test_the_mean_of_equal_rows_is_that_row_to_the_last_bit(dtype: torch.dtype) 
 def test_sizes_are_exact_in_half_precision() -> None:
     tokens = Tokens(torch.randn(1, 301, C).bfloat16(), 0)
     one, others = torch.tensor([[0]]), torch.arange(1, 301).unsqueeze(0)
-    merged = ops.merge(tokens, one, others, torch.zeros_like(others), torch.ones(1, 301), sizes=True)
+    merged = ops.merge(tokens, one, others, torch.zeros_like(others), None)
     assert merged.size_BN is not None
     assert merged.size_BN.tolist() == [[301]]
 

@@ -179,7 +179,7 @@ def merged(oracle: Oracle, prefix: int, r: int, size_BN: Tensor, how: str) -> To
     x_BNC = oracle["input.x"].double()
     tokens = Tokens(x_BNC, prefix, size_BN, traced=True)
     arguments = match(oracle["input.metric"].double(), prefix, r)
-    return ops.merge(tokens, *arguments, tokens.patch_size_BN, how=how, sizes=True)
+    return ops.merge(tokens, *arguments, None, how=how)
 
 
 def without_prefix(index_BN: Tensor, prefix: int) -> Tensor:

@@ -26,8 +26,7 @@ def take(x: Tensor, index_BK: Tensor) -> Tensor:
     One index_select on the flattened rows copies whole rows; gather with an expanded index goes element by element.
     """
     B, N = x.shape[:2]
-    offset = torch.arange(B, device=x.device).unsqueeze(1) * N
-    rows = (index_BK + offset).flatten()
+    rows = _rows(index_BK, N)
     return x.reshape(B * N, *x.shape[2:]).index_select(0, rows).view(B, index_BK.shape[1], *x.shape[2:])
 
 
@@ -91,23 +90,26 @@ def merge(
     keep_BK: Tensor,
     rest_BM: Tensor,
     slot_BM: Tensor,
-    weight_BN: Tensor,
+    weight_BN: Tensor | None,
     *,
     how: str = "mean",
-    sizes: bool = False,
 ) -> Tokens:
     """Each patch in rest_BM joins the kept patch at position slot_BM of keep_BK. [B, N] -> [B, prefix + K].
 
-    weight_BN holds a weight for every patch that comes in, at least 0. A token that receives others becomes, by
-    `how`, the weighted mean of its group, its weighted sum, or its unweighted maximum in each channel; one that
-    receives none stays as it is. Sizes add up, and with sizes=True are counted from here on if nobody did before.
+    weight_BN holds a weight for every patch that comes in, at least 0; None weighs each by its size, and counts sizes
+    from here on if nobody did before. A token that receives others becomes, by `how`, the weighted mean of its group,
+    its weighted sum, or its unweighted maximum in each channel; one that receives none stays as it is. Sizes add up.
     """
-    if sizes and tokens.size_BN is None:
+    if weight_BN is None and tokens.size_BN is None:
         tokens = tokens._replace(size_BN=ones_like_size(tokens.x_BNC))
     prefix = tokens.num_prefix
     out = _take_with_prefix(tokens, keep_BK)
-    joining_BM = weight_BN.gather(1, rest_BM)
-    total_BK = weight_BN.gather(1, keep_BK).scatter_add(1, slot_BM, joining_BM)
+    if out.size_BN is not None:
+        joining_BM = tokens.patch_size_BN.gather(1, rest_BM)
+        total_BK = out.size_BN[:, prefix:].scatter_add_(1, slot_BM, joining_BM)
+    if weight_BN is not None:
+        joining_BM = weight_BN.gather(1, rest_BM)
+        total_BK = weight_BN.gather(1, keep_BK).scatter_add(1, slot_BM, joining_BM)
     share_BM = joining_BM / total_BK.gather(1, slot_BM).clamp(min=torch.finfo(total_BK.dtype).tiny)
     rest_BMC = take(tokens.x_BNC, rest_BM + prefix)
     _join(out.x_BNC, slot_BM + prefix, rest_BMC, share_BM.to(rest_BMC.dtype), how)
@@ -115,14 +117,12 @@ def merge(
         received_BK = torch.zeros_like(total_BK).scatter(1, slot_BM, 1.0)
         factor_BK = torch.where(received_BK > 0, total_BK, 1.0)
         out.x_BNC[:, prefix:] *= factor_BK.unsqueeze(-1).to(rest_BMC.dtype)
-    if tokens.size_BN is not None and out.size_BN is not None:
-        out.size_BN.scatter_add_(1, slot_BM + prefix, tokens.patch_size_BN.gather(1, rest_BM))
     if not tokens.traced:
         return out
     share_BM = share_BM.detach()  # else a checkpointed block would save more tensors than when it runs again untraced
     slot_BN = _slots(tokens, keep_BK).scatter(1, rest_BM, slot_BM)
     own_BK = torch.ones_like(total_BK).scatter_add(1, slot_BM, -share_BM)
-    coefficient_BN = torch.zeros_like(weight_BN).scatter(1, keep_BK, own_BK).scatter(1, rest_BM, share_BM)
+    coefficient_BN = total_BK.new_zeros(slot_BN.shape).scatter(1, keep_BK, own_BK).scatter(1, rest_BM, share_BM)
     if how == "sum":
         coefficient_BN = coefficient_BN * factor_BK.detach().gather(1, slot_BN)
     return follow(out, tokens, slot_BN, coefficient_BN)
@@ -162,6 +162,13 @@ def _select(x: Tensor, index: Tensor, lengths: packing.Lengths | None) -> Tensor
     return x[index] if lengths is None else x.index_select(1, index)
 
 
+def _rows(index_BK: Tensor, N: int) -> Tensor:
+    """Where the rows of each image are among those of all, N an image: [B * K]."""
+    if index_BK.shape[0] == 1:
+        return index_BK.flatten()
+    return (index_BK + torch.arange(index_BK.shape[0], device=index_BK.device).unsqueeze(1) * N).flatten()
+
+
 def _take_with_prefix(tokens: Tokens, keep_BK: Tensor) -> Tokens:
     """Prefix and kept patches, in fresh memory that the caller may write to; sources are left to the caller."""
     prefix = torch.arange(tokens.num_prefix, device=keep_BK.device).expand(keep_BK.shape[0], -1)
@@ -187,7 +194,7 @@ def _slots(tokens: Tokens, keep_BK: Tensor, others: int = -1) -> Tensor:
 def _join(x_BNC: Tensor, slot_BM: Tensor, rows_BMC: Tensor, share_BM: Tensor, how: str) -> None:
     """Work rows into x in place: only the M rows are touched, x + sum of share * (row - x) being the mean."""
     B, N, C = x_BNC.shape
-    index = (slot_BM + torch.arange(B, device=slot_BM.device).unsqueeze(1) * N).flatten()
+    index = _rows(slot_BM, N)
     flat_XC, rows_XC = x_BNC.view(B * N, C), rows_BMC.flatten(0, 1)
     if how == "max":
         flat_XC.scatter_reduce_(0, index.unsqueeze(1).expand(-1, C), rows_XC, "amax")

@@ -48,10 +48,7 @@ class Route(ABC):
         """Why the route cannot express a model with this method, in one line; None if it can."""
         if method is None or not getattr(method, "varies", False):
             return None
-        return (
-            f"{method.name} decides for each image how many tokens stay, and the route {self.name} "
-            "writes graphs whose token counts are fixed"
-        )
+        return f"{method.name} decides for each image how many tokens stay, and a graph has fixed token counts"
 
     @abstractmethod
     def write(self, model: nn.Module, x_BCHW: Tensor, path: Path) -> None:

@@ -84,7 +84,7 @@ class ToMe(Method):
         if num_removed == 0:
             return tokens
         keep_BK, rest_BM, slot_BM = match(attention.mean_key(), tokens.num_prefix, num_removed)
-        return ops.merge(tokens, keep_BK, rest_BM, slot_BM, tokens.patch_size_BN, sizes=True)
+        return ops.merge(tokens, keep_BK, rest_BM, slot_BM, None)
 
 
 def match(metric_BND: Tensor, num_prefix: int, num_removed: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -104,10 +104,9 @@ def match(metric_BND: Tensor, num_prefix: int, num_removed: int) -> tuple[Tensor
     taken, left = order_BA[:, :num_removed], order_BA[:, num_removed:]
     if num_prefix > 0:  # without a prefix the official code leaves these in the order of falling similarity
         left = left.sort(dim=1).values
-    position_A = torch.arange(first_a, P, 2, device=patches.device)
     position_B = torch.arange(1 - first_a, P, 2, device=patches.device).expand(B, -1)
-    keep_BK = torch.cat([position_A[left], position_B], dim=1)
-    return keep_BK, position_A[taken], partner_BA.gather(1, taken) + left.shape[1]
+    keep_BK = torch.cat([left * 2 + first_a, position_B], dim=1)
+    return keep_BK, taken * 2 + first_a, partner_BA.gather(1, taken) + left.shape[1]
 
 
 def _per_block(r: int | tuple[int, float] | Sequence[int], depth: int) -> tuple[int, ...]:
