@@ -1,7 +1,9 @@
-"""Write the README's tables from the newest rows in results/.
+"""Write the tables of the README and of docs/ from the newest rows in results/.
 
 python benchmarks/tables.py          # rewrites what stands between the <!-- results:... --> marks
-python benchmarks/tables.py --check  # exits with 1 if the README is not what the rows say
+python benchmarks/tables.py --check  # exits with 1 if a document is not what the rows say
+
+The table of docs/export.md is made by export_table.py.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
+DOCUMENTS = ("README.md", "docs/speed.md", "docs/training.md")
 CELL = ("model", "img_size", "batch", "dtype", "compile", "method", "sizes", "malloc", "threads", "device")
 RATES = ("0.9", "0.7", "0.5")
 TITLES = {
@@ -39,12 +42,19 @@ TRAINED = {
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true")
-    readme = ROOT / "README.md"
-    before = readme.read_text()
-    after = with_tables(before)
-    if parser.parse_args().check:
-        sys.exit("README.md is not what results/ says: run python benchmarks/tables.py." if before != after else 0)
-    readme.write_text(after)
+    check = parser.parse_args().check
+    stale = []
+    for name in DOCUMENTS:
+        before = (ROOT / name).read_text()
+        after = with_tables(before)
+        if name.startswith("docs/"):
+            after = after.replace("](results/", "](../results/")
+        if before != after:
+            stale.append(name)
+            if not check:
+                (ROOT / name).write_text(after)
+    if check and stale:
+        sys.exit(f"{' and '.join(stale)}: not what results/ says; run python benchmarks/tables.py.")
 
 
 def with_tables(text: str) -> str:
@@ -52,10 +62,14 @@ def with_tables(text: str) -> str:
     tables = {
         "accuracy": accuracy_table,
         "speed": speed_table,
+        "speed_short": short_speed_table,
         "suite": suite_table,
         "training": training_table,
         "training_speed": training_speed_table,
         "anytime": anytime_table,
+        "packed": packed_table,
+        "export_speed": export_speed_table,
+        "int8": int8_table,
     }
     for name, table in tables.items():
         if f"<!-- results:{name} -->" not in text:
@@ -103,6 +117,68 @@ def speed_table() -> str:
             f"{float(row['speedup_per_mac_ratio']):.2f} |"
         )
     return "\n".join([*lines, "", f"Rows: [{path.name}](results/{path.name}), {first['cpu']}.", ""])
+
+
+def short_speed_table() -> str:
+    """One line a method for one model, from the same rows."""
+    path, rows = newest("speed_*.csv")
+    rows = [row for row in rows if row["model"].startswith("deit_small") and row["method"] != "unreduced"]
+    first, batches = rows[0], sorted({row["batch"] for row in rows}, key=int, reverse=True)
+    lines = [
+        f"Speed of DeiT-Small over the unreduced model at {first['img_size']} px, {first['dtype']}, {first['threads']} CPU "
+        f"threads, median of {first['rounds']} interleaved rounds (10th to 90th percentile):\n",
+        "| method | MAC ratio | " + " | ".join(f"batch {batch}" for batch in batches) + " |",
+        "|---|---|" + "---|" * len(batches),
+    ]
+    for method in dict.fromkeys(row["method"] for row in rows):
+        of_batch = {row["batch"]: row for row in rows if row["method"] == method}
+        cells = [_measured(of_batch[batch], "speedup") for batch in batches]
+        lines.append(f"| {method} | {float(of_batch[batches[0]]['mac_ratio']):.2f} | {' | '.join(cells)} |")
+    return "\n".join([*lines, "", f"Rows: [{path.name}](results/{path.name}), {first['cpu']}.", ""])
+
+
+def packed_table() -> str:
+    """Time of packed batches over what their multiply-adds imply, from the rows of benchmarks/packed.py."""
+    path, rows = newest("packed_*.csv")
+    first = rows[0]
+    lines = [
+        f"{first['dtype']}, {first['threads']} CPU threads, median of {first['rounds']} interleaved rounds (10th to 90th "
+        "percentile):\n",
+        "| model | batch | patches kept | MACs of the unreduced | time of the unreduced | time over implied |",
+        "|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        lines.append(
+            f"| {row['model'].removesuffix('_patch16_224')} | {row['batch']} | {row['patches']} | {row['macs_share'][:4]} | "
+            f"{row['over_unreduced'][:4]} | {_measured(row, 'over_implied')} |"
+        )
+    return "\n".join([*lines, "", f"Rows: [{path.name}](results/{path.name}), {first['cpu']}.", ""])
+
+
+def export_speed_table() -> str:
+    """Exported reduced models over exported unreduced ones, from the rows of benchmarks/export_speed.py."""
+    path, rows = newest("export_speed_*.csv")
+    first = rows[0]
+    lines = [
+        f"Reduced against unreduced by the same route, and the artefact against eager, at 224 px, fp32, {first['threads']} "
+        f"CPU threads, median of {first['rounds']} interleaved rounds (10th to 90th percentile):\n",
+        "| route | model | method | batch | MAC ratio | speed-up | of the MAC ratio | over eager |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        lines.append(
+            f"| {row['route']} | {row['model'].removesuffix('_patch16_224')} | {row['method']} | {row['batch']} | "
+            f"{row['mac_ratio'][:4]} | {_measured(row, 'speedup')} | {row['speedup_per_mac_ratio'][:4]} | "
+            f"{_measured(row, 'over_eager')} |"
+        )
+    return "\n".join([*lines, "", f"Rows: [{path.name}](results/{path.name}), {first['cpu']}.", ""])
+
+
+def int8_table() -> str:
+    """fp32 beside int8, from the rows of `vitrim compare --int8`."""
+    path, rows = newest("int8_*.csv")
+    lines = ["TODO"]
+    return "\n".join([*lines, "", f"Rows: [{path.name}](results/{path.name}).", ""])
 
 
 def suite_table() -> str:
