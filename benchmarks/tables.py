@@ -19,6 +19,7 @@ ROOT = Path(__file__).parent.parent
 DOCUMENTS = ("README.md", "docs/speed.md", "docs/training.md")
 CELL = ("model", "img_size", "batch", "dtype", "compile", "method", "sizes", "malloc", "threads", "device")
 RATES = ("0.9", "0.7", "0.5")
+SPREAD = "interleaved rounds (10th to 90th percentile)"
 TITLES = {
     "evit": "EViT",
     "evit-nofuse": "EViT, no fusion (top-k)",
@@ -103,7 +104,7 @@ def speed_table() -> str:
     first = rows[0]
     lines = [
         f"Measured speed-up over the unreduced model at {first['img_size']} px, {first['dtype']}, {first['threads']} "
-        f"CPU threads, median of {first['rounds']} interleaved rounds (10th to 90th percentile):\n",
+        f"CPU threads, median of {first['rounds']} {SPREAD}:\n",
         "| model | method | batch | MAC ratio | speed-up | of the MAC ratio |",
         "|---|---|---|---|---|---|",
     ]
@@ -125,8 +126,8 @@ def short_speed_table() -> str:
     rows = [row for row in rows if row["model"].startswith("deit_small") and row["method"] != "unreduced"]
     first, batches = rows[0], sorted({row["batch"] for row in rows}, key=int, reverse=True)
     lines = [
-        f"Speed of DeiT-Small over the unreduced model at {first['img_size']} px, {first['dtype']}, {first['threads']} CPU "
-        f"threads, median of {first['rounds']} interleaved rounds (10th to 90th percentile):\n",
+        f"Speed of DeiT-Small over the unreduced model at {first['img_size']} px, {first['dtype']}, {first['threads']} "
+        f"CPU threads, median of {first['rounds']} {SPREAD}:\n",
         "| method | MAC ratio | " + " | ".join(f"batch {batch}" for batch in batches) + " |",
         "|---|---|" + "---|" * len(batches),
     ]
@@ -142,15 +143,14 @@ def packed_table() -> str:
     path, rows = newest("packed_*.csv")
     first = rows[0]
     lines = [
-        f"{first['dtype']}, {first['threads']} CPU threads, median of {first['rounds']} interleaved rounds (10th to 90th "
-        "percentile):\n",
+        f"{first['dtype']}, {first['threads']} CPU threads, median of {first['rounds']} {SPREAD}:\n",
         "| model | batch | patches kept | MACs of the unreduced | time of the unreduced | time over implied |",
         "|---|---|---|---|---|---|",
     ]
     for row in rows:
         lines.append(
-            f"| {row['model'].removesuffix('_patch16_224')} | {row['batch']} | {row['patches']} | {row['macs_share'][:4]} | "
-            f"{row['over_unreduced'][:4]} | {_measured(row, 'over_implied')} |"
+            f"| {row['model'].removesuffix('_patch16_224')} | {row['batch']} | {row['patches']} | "
+            f"{row['macs_share'][:4]} | {row['over_unreduced'][:4]} | {_measured(row, 'over_implied')} |"
         )
     return "\n".join([*lines, "", f"Rows: [{path.name}](results/{path.name}), {first['cpu']}.", ""])
 
@@ -160,8 +160,8 @@ def export_speed_table() -> str:
     path, rows = newest("export_speed_*.csv")
     first = rows[0]
     lines = [
-        f"Reduced against unreduced by the same route, and the artefact against eager, at 224 px, fp32, {first['threads']} "
-        f"CPU threads, median of {first['rounds']} interleaved rounds (10th to 90th percentile):\n",
+        "Reduced against unreduced by the same route, and the artefact against eager, at 224 px, fp32, "
+        f"{first['threads']} CPU threads, median of {first['rounds']} {SPREAD}:\n",
         "| route | model | method | batch | MAC ratio | speed-up | of the MAC ratio | over eager |",
         "|---|---|---|---|---|---|---|---|",
     ]
@@ -175,9 +175,24 @@ def export_speed_table() -> str:
 
 
 def int8_table() -> str:
-    """fp32 beside int8, from the rows of `vitrim compare --int8`."""
+    """fp32 beside int8, from the rows of `vitrim compare --int8 --compile`."""
     path, rows = newest("int8_*.csv")
-    lines = ["TODO"]
+    first = rows[0]
+    pairs: dict[tuple[str, str], dict[str, dict[str, str]]] = {}
+    for row in rows:
+        pairs.setdefault((row["method"], row["setting"]), {})[row["precision"]] = row
+    lines = [
+        f"DeiT-Tiny on {first['num_images']} ImageNet validation images, compiled, {first['threads']} CPU threads, "
+        f"batch {first['batch']}; speed over the unreduced model in fp32, compiled too, median of {first['rounds']} "
+        f"{SPREAD}:\n",
+        "| method | top-1 fp32 | top-1 int8 | MAC ratio | speed fp32 | speed int8 |",
+        "|---|---|---|---|---|---|",
+    ]
+    for (method, setting), pair in pairs.items():
+        whole, small = pair["fp32"], pair["int8"]
+        accuracy = f"{float(whole['top1']):.1f} % | {float(small['top1']):.1f} %"
+        speed = f"{_measured(whole, 'speedup')} | {_measured(small, 'speedup')}"
+        lines.append(f"| {f'{method} {setting}'.strip()} | {accuracy} | {float(whole['mac_ratio']):.2f} | {speed} |")
     return "\n".join([*lines, "", f"Rows: [{path.name}](results/{path.name}).", ""])
 
 

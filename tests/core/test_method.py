@@ -90,3 +90,15 @@ def test_a_method_is_a_value() -> None:
         vitrim.EViT().keep_rate = 0.5  # type: ignore[misc]
     with pytest.raises(TypeError, match="positional argument"):
         vitrim.EViT(0.5)  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("method", "settings", "match"),
+    [
+        (vitrim.EViT, {"fuse": "yes"}, "evit: fuse is True or False, not 'yes'"),
+        (vitrim.ToMe, {"prop_attn": 0}, "tome: prop_attn is True or False, not 0"),
+    ],
+)
+def test_a_switch_is_true_or_false(method: Callable[..., Method], settings: dict[str, object], match: str) -> None:
+    with pytest.raises(ValueError, match=match):
+        method(**settings)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import ClassVar, TypeVar
 
 import torch
@@ -49,6 +49,14 @@ class Method:
 
     name: ClassVar[str]
     weights: nn.Module | None = None  # of the block at work; None where the method has none there
+
+    def __post_init__(self) -> None:
+        if not is_dataclass(self):
+            return
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if isinstance(field.default, bool) and not isinstance(value, bool):
+                raise ValueError(f"{self.name}: {field.name} is True or False, not {value!r}.")
 
     @property
     def merges(self) -> bool:
