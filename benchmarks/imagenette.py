@@ -2,7 +2,7 @@
 
 Fine-tunes DeiT-Tiny in every cell of {EViT, EViT+METR, TM, BAT} x {0.7, 0.5, 0.3} and unreduced, three seeds each, from
 one common start, and writes a row per run to results/. A run that is finished is not run again, so this can be stopped
-at any time. `python benchmarks/tables.py` makes README's table of the rows; they come from
+at any time. `python benchmarks/tables.py` makes the table of docs/training.md of the rows; they come from
 
     python benchmarks/imagenette.py --data imagenette2-128 --start out/base/model --output out/imagenette
     python benchmarks/imagenette.py ... --methods metr-lr10 --keep-rates 0.3

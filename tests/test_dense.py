@@ -200,6 +200,16 @@ def test_gradients_flow_and_are_the_same_under_checkpointing(vit, method, checkp
     assert vit.training
 
 
+def test_a_model_that_lost_blocks_is_read_again(vit):
+    vitrim.features(vit, images())
+    del vit.blocks[2:]
+    assert vitrim.features(vit, images()).layers == (1,)
+
+
+def test_no_images_give_no_maps(vit):
+    assert vitrim.features(vit, images()[:0]).maps[0].shape == (0, 48, 8, 8)
+
+
 def test_autocast_is_the_callers(vit):
     wanted = vitrim.features(vitrim.reduce_tokens(vit, "tome", r=4), images()).maps[0]
     with torch.autocast("cpu", torch.bfloat16):

@@ -152,3 +152,9 @@ def test_weights_that_are_missing_from_the_installation_are_named(monkeypatch):
     monkeypatch.setattr(load, "build_model", lambda *_, **__: built)
     with pytest.raises(FileNotFoundError, match=r"weights of test_vit belong at gone\.safetensors and are not there"):
         load_model(MODEL)
+
+
+def test_the_model_in_the_package_takes_images_of_other_sizes():
+    model = load_model("vitrim_fashion_tiny", img_size=36)
+    assert model(torch.zeros(1, 1, 36, 36)).isfinite().all()
+    assert model.pos_embed.shape == (1, 145, 96)

@@ -125,12 +125,18 @@ def _anatomy(model: nn.Module) -> _Anatomy:
     found = find_stack(model)
     if found is not None:
         return _Anatomy(found.place.parent, found.place.attribute, found.stack.spec)
-    if model not in _known:
+    if model not in _known or not _fits(model, *_known[model]):
         backbone = read_backbone(model)
         name = next(name for name, module in model.named_modules() if module is backbone.place.parent)
         _known[model] = name, backbone.place.attribute, backbone.spec
     name, attribute, spec = _known[model]
     return _Anatomy(model.get_submodule(name), attribute, spec)
+
+
+def _fits(model: nn.Module, name: str, attribute: str, spec: ViTSpec) -> bool:
+    """Whether what is known of a model still holds: its blocks are where they were, and as many."""
+    parts = dict(model.named_modules())
+    return len(list(parts.get(f"{name}.{attribute}".strip("."), nn.Identity()).children())) == spec.depth
 
 
 def _run(model: nn.Module, anatomy: _Anatomy, images_BCHW: Tensor) -> _Run:
@@ -184,10 +190,10 @@ def _finished(at_layer: _AtLayer, norm: nn.Module, fill: str, grid: tuple[int, i
     num_prefix = prefix_BKC.shape[1]
     x_BNC = norm(torch.cat([prefix_BKC, x_BPC], dim=1))
     prefix_BKC, x_BPC = x_BNC[:, :num_prefix], filled(x_BNC[:, num_prefix:], gone_BP, fill, grid[1])
-    B, P, _ = x_BPC.shape
+    B, P, C = x_BPC.shape
     own_BP = torch.arange(P, device=x_BPC.device).expand(B, -1)
     groups_BP = own_BP if source_BP is None else (source_BP - num_prefix).clamp(min=-1)
-    map_BCHW = x_BPC.reshape(B, *grid, -1).permute(0, 3, 1, 2).contiguous()
+    map_BCHW = x_BPC.reshape(B, *grid, C).permute(0, 3, 1, 2).contiguous()
     return map_BCHW, prefix_BKC, groups_BP.reshape(B, *grid)
 
 

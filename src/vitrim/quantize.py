@@ -28,9 +28,11 @@ def quantize_int8(model: M) -> M:
     The model is in eval mode; it can be reduced before or after, and `restore` gives the model with all tokens, still
     in int8. Convolutions and the projections inside an nn.MultiheadAttention (torchvision, open_clip) stay as they
     are. Weights are rounded for good: to go back, load them anew. The gain needs torch.compile, or a GPU.
-    Errors: ValueError without torchao, for a model in training mode, or one without linear layers.
+    Errors: ValueError without torchao, for what is no model, for one in training mode, or one without linear layers.
     """
     quantize_, config = _torchao()
+    if not isinstance(model, nn.Module):
+        raise ValueError(f"quantize_int8 takes a model, not {type(model).__name__}: load it first.")
     if model.training:
         raise ValueError("int8 is for inference: call model.eval() before quantize_int8(model).")
     layers = [module for module in model.modules() if _is_linear(module)]

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import importlib.util
+from types import SimpleNamespace
 
 import pytest
 import torch
 
+import vitrim
 from small_job import small_job
 from vitrim.cli import app
+from vitrim.export import openvino
 
 
 @pytest.fixture
@@ -88,7 +91,7 @@ def test_a_method_whose_counts_vary(refused, tmp_path):
 @pytest.mark.parametrize(
     ("option", "value", "told"),
     [
-        ("batch_sizes", "0", "batch sizes are at least 1, not 0"),
+        ("batch_sizes", "0", "batch sizes are a list of whole numbers of at least 1, not [0]"),
         ("batch_sizes", "one", "--batch-sizes takes whole numbers separated by commas, and 'one' is none"),
         ("batch_sizes", "1,3", "--limit 2 is too few images for --batch-sizes 1,3"),
         ("tolerance", "-1", "the tolerance is at least 0, not -1"),
@@ -104,6 +107,28 @@ def test_a_method_whose_counts_vary(refused, tmp_path):
 )
 def test_settings_that_make_no_sense(refused, option, value, told):
     assert told in refused(**{option: value})
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"batch_sizes": 7}, "batch sizes are a list of whole numbers of at least 1, not 7"),
+        ({"images": [1]}, r"images are \[I, C, H, W\], at least 7 of them for these batch sizes, not list"),
+    ],
+)
+def test_arguments_of_the_wrong_kind(tiny_vit, tmp_path, settings, told):
+    with pytest.raises(ValueError, match=told):
+        vitrim.export_model(tiny_vit(depth=2), tmp_path / "m.pt2", to="torch-export", **settings)
+
+
+def test_an_openvino_that_is_too_old_names_what_it_cannot_read(tmp_path):
+    class Core:
+        def read_model(self, file):
+            raise RuntimeError("Check 'false' failed\n-- Conversion is failed for: ScatterND-23\n")
+
+    old = SimpleNamespace(Core=Core, __version__="2026.2.1-0-releases")
+    with pytest.raises(ValueError, match=r"^OpenVINO 2026\.2\.1 cannot read ScatterND-23 of ONNX: a newer one may\.$"):
+        openvino._read(old, tmp_path / "model.onnx")
 
 
 def test_a_folder_with_too_few_images(refused):

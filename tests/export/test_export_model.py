@@ -7,11 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import timm
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 import vitrim
 from library_models import HF, of_open_clip, of_transformers, torchvision_vit
+from vitrim.cli import app
 from vitrim.export.route import ROUTES, Route, find_route
 from vitrim.export.torch_export import TorchExport
 from vitrim.export.verify import ExportMismatch
@@ -216,3 +219,17 @@ def test_the_table_in_the_documents_is_what_the_rows_say():
     root = Path(__file__).resolve().parents[2]
     done = subprocess.run([sys.executable, "benchmarks/export_table.py", "--check"], cwd=root, check=False)
     assert done.returncode == 0
+
+
+def test_a_tower_without_classes_goes_through_the_command(tmp_path, monkeypatch):
+    model = timm.create_model("vit_tiny_patch16_224", num_classes=0, img_size=32, depth=2)
+    vitrim.save_pretrained(model.eval(), tmp_path / "tower")
+    (tmp_path / "images").mkdir()
+    for i in range(3):
+        Image.new("RGB", (40, 40), (i, 50, 100)).save(tmp_path / "images" / f"{i}.png")
+    options = {"to": "torch-export", "model": "tower", "images": "images", "output": "tower.pt2", "limit": "3"}
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as end:
+        app(["export", *(f"--{name}={value}" for name, value in options.items()), "--batch-sizes=1,3", "--rounds=0"])
+    assert end.value.code == 0
+    assert torch.export.load(tmp_path / "tower.pt2").module()(torch.zeros(2, 3, 32, 32)).shape == (2, 192)

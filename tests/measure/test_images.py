@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from vitrim.measure.images import ImageDataError, list_images, open_image
+from vitrim.measure.images import ImageDataError, list_files, list_images, open_image
 
 
 def save(path: Path, size: tuple[int, int] = (8, 8), mode: str = "RGB") -> Path:
@@ -222,7 +222,7 @@ def huge_png(path: Path, side: int) -> None:
     path.write_bytes(b"\x89PNG\r\n\x1a\n" + chunk)
 
 
-@pytest.mark.parametrize("kind", ["truncated jpeg", "truncated png", "text", "empty", "bomb", "large", "missing"])
+@pytest.mark.parametrize("kind", ["truncated jpeg", "truncated png", "text", "empty", "bomb", "large"])
 def test_a_file_that_is_no_whole_image_is_named(tmp_path, kind):
     path = tmp_path / ("bad.jpg" if "jpeg" in kind else "bad.png")
     if kind.startswith("truncated"):
@@ -244,3 +244,20 @@ def test_the_shared_validation_images_are_found(imagenet_val):
     assert found.class_names[0].startswith("tench")
     few = list_images(imagenet_val, 1000, limit=300)
     assert len(set(few.labels)) > 200
+
+
+def test_files_without_labels_are_listed_evenly(tmp_path: Path) -> None:
+    folder = tree(tmp_path, {"a": 3, "b": 3})
+    (folder / "notes.txt").write_text("no image")
+    assert [path.relative_to(folder).as_posix() for path in list_files(folder, 3)] == ["a/0.png", "a/2.png", "b/1.png"]
+    assert len(list_files(folder, 100)) == 6
+    (tmp_path / "c").mkdir()
+    with pytest.raises(ImageDataError, match="holds no images"):
+        list_files(tmp_path / "c", 3)
+
+
+def test_a_missing_image_or_a_folder_in_its_place_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ImageDataError, match=r"there is no file .*absent\.png"):
+        open_image(tmp_path / "absent.png", 3)
+    with pytest.raises(ImageDataError, match="is a folder, and an image file is wanted"):
+        open_image(tmp_path, 3)

@@ -23,7 +23,9 @@ def export(
     to: Annotated[str, typer.Option(help="torch-export, onnx, openvino, aoti or executorch.")],
     model: options.Model = DEFAULT_MODEL,
     checkpoint: options.Checkpoint = None,
-    images: options.Images = None,
+    images: Annotated[
+        Path | None, typer.Option("--images", "--data", help="Folder of images to compare on; labels are not needed.")
+    ] = None,
     method: Annotated[str | None, typer.Option(help="Reduce tokens by this method.")] = None,
     keep_rate: Annotated[str | None, typer.Option(help="Share of patches to keep.")] = None,
     gmacs: Annotated[str | None, typer.Option(help="Target in 1e9 multiply-adds.")] = None,
@@ -36,7 +38,7 @@ def export(
     rounds: Annotated[
         int, typer.Option(help="Rounds of timing against eager and the exported unreduced model; 0 for none.")
     ] = 10,
-    limit: Annotated[int, typer.Option(help="Compare on so many images, evenly spread over classes.")] = NUM_IMAGES,
+    limit: Annotated[int, typer.Option(help="Compare on so many images, evenly spread over the folder.")] = NUM_IMAGES,
     img_size: options.ImgSize = None,
     seed: options.Seed = 0,
 ) -> None:
@@ -91,9 +93,14 @@ def _model(
 def _images(net: nn.Module, model: str, folder: Path | None, limit: int, least: int) -> Tensor:
     import torch
 
+    from ..measure.evaluate import eval_transform, input_size_of
+    from ..measure.images import list_files, open_image
+
+    if folder is None and model != DEFAULT_MODEL:
+        raise ValueError("pass --images FOLDER: images for the artefact to be compared on with eager.")
+    channels, transform = input_size_of(net)[0], eval_transform(net)
     with options.image_folder(model, folder) as found:
-        batches = options.batches_for(net, found, limit, limit, skip_bad=False)
-        images_ICHW = torch.cat([batch.x_BCHW for batch in batches])
+        images_ICHW = torch.stack([transform(open_image(path, channels)) for path in list_files(found, limit)])
     if len(images_ICHW) < max(2, least):
         raise ValueError(f"{folder} holds {len(images_ICHW)} images, and --batch-sizes asks for {max(2, least)}.")
     return images_ICHW

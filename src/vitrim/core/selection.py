@@ -67,7 +67,7 @@ def fuse_where(tokens: Tokens, kept_BN: Tensor, weight_BN: Tensor) -> Tokens:
 
 def _checked(tokens: Tokens, kept_BN: Tensor) -> Tensor:
     """What to keep, without padding; ValueError where shapes may not depend on data."""
-    if torch.compiler.is_compiling():
+    if torch.compiler.is_compiling() or torch.jit.is_tracing():  # type: ignore[no-untyped-call]
         _refuse()
     return kept_BN & tokens.live_patches_BN
 

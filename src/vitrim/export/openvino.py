@@ -29,7 +29,7 @@ class OpenVino(Route):
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder) / "model.onnx"
             ONNX.write(model, x_BCHW, file)
-            graph = openvino.Core().read_model(file)
+            graph = _read(openvino, file)
             _break_ties_by_index(graph)
             openvino.save_model(graph, path, compress_to_fp16=False)
 
@@ -45,6 +45,20 @@ class OpenVino(Route):
 
     def files(self, path: Path) -> tuple[Path, ...]:
         return path, path.with_suffix(".bin")
+
+
+def _read(openvino: Any, file: Path) -> Any:
+    """The graph of an ONNX file; ValueError, naming them, for operators that this OpenVINO cannot read."""
+    try:
+        return openvino.Core().read_model(file)
+    except RuntimeError as error:
+        failed = [line for line in str(error).splitlines() if "Conversion is failed for" in line]
+        if not failed:
+            raise
+        operators = ", ".join(line.rpartition(":")[2].strip() for line in failed)
+        raise ValueError(
+            f"OpenVINO {openvino.__version__.partition('-')[0]} cannot read {operators} of ONNX: a newer one may."
+        ) from None
 
 
 def _break_ties_by_index(graph: Any) -> None:

@@ -61,6 +61,7 @@ def export_model(
     Errors: ValueError where the route cannot write the model, and its kind ExportMismatch where the artefact computes
     something else; nothing is then left, and what was there before is untouched.
     """
+    model = getattr(model, "_orig_mod", model)
     path, route = Path(path), find_route(to)
     _check(route, path, batch_sizes, tolerance, rounds)
     found = find_stack(model)
@@ -121,8 +122,8 @@ def _check(route: Route, path: Path, batch_sizes: Sequence[int], tolerance: floa
         raise ValueError(f"the route {route.name} writes {route.suffix} files, and the output is {path}.")
     if path.is_dir() or not path.resolve().parent.is_dir():
         raise ValueError(f"the output is a file in a folder that exists, not {path}.")
-    if not batch_sizes or min(batch_sizes) < 1:
-        raise ValueError(f"batch sizes are at least 1, not {', '.join(map(str, batch_sizes)) or 'none'}.")
+    if not isinstance(batch_sizes, Sequence) or not batch_sizes or min(batch_sizes) < 1:
+        raise ValueError(f"batch sizes are a list of whole numbers of at least 1, not {batch_sizes!r}.")
     if not tolerance >= 0:
         raise ValueError(f"the tolerance is at least 0, not {tolerance:g}.")
     if rounds < 0:
@@ -135,10 +136,10 @@ def _images(model: nn.Module, images: Tensor | None, num_images: int) -> Tensor:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             return torch.randn(max(2, num_images), *input_size_of(model))
-    if images.ndim != 4 or len(images) < max(2, num_images):
+    if not isinstance(images, Tensor) or images.ndim != 4 or len(images) < max(2, num_images):
+        got = tuple(images.shape) if isinstance(images, Tensor) else type(images).__name__
         raise ValueError(
-            f"images are [I, C, H, W], at least {max(2, num_images)} of them for these batch sizes, not "
-            f"{tuple(images.shape)}."
+            f"images are [I, C, H, W], at least {max(2, num_images)} of them for these batch sizes, not {got}."
         )
     return images.detach().to("cpu", torch.float32)
 
@@ -183,4 +184,6 @@ def _first_line(error: BaseException) -> str:
     while error.__cause__ is not None:  # exporters wrap what happened in advice to their developers
         error = error.__cause__
     text = str(error).strip()
-    return f"{type(error).__name__}: {text.splitlines()[0]}" if text else type(error).__name__
+    if not text:
+        return type(error).__name__
+    return text.splitlines()[0] if type(error) is ValueError else f"{type(error).__name__}: {text.splitlines()[0]}"

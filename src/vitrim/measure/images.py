@@ -68,8 +68,22 @@ def list_images(folder: Path | str, num_classes: int, limit: int | None = None) 
     return LabelledImages(folder, files, labels, class_names)
 
 
+def list_files(folder: Path | str, limit: int) -> tuple[Path, ...]:
+    """Image files below a folder, whatever they show: at most so many, evenly spaced over their sorted paths."""
+    folder = Path(folder)
+    _check_folder(folder)
+    found = sorted(_images_below(folder))
+    if not found:
+        raise ImageDataError(f"{folder} holds no images.")
+    return tuple(found[i * len(found) // limit] for i in range(limit)) if limit < len(found) else tuple(found)
+
+
 def open_image(path: Path, channels: int) -> Image.Image:
     """The image, fully decoded, in gray (1 channel) or RGB (3). ImageDataError names a file that cannot be read."""
+    if not path.exists():
+        raise ImageDataError(f"there is no file {path}.")
+    if path.is_dir():
+        raise ImageDataError(f"{path} is a folder, and an image file is wanted.")
     if channels not in MODES:
         raise ValueError(f"images are read with 1 channel (gray) or 3 (RGB), and the model takes {channels}.")
     try:

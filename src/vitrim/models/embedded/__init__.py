@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
-from timm.models.vision_transformer import VisionTransformer
+from timm.models.vision_transformer import VisionTransformer, checkpoint_filter_fn
 
 __all__ = ["IMAGES", "MODEL_NAME", "WEIGHTS", "demo_images", "vitrim_fashion_tiny"]
 
@@ -59,7 +59,9 @@ def vitrim_fashion_tiny(pretrained: bool = False, **kwargs: Any) -> VisionTransf
         "num_heads": 3,
         "mlp_ratio": 4.0,
     }
-    return build_model_with_cfg(VisionTransformer, MODEL_NAME, pretrained, **(arguments | kwargs))
+    resample: Any = checkpoint_filter_fn  # position embeddings, for images of another size
+    settings = arguments | kwargs
+    return build_model_with_cfg(VisionTransformer, MODEL_NAME, pretrained, pretrained_filter_fn=resample, **settings)
 
 
 def demo_images(folder: Path) -> Path:
