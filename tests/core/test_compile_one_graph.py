@@ -84,7 +84,8 @@ def assert_one_graph(
             for num_images in (2, 5, 7):
                 images = images_of(num_images)
                 torch.testing.assert_close(read(compiled, images), read(model, images), atol=tolerance, rtol=tolerance)
-    assert counter.frame_count == 1
+    graphs = [graph for graph in counter.graphs if len(graph.graph.nodes) > 0]  # torch empties one that it starts anew
+    assert len(graphs) == 1
 
 
 @every_method
