@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import importlib.metadata
+import json
+import re
+import shutil
+import socket
+import sys
 from pathlib import Path
 
 import numpy as np
+import open_clip
 import pytest
 import torch
 import torchvision
@@ -13,9 +20,11 @@ from PIL import Image
 
 from vitrim import count_macs, evaluate_folder, reduce_tokens
 from vitrim.cli import app
+from vitrim.export.logits import Logits
 from vitrim.load import build_model, load_model
 from vitrim.measure.evaluate import eval_transform
 from vitrim.models.embedded import demo_images
+from vitrim.other_libraries import LIBRARIES
 
 
 @pytest.fixture(scope="module")
@@ -33,6 +42,25 @@ def vit(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
+def two_towers(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a tiny CLIP and a tiny SigLIP, whole, and their image processors."""
+    folder = tmp_path_factory.mktemp("towers")
+    sizes = {"hidden_size": 32, "num_hidden_layers": 4, "num_attention_heads": 2, "intermediate_size": 64}
+    text = sizes | {"vocab_size": 100, "max_position_embeddings": 8, "eos_token_id": 2, "bos_token_id": 1}
+    vision = sizes | {"image_size": 32, "patch_size": 8}
+    torch.manual_seed(0)
+    # The projection's width is not the default of the vision tower's own configuration.
+    clip = transformers.CLIPConfig(vision_config=vision, text_config=text, projection_dim=24)
+    transformers.CLIPModel(clip).save_pretrained(folder / "CLIPModel")
+    transformers.CLIPImageProcessor(size={"shortest_edge": 32}, crop_size=32).save_pretrained(folder / "CLIPModel")
+    siglip = transformers.SiglipConfig(vision_config=vision, text_config=text)
+    transformers.SiglipModel(siglip).save_pretrained(folder / "SiglipModel")
+    size = {"height": 32, "width": 32}
+    transformers.SiglipImageProcessor(size=size).save_pretrained(folder / "SiglipModel")
+    return folder
+
+
+@pytest.fixture(scope="module")
 def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return demo_images(tmp_path_factory.mktemp("images") / "fashion")
 
@@ -41,6 +69,15 @@ def vitrim(*arguments: object) -> int:
     with pytest.raises(SystemExit) as stopped:
         app([str(argument) for argument in arguments])
     return int(stopped.value.code or 0)
+
+
+def refusal(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
+    """What the command says as it refuses: one line."""
+    capsys.readouterr()
+    assert vitrim(*arguments) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: ") and said.count("\n") == 1
+    return said
 
 
 def photo() -> Image.Image:
@@ -101,20 +138,130 @@ def test_a_tower_of_open_clip_is_measured_and_has_no_accuracy(images: Path, caps
         evaluate_folder(build_model("open_clip:ViT-B-32"), images)
 
 
+@pytest.mark.parametrize(("name", "embedding"), [("CLIPModel", "image_embeds"), ("SiglipModel", "pooler_output")])
+def test_a_model_of_images_and_texts_is_taken_for_its_vision_tower(
+    name: str, embedding: str, two_towers: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = two_towers / name
+    capsys.readouterr()
+    tower = load_model(f"transformers:{folder}")
+    assert capsys.readouterr().err == ""  # weights of the text tower are left out on purpose
+    whole = getattr(transformers, name).from_pretrained(folder).eval()
+    x_BCHW = torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        of_whole = whole.get_image_features(x_BCHW).pooler_output
+        assert torch.allclose(getattr(tower(x_BCHW), embedding), of_whole, atol=1e-5)
+        assert torch.allclose(Logits(tower)(x_BCHW), of_whole, atol=1e-5)  # what an exported graph returns
+    assert vitrim("macs", "--model", f"transformers:{folder}", "--methods", "tome", "--r", 2) == 0
+    with pytest.raises(ValueError, match="has no classes"):
+        evaluate_folder(tower, folder)
+
+
+def test_weights_that_are_not_those_of_the_tower_are_refused(two_towers: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(two_towers / "CLIPModel", tmp_path / "clip")
+    settings = json.loads((folder / "config.json").read_text())
+    settings["projection_dim"] = 16
+    (folder / "config.json").write_text(json.dumps(settings))
+    with pytest.raises(ValueError, match=r"visual_projection\.weight is of another shape"):
+        load_model(f"transformers:{folder}")
+    (folder / "model.safetensors").write_bytes(b"nothing of that kind")
+    with pytest.raises(ValueError, match="holds no whole safetensors file"):
+        load_model(f"transformers:{folder}")
+
+
+def with_processor(vit: Path, folder: Path, **settings: object) -> str:
+    shutil.copytree(vit, folder)
+    file = folder / "preprocessor_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | settings))
+    return f"transformers:{folder}"
+
+
+def test_an_image_processor_without_a_size_takes_the_model_s_own(vit: Path, tmp_path: Path) -> None:
+    name = with_processor(vit, tmp_path / "vit", size=None)
+    assert eval_transform(build_model(name))(photo()).shape == (3, 32, 32)
+
+
+def test_an_image_processor_that_keeps_shapes_is_refused(
+    vit: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    name = with_processor(vit, tmp_path / "vit", size={"longest_edge": 64})
+    assert "has the size {'longest_edge': 64}, which does not make all images alike" in refusal(capsys, "doctor", name)
+
+
 @pytest.mark.parametrize(
     ("name", "message"),
     [
         ("torchvision:vit_z", "torchvision has no model 'vit_z'; its Vision Transformers are vit_b_16"),
         ("torchvision:resnet18", "of torchvision's models, vitrim reads the VisionTransformer"),
-        ("transformers:/no/such/folder", "there is no folder /no/such/folder"),
+        ("torchvision:raft_small", "raft_small does not classify images; torchvision's Vision Transformers are"),
+        ("transformers:/no/such/folder", "error: there is no folder /no/such/folder."),
+        ("transformers:~/no/such/folder", "error: there is no folder ~/no/such/folder."),
         ("open_clip:ViT-Z", "open_clip has no model 'ViT-Z'"),
+        ("open_clip:RN50", "ModifiedResNet: of open_clip's models, vitrim reads the vision towers that are a"),
+        ("torchvision:", "torchvision: names no model: write a name behind it, torchvision:vit_b_16"),
+        ("transformers:", "transformers: names no model: write a name behind it, transformers:google/vit-"),
+        ("open_clip:", "open_clip: names no model: write a name behind it, open_clip:ViT-B-32/"),
     ],
 )
 def test_a_name_that_is_none_is_told_in_one_line(name: str, message: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert vitrim("doctor", name) == 2
-    said = capsys.readouterr().err
-    assert message in said
-    assert said.count("\n") == 1
+    assert message in refusal(capsys, "doctor", name)
+
+
+def test_a_folder_that_is_not_there_is_no_matter_of_the_network() -> None:
+    with pytest.raises(FileNotFoundError, match=r"^there is no folder /no/such/folder\.$"):
+        load_model("transformers:/no/such/folder")
+
+
+@pytest.fixture
+def offline(monkeypatch: pytest.MonkeyPatch) -> list[object]:
+    """No network; the hosts that were looked up."""
+    asked: list[object] = []
+
+    def fail(host: object, *_: object, **__: object) -> None:
+        asked.append(host)
+        raise socket.gaierror("there is no network in this test")
+
+    monkeypatch.setattr(socket, "getaddrinfo", fail)
+    return asked
+
+
+def test_a_repository_without_a_network_comes_with_advice(
+    offline: list[object], capsys: pytest.CaptureFixture[str]
+) -> None:
+    said = refusal(capsys, "macs", "--model", "transformers:nobody/nothing")
+    assert "is there a network? name a folder to use files on this machine (no answer from" in said
+    assert offline
+
+
+@pytest.mark.parametrize("name", ["deeplabv3_resnet50", "fasterrcnn_resnet50_fpn"])
+def test_nothing_is_downloaded_to_refuse_a_detector(
+    name: str, offline: list[object], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert "does not classify images" in refusal(capsys, "doctor", f"torchvision:{name}")
+    assert not offline
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "message"),
+    [
+        ("torchvision:vit_b_16", 0, "--img-size is a number of pixels, at least 1, not 0"),
+        ("torchvision:vit_b_16", -16, "--img-size is a number of pixels, at least 1, not -16"),
+        ("open_clip:ViT-B-32", 0, "--img-size is a number of pixels, at least 1, not 0"),
+        ("torchvision:vit_b_16", 225, "has patches of 16 pixels, so --img-size is a multiple of it: 224 or 240"),
+        ("torchvision:resnet18", 64, "torchvision:resnet18 cannot be built for images of 64 pixels"),
+        ("open_clip:ViT-B-32", 225, "has patches of 32 pixels, so --img-size is a multiple of it: 224 or 256"),
+        ("open_clip:ViT-B-32", 8, "so --img-size is a multiple of it: 32."),
+        ("open_clip:ViT-B-16-SigLIP", 225, "so --img-size is a multiple of it: 224 or 240"),  # a tower of timm's
+    ],
+)
+def test_sizes_that_do_not_fit_are_told(name: str, size: int, message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert message in refusal(capsys, "doctor", name, "--img-size", size)
+    assert message in refusal(capsys, "macs", "--model", name, "--img-size", size)
+
+
+def test_a_model_is_built_for_the_size_of_its_weights() -> None:
+    with torch.device("meta"):
+        assert build_model("torchvision:vit_h_14").image_size == 518
 
 
 @pytest.mark.parametrize(
@@ -127,6 +274,46 @@ def test_a_name_that_is_none_is_told_in_one_line(name: str, message: str, capsys
 def test_weights_that_are_none_are_told(name: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         load_model(name)
+
+
+@pytest.mark.parametrize("model", ["torchvision:vit_b_32", "open_clip:ViT-B-32"])
+def test_files_that_hold_no_weights_of_the_model_are_told(
+    model: str, tmp_path: Path, images: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other, readme, text = tmp_path / "other.pt", tmp_path / "README.md", tmp_path / "text.pt"
+    torch.save({"head.weight": torch.zeros(2, 2)}, other)
+    readme.write_text("no weights")
+    text.write_text("no weights")
+    messages = {
+        other: f"is not a checkpoint of {model}: 152 missing",
+        readme: "is not a checkpoint that can be read",
+        text: "is not a PyTorch file of plain tensors",
+        tmp_path / "nowhere.pt": "there is no checkpoint at",
+    }
+    for file, message in messages.items():
+        assert message in refusal(capsys, "evaluate", "--model", model, "--checkpoint", file, "--data", images)
+
+
+def test_open_clip_takes_a_checkpoint_of_the_whole_or_of_the_tower_and_another_resolution(tmp_path: Path) -> None:
+    whole = open_clip.create_model("ViT-B-32").eval()
+    file, of_tower = tmp_path / "whole.pt", tmp_path / "tower.pt"
+    torch.save(whole.state_dict(), file)
+    torch.save(whole.visual.state_dict(), of_tower)
+    x_BCHW = torch.randn(1, 3, 224, 224)
+    for each in (file, of_tower):
+        assert torch.equal(load_model("open_clip:ViT-B-32", each)(x_BCHW), whole.visual(x_BCHW))
+    larger = open_clip.create_model("ViT-B-32", pretrained=str(file), force_image_size=256).eval()
+    x_BCHW = torch.randn(1, 3, 256, 256)
+    assert torch.equal(load_model("open_clip:ViT-B-32", file, img_size=256)(x_BCHW), larger.visual(x_BCHW))
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_a_library_that_is_missing_is_told_with_what_to_install(library: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, library, None)
+    with pytest.raises(ValueError, match=f"{library} is not installed: pip install") as told:
+        build_model(f"{library}:vit_b_16")
+    extras = importlib.metadata.metadata("vitrim").get_all("Provides-Extra") or []
+    assert set(re.findall(r"vitrim\[(.*)\]", str(told.value))) <= {each.replace("-", "_") for each in extras}
 
 
 def test_settings_that_do_not_apply_are_refused(vit: Path, tmp_path: Path) -> None:

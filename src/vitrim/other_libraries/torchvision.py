@@ -1,0 +1,65 @@
+"""torchvision's classifiers by name; vitrim reads the Vision Transformers among them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..weight_files import check_fit, first_line, read_checkpoint
+from .shared import check_multiple, describe, import_module
+
+
+def build(name: str, img_size: int | None) -> nn.Module:
+    """The model with random weights, for images of the size that its weights by torchvision are for."""
+    models: Any = import_module("torchvision").models
+    _check_name(models, name)
+    recipe = models.get_model_weights(name).DEFAULT.transforms()
+    own = recipe.crop_size[0]
+    model = _create(models, name, img_size, own)
+    crop = own / recipe.resize_size[0]
+    pixels = getattr(model, "image_size", own)
+    describe(model, pixels, recipe.mean, recipe.std, recipe.interpolation.value, crop, "center")
+    model.num_classes = getattr(list(model.modules())[-1], "out_features", 0)
+    return model
+
+
+def _check_name(models: Any, name: str) -> None:
+    """ValueError but for classifiers: others want more than an image, and some download weights as they are built."""
+    if name in models.list_models(module=models):
+        return
+    vits = ", ".join(each for each in models.list_models(module=models) if each.startswith("vit_"))
+    if name in models.list_models():
+        raise ValueError(f"torchvision:{name} does not classify images; torchvision's Vision Transformers are {vits}.")
+    raise ValueError(f"torchvision has no model {name!r}; its Vision Transformers are {vits}.")
+
+
+def _create(models: Any, name: str, img_size: int | None, own: int) -> Any:
+    if name.startswith("vit_"):
+        with torch.device("meta"):
+            patch = models.get_model(name, weights=None).patch_size
+        check_multiple(f"torchvision:{name}", img_size or own, patch)
+        return models.get_model(name, weights=None, image_size=img_size or own)
+    try:
+        return models.get_model(name, weights=None, **({} if img_size is None else {"image_size": img_size}))
+    except (TypeError, ValueError, RuntimeError) as error:  # an architecture without sizes
+        raise ValueError(
+            f"torchvision:{name} cannot be built for images of {img_size} pixels: {first_line(error)}."
+        ) from error
+
+
+def load(name: str, checkpoint: Path | None, img_size: int | None) -> nn.Module:
+    """The model with torchvision's weights, or the checkpoint's."""
+    model: Any = build(name, img_size)
+    if checkpoint is not None:
+        state: Any = read_checkpoint(checkpoint)
+    else:
+        state = import_module("torchvision").models.get_model_weights(name).DEFAULT.get_state_dict(progress=False)
+    if img_size is not None and "encoder.pos_embedding" in state:
+        resample = import_module("torchvision.models.vision_transformer").interpolate_embeddings
+        state = resample(img_size, model.patch_size, dict(state))
+    check_fit(model, state, f"torchvision:{name}", checkpoint or Path(name))
+    model.load_state_dict(state)
+    return model
