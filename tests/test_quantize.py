@@ -15,9 +15,9 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 import vitrim
-from vitrim.measure.benchmark import PeakMemory
 from vitrim.measure.evaluate import eval_transform
 from vitrim.measure.images import list_images, open_image
+from vitrim.measure.peak_memory import PeakMemory
 from vitrim.quantize import is_int8
 
 pytest.importorskip("torchao", reason='needs the extra "int8"')

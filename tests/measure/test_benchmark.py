@@ -11,7 +11,8 @@ from torch import nn
 
 import vitrim
 from vitrim.measure import benchmark as module
-from vitrim.measure.benchmark import PeakMemory, benchmark
+from vitrim.measure.benchmark import benchmark
+from vitrim.measure.peak_memory import PeakMemory
 
 SMALL = (3, 8, 8)
 
@@ -170,3 +171,14 @@ def test_compiled_models_are_timed_too(tiny_vit):
     found = benchmark(models, (3, 32, 32), batch_size=2, rounds=3, compile=True)
     assert found["evit"].speedup > 0
     assert found["evit"].peak_memory_mb > 0
+
+
+@pytest.mark.slow
+def test_however_many_models_are_compiled_none_runs_uncompiled(tiny_vit):
+    torch._dynamo.reset()
+    counters = torch._dynamo.utils.counters
+    before = counters["stats"]["unique_graphs"]
+    for keep_rate in (0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1):  # torch keeps 8 graphs of a forward
+        models = {"evit": vitrim.reduce_tokens(tiny_vit(depth=4), "evit", keep_rate=keep_rate)}
+        benchmark(models, (3, 32, 32), batch_size=2, rounds=1, warmup=1, compile=True)
+    assert counters["stats"]["unique_graphs"] == before + 9

@@ -7,25 +7,25 @@ within each round, in rotating order, and speed-ups are ratios within a round.
 from __future__ import annotations
 
 import copy
+import importlib
 import math
 import statistics
 import time
-import weakref
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode, is_traceable_wrapper_subclass
-from torch.utils._pytree import tree_leaves
 
 from .evaluate import check_device, evaluating
+from .peak_memory import PeakMemory, stored
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 MIN_SECONDS = 0.02  # of one sample: a single call at batch 1 would measure the clock and the scheduler
 MIB = 2**20
+# Every model is a graph of its own of the same forward; past a few, torch would run further ones uncompiled.
+ANY_NUMBER = {"recompile_limit": 1000, "accumulated_recompile_limit": 10_000, "fail_on_recompile_limit_hit": True}
 
 
 @dataclass(frozen=True)
@@ -80,6 +80,8 @@ def benchmark(
     batches = [part.to(place, DTYPES[dtype], copy=True) for part in torch.split(images_ICHW, batch_size)]
     runners = {name: _Runner(_placed(model, place, DTYPES[dtype]), batches, compile) for name, model in models.items()}
     with ExitStack() as stack, torch.inference_mode():
+        if compile:
+            stack.enter_context(importlib.import_module("torch._dynamo.config").patch(ANY_NUMBER))
         for runner in runners.values():
             stack.enter_context(evaluating(runner.model))
             runner.prepare(warmup)
@@ -101,55 +103,6 @@ def _take_turns(
         if progress is not None:
             progress(done + 1, rounds)
     return seconds
-
-
-class PeakMemory(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """The most bytes of tensors alive at once while it is entered, on any device.
-
-    Every tensor that an operation returns is followed until its storage is freed. Scratch space inside a kernel is
-    not seen; on ViTs the result equals that of torch.profiler to the byte.
-    """
-
-    def __init__(self, known: list[Tensor]):
-        super().__init__()  # type: ignore[no-untyped-call]
-        self._alive: dict[int, weakref.ref[Any]] = {}
-        self._now = self.peak_bytes = 0
-        for tensor in known:
-            self._follow(tensor)
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        out = func(*args, **(kwargs or {}))
-        for leaf in tree_leaves(out):
-            if isinstance(leaf, Tensor):
-                self._follow(leaf)
-        return out
-
-    def _follow(self, tensor: Tensor) -> None:
-        for part in stored(tensor):
-            self._follow_storage(part)
-
-    def _follow_storage(self, tensor: Tensor) -> None:
-        storage = tensor.untyped_storage()
-        key, size = storage._cdata, storage.nbytes()
-        if key in self._alive:
-            return
-
-        def freed(_: object) -> None:
-            del self._alive[key]
-            self._now -= size
-
-        self._alive[key] = weakref.ref(storage, freed)
-        self._now += size
-        self.peak_bytes = max(self.peak_bytes, self._now)
-
-
-def stored(tensor: Tensor) -> Iterator[Tensor]:
-    """The tensors that hold its numbers: itself, or for a quantised one the integers, scales and zero points."""
-    if not is_traceable_wrapper_subclass(tensor):
-        yield tensor
-        return
-    for name in tensor.__tensor_flatten__()[0]:
-        yield from stored(getattr(tensor, name))
 
 
 @dataclass
