@@ -150,7 +150,7 @@ def packed_table() -> str:
     for row in rows:
         lines.append(
             f"| {row['model'].removesuffix('_patch16_224')} | {row['batch']} | {row['patches']} | "
-            f"{row['macs_share'][:4]} | {row['over_unreduced'][:4]} | {_measured(row, 'over_implied')} |"
+            f"{_rounded(row, 'macs_share')} | {_rounded(row, 'over_unreduced')} | {_measured(row, 'over_implied')} |"
         )
     return "\n".join([*lines, "", f"Rows: [{path.name}](results/{path.name}), {first['cpu']}.", ""])
 
@@ -168,7 +168,7 @@ def export_speed_table() -> str:
     for row in rows:
         lines.append(
             f"| {row['route']} | {row['model'].removesuffix('_patch16_224')} | {row['method']} | {row['batch']} | "
-            f"{row['mac_ratio'][:4]} | {_measured(row, 'speedup')} | {row['speedup_per_mac_ratio'][:4]} | "
+            f"{_rounded(row, 'mac_ratio')} | {_measured(row, 'speedup')} | {_rounded(row, 'speedup_per_mac_ratio')} | "
             f"{_measured(row, 'over_eager')} |"
         )
     return "\n".join([*lines, "", f"Rows: [{path.name}](results/{path.name}), {first['cpu']}.", ""])
@@ -219,8 +219,9 @@ def suite_table() -> str:
         how += ["memory kept"] if row["malloc"] == "keep" else []
         lines.append(
             f"| {row['model'].removesuffix('_patch16_224')} | {row['method']} | {row['img_size']} | {row['batch']} | "
-            f"{', '.join(how)} | {row['mac_ratio'][:4]} | {_measured(row, 'speedup')} | "
-            f"{row['speedup_per_mac_ratio'][:4]} | {_measured(row, 'over_matrix')} | {row['memory_of_matrix'][:4]} |"
+            f"{', '.join(how)} | {_rounded(row, 'mac_ratio')} | {_measured(row, 'speedup')} | "
+            f"{_rounded(row, 'speedup_per_mac_ratio')} | {_measured(row, 'over_matrix')} | "
+            f"{_rounded(row, 'memory_of_matrix')} |"
         )
     left = dict.fromkeys(
         f"{row['model'].removesuffix('_patch16_224')}, {row['method']}, {row['img_size']} px, batch {row['batch']}, "
@@ -231,6 +232,11 @@ def suite_table() -> str:
     skipped = [f"\nLeft out: {'; '.join(left)}."] if left else []
     links = ", ".join(f"[{path.name}](results/{path.name})" for path in paths)
     return "\n".join([*lines, *skipped, "", f"Rows: {links}.", ""])
+
+
+def _rounded(row: dict[str, str], name: str) -> str:
+    """To two decimals; nothing where it was not measured."""
+    return f"{float(row[name]):.2f}" if row[name] else ""
 
 
 def _measured(row: dict[str, str], name: str) -> str:
