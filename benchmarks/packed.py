@@ -12,7 +12,6 @@ patches, padding to it costs at least the unreduced time. Weights are random: sp
 from __future__ import annotations
 
 import argparse
-import copy
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,7 +23,7 @@ from rows import RESULTS, append, cpu_name
 from vitrim.core.method import Method
 from vitrim.core.selection import keep_where
 from vitrim.core.tokens import Tokens
-from vitrim.measure.benchmark import benchmark
+from vitrim.measure.benchmark import benchmark, twin
 from vitrim.measure.macs import count_macs
 
 
@@ -63,9 +62,9 @@ def measure(name: str, base: torch.nn.Module, batch_size: int, options: argparse
     """One row: a model at a batch size."""
     spread = torch.linspace(options.fewest, options.most, batch_size).round().long()
     counts = tuple(spread[torch.randperm(batch_size, generator=torch.Generator().manual_seed(0))].tolist())
-    packed = vitrim.reduce_tokens(copy.deepcopy(base), Given(num_patches=counts))
+    packed = vitrim.reduce_tokens(twin(base), Given(num_patches=counts))
     full = count_macs(base)
-    macs_of = {n: count_macs(vitrim.reduce_tokens(copy.deepcopy(base), Given(num_patches=(n,)))) for n in set(counts)}
+    macs_of = {n: count_macs(vitrim.reduce_tokens(twin(base), Given(num_patches=(n,)))) for n in set(counts)}
     share = sum(macs_of[n] for n in counts) / (full * batch_size)
     models = {"unreduced": base, "packed": packed}
     timing = benchmark(models, batch_size=batch_size, rounds=options.rounds, dtype=options.dtype)["packed"]

@@ -10,7 +10,6 @@ appended to results/speed_<device>_<dtype>_torch<version>_<date>.csv.
 from __future__ import annotations
 
 import argparse
-import copy
 from pathlib import Path
 
 import timm
@@ -18,7 +17,7 @@ import torch
 
 import vitrim
 from rows import RESULTS, append, cpu_name
-from vitrim.measure.benchmark import benchmark
+from vitrim.measure.benchmark import benchmark, twin
 from vitrim.measure.macs import count_macs
 
 METHODS = {
@@ -42,7 +41,7 @@ def main() -> None:
         models = {"unreduced": base}
         for label in options.methods:
             method = METHODS[label]
-            models[label] = vitrim.reduce_tokens(copy.deepcopy(base), method)
+            models[label] = vitrim.reduce_tokens(twin(base), method)
         size = (3, options.img_size, options.img_size)
         macs = {label: count_macs(model, size) for label, model in models.items()}
         for batch_size in options.batch_sizes:

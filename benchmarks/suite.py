@@ -14,7 +14,6 @@ appended to results/suite_<device>_torch<version>_<date>.csv, and a cell that ha
 from __future__ import annotations
 
 import argparse
-import copy
 import csv
 import itertools
 import os
@@ -34,7 +33,7 @@ from torch import nn
 import vitrim
 from rows import RESULTS, append, cpu_name
 from vitrim.core.method import Method
-from vitrim.measure.benchmark import DTYPES, Timing, benchmark
+from vitrim.measure.benchmark import DTYPES, Timing, benchmark, twin
 from vitrim.measure.macs import count_macs
 
 EQUAL = 1e-3  # of the largest logit: equal up to rounding, and to patches whose scores are equal up to rounding
@@ -197,8 +196,8 @@ def ratios(timings: dict[str, Timing], mac_ratio: float) -> dict[str, str]:
 
 
 def reduced(base: nn.Module, method: Method, cell: Cell) -> nn.Module:
-    """A reduced copy."""
-    model = vitrim.reduce_tokens(copy.deepcopy(base), method)
+    """A reduced twin."""
+    model = vitrim.reduce_tokens(twin(base), method)
     return fold_sizes(model) if cell.sizes == "folded" else model
 
 

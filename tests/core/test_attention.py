@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from operations import FUSED, Operations
 from vitrim.core.attention import Attention
 
 
@@ -50,6 +51,41 @@ def test_rows_are_those_rows_of_the_matrix(bias: bool) -> None:
 def test_the_output_is_the_matrix_times_the_values(bias: bool) -> None:
     attention = some_attention(37, bias=bias)
     torch.testing.assert_close(attention.output(), full_matrix(attention) @ attention.v_BHND)
+
+
+@each_bias
+@pytest.mark.parametrize("num_tokens", [1, 37, 256, 257, 600])
+def test_in_steps_the_output_is_the_same(num_tokens: int, bias: bool) -> None:
+    attention = some_attention(num_tokens, bias=bias)
+    torch.testing.assert_close(attention._output_in_steps(), attention.output())
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+def test_steps_are_for_inference_in_bf16_alone(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vitrim.core.attention.has_bf16_products", lambda: True)
+    attention = some_attention(300, dtype=dtype)
+    runs = {}
+    for name, each in {"plain": attention, "exact": attention._replace(exact=True)}.items():
+        with torch.no_grad(), Operations() as operations:
+            each.output()
+        runs[name] = bool(operations.named(FUSED))
+    assert runs == {"plain": dtype != torch.bfloat16, "exact": True}
+    with Operations() as operations:
+        attention.output()
+    assert operations.named(FUSED), "training goes through the fused kernel"
+
+
+def test_without_bf16_instructions_the_fused_kernel_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vitrim.core.attention.has_bf16_products", lambda: False)
+    with torch.no_grad(), Operations() as operations:
+        some_attention(37, dtype=torch.bfloat16).output()
+    assert operations.named(FUSED)
+
+
+def test_in_steps_never_more_than_some_rows_of_the_matrix_exist() -> None:
+    with torch.no_grad(), Operations() as operations:
+        some_attention(600, dtype=torch.bfloat16)._output_in_steps()
+    assert max(shape[1] for _, shape in operations.made if shape[-1] == 600) == 256
 
 
 def test_a_bias_of_log_size_is_the_token_repeated() -> None:

@@ -57,6 +57,21 @@ def test_the_fused_kernel_runs_and_no_square_matrix_of_tokens_is_formed(
     assert [made for made in operations.made if made[1][-2:] in squares] == []
 
 
+@pytest.mark.parametrize("keep_rate", [1.0, 0.5])
+def test_in_bf16_too_a_model_that_keeps_all_gives_its_own_numbers(
+    tiny_vit: Callable[..., VisionTransformer], keep_rate: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vitrim.core.attention.has_bf16_products", lambda: True)
+    model, x_BCHW = tiny_vit(img_size=48).bfloat16(), torch.randn(2, 3, 48, 48).bfloat16()
+    with torch.no_grad():
+        logits = model(x_BCHW)
+        vitrim.reduce_tokens(model, "evit", keep_rate=keep_rate)
+        with Operations() as operations:
+            reduced = model(x_BCHW)
+    assert len(operations.named(FUSED)) == (0 if keep_rate < 1 else 24)  # two outputs of each call
+    assert reduced.equal(logits) == (keep_rate == 1)
+
+
 def test_a_short_sequence_forms_no_square_matrix_either(tiny_vit: Callable[..., VisionTransformer]) -> None:
     model = vitrim.reduce_tokens(tiny_vit(), vitrim.EViT(scorer="received"))
     with torch.no_grad(), Operations() as operations:

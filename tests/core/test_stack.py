@@ -12,6 +12,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
 import vitrim
+from vitrim.core.block_reader import through
 from vitrim.core.stack import Snapshot, TokenBlock
 from vitrim.core.tokens import Tokens
 
@@ -241,3 +242,13 @@ def test_reduced_blocks_cannot_be_cut_apart(tiny_vit: Callable[..., VisionTransf
     with pytest.raises(RuntimeError, match=r"cannot be cut apart: restore\(model\) first"):
         model.blocks[:6]
     assert len(vitrim.restore(model).blocks[:6]) == 6
+
+
+def test_modules_that_do_nothing_are_not_called_unless_somebody_looks() -> None:
+    x, seen = torch.ones(3), []
+    idle, watched, dropout = nn.Identity(), nn.Identity(), nn.Dropout(0.5).eval()
+    idle.forward = dropout.forward = lambda _: pytest.fail("called")  # type: ignore[method-assign]
+    watched.register_forward_hook(lambda *_: seen.append("hook"))
+    assert through(x, idle, watched, dropout, nn.Linear(3, 3, bias=False)).shape == (3,)
+    assert seen == ["hook"]
+    assert through(torch.ones(1000), nn.Dropout(0.5).train()).eq(0).any()

@@ -11,7 +11,7 @@ from torch import nn
 
 import vitrim
 from vitrim.measure import benchmark as module
-from vitrim.measure.benchmark import benchmark
+from vitrim.measure.benchmark import benchmark, twin
 from vitrim.measure.peak_memory import PeakMemory
 
 SMALL = (3, 8, 8)
@@ -53,9 +53,10 @@ def test_models_take_turns_in_rotating_order():
     calls = []
     models = {name: Sleeps(name, 0.021, calls) for name in "abc"}
     progress = []
-    benchmark(models, SMALL, rounds=3, warmup=1, progress=lambda *args: progress.append(args))
-    assert "".join(name for name, *_ in calls[-9:]) == "abc" + "bca" + "cab"
-    assert progress == [(1, 3), (2, 3), (3, 3)]
+    benchmark(models, SMALL, rounds=6, warmup=1, progress=lambda *args: progress.append(args))
+    names = "".join(name for name, *_ in calls[-18:])
+    assert names == "abc" + "bca" + "cab" + "cba" + "acb" + "bac", "everybody runs after everybody else"
+    assert progress == [(round, 6) for round in range(1, 7)]
 
 
 def test_models_run_in_eval_and_inference_mode_and_return_to_their_own():
@@ -90,6 +91,19 @@ def test_another_precision_is_measured_on_a_copy(tiny_vit):
     assert all(value.equal(before[key]) for key, value in reduced.state_dict().items())
     in_full = benchmark({"all": model}, (3, 32, 32), batch_size=2, rounds=1, warmup=1)
     assert found["all"].peak_memory_mb == pytest.approx(in_full["all"].peak_memory_mb / 2, rel=0.01)
+
+
+def test_twins_share_their_weights_in_another_precision_too(tiny_vit):
+    model = tiny_vit()
+    reduced = vitrim.reduce_tokens(twin(model), "evit", keep_rate=0.5)
+    pairs = list(zip(model.parameters(), reduced.parameters(), strict=True))
+    assert all(a is b for a, b in pairs)
+    copies = {}
+    placed = [module._placed(each, torch.device("cpu"), torch.bfloat16, copies) for each in (model, reduced)]
+    for a, b in zip(*(each.parameters() for each in placed), strict=True):
+        assert a.dtype == torch.bfloat16
+        assert a.data_ptr() == b.data_ptr()
+    assert all(a.dtype == torch.float32 for a, _ in pairs)
 
 
 class Allocates(nn.Module):

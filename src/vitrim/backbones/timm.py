@@ -15,8 +15,8 @@ from timm.models.vision_transformer import Block, ResPostBlock, VisionTransforme
 from torch import Tensor, nn
 
 from ..core.attention import Attention
+from ..core.block_reader import BlockReader, through
 from ..core.method import ViTSpec
-from ..core.stack import BlockReader
 from . import timm_eva
 from .reader import Backbone, Place, UnsupportedModel, linear_macs, version
 
@@ -41,10 +41,10 @@ class PreNormReader(BlockReader):
         return _split(block.attn, block.norm1(x_BNC))
 
     def add_attention(self, block: Any, x_BNC: Tensor, mixed_BHND: Tensor) -> Tensor:
-        return x_BNC + block.drop_path1(block.ls1(_project(block.attn, mixed_BHND)))
+        return x_BNC + through(timm_eva.project(block.attn, mixed_BHND), block.ls1, block.drop_path1)
 
     def add_mlp(self, block: Any, x_BNC: Tensor) -> Tensor:
-        return x_BNC + block.drop_path2(block.ls2(block.mlp(block.norm2(x_BNC))))
+        return x_BNC + through(block.mlp(block.norm2(x_BNC)), block.ls2, block.drop_path2)
 
 
 class PostNormReader(BlockReader):
@@ -54,10 +54,10 @@ class PostNormReader(BlockReader):
         return _split(block.attn, x_BNC)
 
     def add_attention(self, block: Any, x_BNC: Tensor, mixed_BHND: Tensor) -> Tensor:
-        return x_BNC + block.drop_path1(block.norm1(_project(block.attn, mixed_BHND)))
+        return x_BNC + through(timm_eva.project(block.attn, mixed_BHND), block.norm1, block.drop_path1)
 
     def add_mlp(self, block: Any, x_BNC: Tensor) -> Tensor:
-        return x_BNC + block.drop_path2(block.norm2(block.mlp(x_BNC)))
+        return x_BNC + through(block.mlp(x_BNC), block.norm2, block.drop_path2)
 
 
 READERS: dict[type[nn.Module], BlockReader] = {
@@ -140,10 +140,4 @@ def _split(attn: Any, x_BNC: Tensor) -> Attention:
     B, N, _ = x_BNC.shape
     q, k, v = attn.qkv(x_BNC).reshape(B, N, 3, attn.num_heads, attn.head_dim).permute(2, 0, 3, 1, 4).unbind(0)
     dropout = attn.attn_drop.p if attn.training else 0.0
-    return Attention(attn.q_norm(q), attn.k_norm(k), v, attn.scale, dropout=dropout)
-
-
-def _project(attn: Any, mixed_BHND: Tensor) -> Tensor:
-    x = mixed_BHND.transpose(1, 2).flatten(2)
-    x = attn.norm(x) if hasattr(attn, "norm") else x
-    return attn.proj_drop(attn.proj(x))
+    return Attention(through(q, attn.q_norm), through(k, attn.k_norm), v, attn.scale, dropout=dropout)

@@ -15,7 +15,7 @@ from timm.models.eva import EvaAttention, EvaBlock, EvaBlockPostNorm
 from torch import Tensor, nn
 
 from ..core.attention import Attention
-from ..core.block_reader import BlockReader
+from ..core.block_reader import BlockReader, through
 from ..core.rotary import Rotation
 
 ATTENTIONS = (EvaAttention, AttentionRope)
@@ -28,10 +28,10 @@ class EvaReader(BlockReader):
         return _split(block.attn, block.norm1(x_BNC))
 
     def add_attention(self, block: Any, x_BNC: Tensor, mixed_BHND: Tensor) -> Tensor:
-        return x_BNC + block.drop_path1(_scaled(block.gamma_1, _project(block.attn, mixed_BHND)))
+        return x_BNC + through(_scaled(block.gamma_1, project(block.attn, mixed_BHND)), block.drop_path1)
 
     def add_mlp(self, block: Any, x_BNC: Tensor) -> Tensor:
-        return x_BNC + block.drop_path2(_scaled(block.gamma_2, block.mlp(block.norm2(x_BNC))))
+        return x_BNC + through(_scaled(block.gamma_2, block.mlp(block.norm2(x_BNC))), block.drop_path2)
 
     def rotation(self, rope: Tensor | None = None, *_: Any, **__: Any) -> Rotation | None:
         return None if rope is None else Rotation(rope)
@@ -61,10 +61,10 @@ class EvaPostNormReader(EvaReader):
         return _split(block.attn, x_BNC)
 
     def add_attention(self, block: Any, x_BNC: Tensor, mixed_BHND: Tensor) -> Tensor:
-        return x_BNC + block.drop_path1(block.norm1(_project(block.attn, mixed_BHND)))
+        return x_BNC + through(project(block.attn, mixed_BHND), block.norm1, block.drop_path1)
 
     def add_mlp(self, block: Any, x_BNC: Tensor) -> Tensor:
-        return x_BNC + block.drop_path2(block.norm2(block.mlp(x_BNC)))
+        return x_BNC + through(block.mlp(x_BNC), block.norm2, block.drop_path2)
 
 
 READERS: dict[type[nn.Module], BlockReader] = {EvaBlock: EvaReader(), EvaBlockPostNorm: EvaPostNormReader()}
@@ -77,7 +77,7 @@ def _split(attn: Any, x_BNC: Tensor) -> Attention:
     else:
         parts = (projection(x_BNC) for projection in (attn.q_proj, attn.k_proj, attn.v_proj))
         q, k, v = (part.unflatten(2, (-1, attn.head_dim)).transpose(1, 2) for part in parts)
-    q, k = attn.q_norm(q), attn.k_norm(k)
+    q, k = through(q, attn.q_norm), through(k, attn.k_norm)
     groups = q.shape[1] // k.shape[1]
     if groups > 1:  # several heads of queries share one of keys and values
         k, v = k.repeat_interleave(groups, dim=1), v.repeat_interleave(groups, dim=1)
@@ -95,9 +95,9 @@ def _fused(attn: Any, x_BNC: Tensor) -> Tensor:
     return F.linear(x_BNC, attn.qkv.weight, bias)
 
 
-def _project(attn: Any, mixed_BHND: Tensor) -> Tensor:
-    out: Tensor = attn.proj_drop(attn.proj(attn.norm(mixed_BHND.transpose(1, 2).flatten(2))))
-    return out
+def project(attn: Any, mixed_BHND: Tensor) -> Tensor:
+    """From heads back to channels: [B, H, N, D] -> [B, N, C]. All of timm's attentions end alike."""
+    return through(mixed_BHND.transpose(1, 2).flatten(2), attn.norm, attn.proj, attn.proj_drop)
 
 
 def _scaled(gamma: Tensor | None, x_BNC: Tensor) -> Tensor:

@@ -11,9 +11,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from . import packing
-from .precision import product, widen
+from .precision import has_bf16_products, product, widen
 
 QUERY_CHUNK = 64  # queries per step where every row of the attention matrix is needed once
+QUERY_STEP = 256  # and where each step's rows are mixed at once
 
 
 class Attention(NamedTuple):
@@ -30,15 +31,42 @@ class Attention(NamedTuple):
     bias: Tensor | None = None  # added to the logits of every query, [B, 1, 1, N]
     dropout: float = 0.0
     lengths: packing.Lengths | None = None  # tokens of each image, if packed
+    exact: bool = False  # whether the output has to be the fused kernel's to the last bit
 
     def output(self) -> Tensor:
-        """Softmax(q k^T) v through the fused kernel: [B, H, N, D]."""
+        """Softmax(q k^T) v through the fused kernel: [B, H, N, D].
+
+        In bf16 on a CPU plain products may be faster than that kernel, and then run some queries at a time.
+        """
         if self.lengths is not None:
             # Joined as [1, T, H, D], the order in which the kernel writes, so that each row is copied whole.
             return torch.cat([image.output().transpose(1, 2) for image in self.images()], dim=1).transpose(1, 2)
+        if not self.exact and self._steps_are_faster():
+            return self._output_in_steps()
         return F.scaled_dot_product_attention(
             self.q_BHND, self.k_BHND, self.v_BHND, self.bias, dropout_p=self.dropout, scale=self.scale
         )
+
+    def _steps_are_faster(self) -> bool:
+        """Where it was measured (docs/log.md): bf16 products on a CPU that has them, in plain inference."""
+        if torch.compiler.is_compiling() or torch.is_grad_enabled() or self.dropout:
+            return False
+        return self.q_BHND.dtype == torch.bfloat16 and self.q_BHND.device.type == "cpu" and has_bf16_products()
+
+    def _output_in_steps(self) -> Tensor:
+        """Softmax(q k^T) v by plain products, QUERY_STEP queries at a time."""
+        B, H, N, D = self.q_BHND.shape
+        q_XND, k_XND, v_XND = (part.reshape(B * H, N, D) for part in (self.q_BHND, self.k_BHND, self.v_BHND))
+        k_XDN = k_XND.transpose(1, 2)
+        if self.bias is None:
+            beta, bias_X1N = 0, q_XND[:, :1, :1]  # at beta = 0 nobody looks at it
+        else:
+            beta, bias_X1N = 1, self.bias.expand(B, H, 1, N).reshape(B * H, 1, N)
+        mixed = []
+        for q_XMD in torch.split(q_XND, QUERY_STEP, dim=1):
+            logits_XMN = torch.baddbmm(bias_X1N, q_XMD, k_XDN, beta=beta, alpha=self.scale)
+            mixed.append(torch.bmm(logits_XMN.softmax(dim=-1), v_XND))
+        return (mixed[0] if len(mixed) == 1 else torch.cat(mixed, dim=1)).view(B, H, N, D)
 
     def images(self) -> list[Attention]:
         """Each image's own attention, where the tokens are packed; views, not copies. [1, H, n, D] each."""
@@ -47,7 +75,7 @@ class Attention(NamedTuple):
         q, k, v = (torch.split(part, counts, dim=2) for part in (self.q_BHND, self.k_BHND, self.v_BHND))
         bias = [None] * len(counts) if self.bias is None else torch.split(self.bias, counts, dim=3)
         parts = zip(q, k, v, bias, strict=True)
-        return [Attention(q, k, v, self.scale, bias, self.dropout) for q, k, v, bias in parts]
+        return [Attention(q, k, v, self.scale, bias, self.dropout, None, self.exact) for q, k, v, bias in parts]
 
     def rows(self, start: int, stop: int) -> Tensor:
         """Attention of queries start to stop - 1 over all keys, at least in fp32: [B, H, stop - start, N]."""

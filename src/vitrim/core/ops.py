@@ -70,9 +70,9 @@ def fuse(tokens: Tokens, keep_BK: Tensor, weight_BN: Tensor) -> Tokens:
     """
     K = keep_BK.shape[1]
     weight_BN = weight_BN.to(tokens.x_BNC.dtype)
-    rest_weight_BN = weight_BN.scatter(1, keep_BK, 0.0)
+    rest_weight_B1N = weight_BN.scatter(1, keep_BK, 0.0).unsqueeze(1)
     out = _take_with_prefix(tokens, torch.cat([keep_BK, keep_BK[:, :1]], dim=1))
-    out.x_BNC[:, -1:] = rest_weight_BN.unsqueeze(1) @ tokens.patches_BNC  # over the row taken for its room
+    out.x_BNC[:, -1:] = torch.bmm(rest_weight_B1N, tokens.patches_BNC)  # over the row taken for its room
     if out.position_BK is not None:
         out.position_BK[:, -1] = NOWHERE
     if tokens.size_BN is None and not tokens.traced:

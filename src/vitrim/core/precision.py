@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import torch
 from torch import Tensor
 
@@ -17,3 +19,9 @@ def product(a: Tensor, b: Tensor) -> Tensor:
         return widen(a) @ widen(b)
     with torch.autocast(a.device.type, enabled=False):
         return widen(a) @ widen(b)
+
+
+@functools.cache
+def has_bf16_products() -> bool:
+    """Whether this CPU multiplies bf16 matrices by AVX-512 instructions, and not by AMX, where nothing was measured."""
+    return torch.cpu._is_avx512_bf16_supported() and not torch.cpu._is_amx_tile_supported()

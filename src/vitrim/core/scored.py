@@ -24,7 +24,7 @@ def patch_scores(scorer: str, tokens: Tokens, attention: Attention) -> Tensor:
     if scorer == "norm":
         return widen(tokens.patches_BNC).norm(dim=-1)
     row_BHN = attention.cls_row() if scorer == "cls" else attention.received()
-    return row_BHN.mean(dim=1)[:, tokens.num_prefix :]
+    return row_BHN[:, :, tokens.num_prefix :].mean(dim=1)
 
 
 def score_macs(scorer: str, num_patches: int, spec: ViTSpec) -> int:

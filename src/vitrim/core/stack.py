@@ -95,7 +95,7 @@ class TokenBlock(nn.Module):
     def _start(self, x_BNC: Tensor, positioned: bool) -> Tokens:
         spreads = self._spreads
         traced = spreads or self.recorder is not None or self.traced
-        whole = not self.reader.exact and self._keeps_all(x_BNC.shape[1] - self.spec.num_prefix)
+        whole = not torch.compiler.is_compiling() and self._keeps_all(x_BNC.shape[1] - self.spec.num_prefix)
         carry = None if self.outbox is None else ()
         return Tokens(x_BNC, self.spec.num_prefix, traced=traced, carry=carry, positioned=positioned, whole=whole)
 
@@ -108,19 +108,21 @@ class TokenBlock(nn.Module):
 
     def _step(self, tokens: Tokens, rotation: Rotation | None = None) -> Tokens:
         if isinstance(self.reader, OpaqueReader):
-            return tokens._replace(x_BNC=self.block.forward(tokens.x_BNC))
+            return tokens.with_features(self.block.forward(tokens.x_BNC))
         tokens = self.acting.before_block(self.layer, tokens)
-        if tokens.whole and not self.reader.exact and not torch.compiler.is_compiling():
+        if tokens.whole and not self.reader.exact:
             # Nothing is reduced anywhere, and only the block's own kernels give its own numbers to the last bit.
-            return self.acting.after_block(self.layer, tokens._replace(x_BNC=self.block.forward(tokens.x_BNC)))
+            return self.acting.after_block(self.layer, tokens.with_features(self.block.forward(tokens.x_BNC)))
         attention = self._attention(tokens, rotation)
         x = self._add_attention(tokens, attention)
-        tokens = self.acting.after_attention(self.layer, tokens._replace(x_BNC=x), attention)
+        tokens = self.acting.after_attention(self.layer, tokens.with_features(x), attention)
         del attention, x  # queries, keys, values and the longer sequence need not outlive the MLP's peak
-        return self.acting.after_block(self.layer, tokens._replace(x_BNC=self._add_mlp(tokens)))
+        return self.acting.after_block(self.layer, tokens.with_features(self._add_mlp(tokens)))
 
     def _attention(self, tokens: Tokens, rotation: Rotation | None) -> Attention:
-        attention = self.reader.attention(self.block, tokens.x_BNC)._replace(lengths=tokens.lengths)
+        attention = self.reader.attention(self.block, tokens.x_BNC)
+        if tokens.lengths is not None or tokens.whole:
+            attention = attention._replace(lengths=tokens.lengths, exact=tokens.whole)
         if rotation is not None:
             attention = self.reader.turn(self.block, attention, rotation.rows(tokens.turned_BK))
         if self.acting.size_in_attention and tokens.size_BN is not None:
@@ -144,8 +146,9 @@ class TokenBlock(nn.Module):
 
     def _drops_images(self, tokens: Tokens) -> bool:
         """Whether drop-path would take packed images for a single one: then its branch runs on padded ones."""
-        paths = (getattr(module, "drop_prob", None) for module in self.block.modules())
-        return tokens.lengths is not None and self.training and any(paths)
+        if tokens.lengths is None or not self.training:
+            return False
+        return any(getattr(module, "drop_prob", None) for module in self.block.modules())
 
     def _leave(self, tokens: Tokens) -> Tensor:
         tokens = self.acting.finish(tokens)

@@ -1,7 +1,8 @@
 """Speed and memory of several models, measured together. Knows nothing of token reduction.
 
 On a shared or throttling machine times drift by more than the differences of interest, so the models take turns
-within each round, in rotating order, and speed-ups are ratios within a round.
+within each round, in changing order, and speed-ups are ratios within a round. Whoever runs after a model with the same
+weights in the same memory finds them in the cache: models to compare should all share theirs (`twin`), or none.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +28,7 @@ MIN_SECONDS = 0.02  # of one sample: a single call at batch 1 would measure the 
 MIB = 2**20
 # Every model is a graph of its own of the same forward; past a few, torch would run further ones uncompiled.
 ANY_NUMBER = {"recompile_limit": 1000, "accumulated_recompile_limit": 10_000, "fail_on_recompile_limit_hit": True}
+M = TypeVar("M", bound=nn.Module)
 
 
 @dataclass(frozen=True)
@@ -63,12 +66,12 @@ def benchmark(
     """Forward times of the models on random images, taking turns; by the models' names.
 
     A sample is as many forwards in a row as take 20 ms. A model whose weights are not of that dtype and on that
-    device is copied; none is changed. baseline: the model whose speed-up is 1, by default the first.
-    images_ICHW: images to use instead of random ones of input_size, in batches of batch_size, for models whose work
-    depends on what they see; a sample is then all of them. compile: by torch.compile, a string being its mode
-    ("reduce-overhead": CUDA graphs). progress: called after each round with rounds done and
-    rounds in all. Memory is the allocator's on CUDA, else that of tensors alive (`PeakMemory`), for one batch; a
-    compiled model counts as its uncompiled self.
+    device is copied; none is changed, and weights that models share stay shared. baseline: the model whose speed-up
+    is 1, by default the first. images_ICHW: images to use instead of random ones of input_size, in batches of
+    batch_size, for models whose work depends on what they see; a sample is then all of them. compile: by
+    torch.compile, a string being its mode ("reduce-overhead": CUDA graphs). progress: called after each round with
+    rounds done and rounds in all. Memory is the allocator's on CUDA, else that of tensors alive (`PeakMemory`), for one
+    batch; a compiled model counts as its uncompiled self.
     """
     first = _check(models, batch_size=batch_size, rounds=rounds, warmup=warmup, dtype=dtype, baseline=baseline)
     place = check_device(device)
@@ -78,7 +81,9 @@ def benchmark(
         raise ValueError("benchmark needs at least one image.")
     # Copies: a view would hold, and count as, the memory of all images.
     batches = [part.to(place, DTYPES[dtype], copy=True) for part in torch.split(images_ICHW, batch_size)]
-    runners = {name: _Runner(_placed(model, place, DTYPES[dtype]), batches, compile) for name, model in models.items()}
+    copies: dict[int, Any] = {}
+    placed = {name: _placed(model, place, DTYPES[dtype], copies) for name, model in models.items()}
+    runners = {name: _Runner(model, batches, compile) for name, model in placed.items()}
     with ExitStack() as stack, torch.inference_mode():
         if compile:
             stack.enter_context(importlib.import_module("torch._dynamo.config").patch(ANY_NUMBER))
@@ -90,15 +95,21 @@ def benchmark(
     return {name: _timing(seconds[name], seconds[first], per_batch, runners[name].peak_bytes) for name in runners}
 
 
+def twin(model: M) -> M:
+    """A copy with the very same parameters, not equal ones: what is written into either's is in both."""
+    return copy.deepcopy(model, {id(parameter): parameter for parameter in model.parameters()})
+
+
 def _take_turns(
     runners: Mapping[str, _Runner], rounds: int, progress: Callable[[int, int], None] | None
 ) -> dict[str, list[float]]:
-    """One sample of each model per round, each round beginning with another model."""
+    """One sample of each model per round, each round beginning with another, and in either direction in turn."""
     seconds: dict[str, list[float]] = {name: [] for name in runners}
     names = list(runners)
     for done in range(rounds):
-        start = done % len(names)
-        for name in names[start:] + names[:start]:
+        start, backwards = done % len(names), done // len(names) % 2
+        order = names[start:] + names[:start]
+        for name in reversed(order) if backwards else order:
             seconds[name].append(runners[name].sample())
         if progress is not None:
             progress(done + 1, rounds)
@@ -176,11 +187,11 @@ def _check(
     return first
 
 
-def _placed(model: nn.Module, device: torch.device, dtype: torch.dtype) -> nn.Module:
+def _placed(model: nn.Module, device: torch.device, dtype: torch.dtype, copies: dict[int, Any]) -> nn.Module:
     tensors = [*model.parameters(), *model.buffers()]
     floating = [tensor for tensor in tensors if tensor.is_floating_point()]
     fits = all(t.device == device for t in tensors) and all(t.dtype == dtype for t in floating)
-    return model if fits else copy.deepcopy(model).to(device, dtype)
+    return model if fits else copy.deepcopy(model, copies).to(device, dtype)
 
 
 def _timing(seconds: list[float], baseline: list[float], batch_size: float, peak_bytes: int) -> Timing:
