@@ -18,6 +18,7 @@ def append(what: str, rows: Sequence[Mapping[str, object]], folder: Path = RESUL
     version = torch.__version__.partition("+")[0]
     today = datetime.datetime.now(datetime.timezone.utc).date()
     path = folder / f"{what}_torch{version}_{today}.csv"
+    folder.mkdir(parents=True, exist_ok=True)
     new = not path.exists()
     with path.open("a", newline="") as file:
         writer = csv.DictWriter(file, list(rows[0]))

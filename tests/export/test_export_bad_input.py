@@ -91,7 +91,7 @@ def test_a_method_whose_counts_vary(refused, tmp_path):
 @pytest.mark.parametrize(
     ("option", "value", "told"),
     [
-        ("batch_sizes", "0", "batch sizes are a list of whole numbers of at least 1, not [0]"),
+        ("batch_sizes", "0", "--batch-sizes takes numbers of at least 1, not 0"),
         ("batch_sizes", "one", "--batch-sizes takes whole numbers separated by commas, and 'one' is none"),
         ("batch_sizes", "1,3", "--limit 2 is too few images for --batch-sizes 1,3"),
         ("tolerance", "-1", "the tolerance is at least 0, not -1"),

@@ -56,7 +56,7 @@ def export(
         raise ValueError(f"{absent}.")
     if method is None and any(value is not None for value in (keep_rate, gmacs, r, layers, scorer)):
         raise ValueError("--keep-rate, --gmacs, --r, --layers and --scorer need a --method.")
-    sizes = options.numbers(batch_sizes, "--batch-sizes", int)
+    sizes = options.numbers(batch_sizes, "--batch-sizes", int, least=1)
     if limit < max(2, *sizes):
         raise ValueError(f"--limit {limit} is too few images for --batch-sizes {batch_sizes}.")
     wanted = options.one(options.chosen(method, keep_rate, gmacs, r, layers, scorer)) if method else None

@@ -108,7 +108,7 @@ def benchmark(
 
     found = options.chosen(methods, keep_rates, gmacs, r, layers, scorer, mass=mass)
     options.refuse_varying(found, REAL_IMAGES)
-    sizes = options.numbers(batch_sizes, "--batch-sizes", int)
+    sizes = options.numbers(batch_sizes, "--batch-sizes", int, least=1)
     if json_file is not None and not json_file.resolve().parent.is_dir():
         raise ValueError(f"there is no folder {json_file.parent} to write {json_file.name} into.")
     place = check_device(device)

@@ -106,7 +106,7 @@ def names(text: str) -> list[str]:
     return [part.strip() for part in text.split(",") if part.strip()]
 
 
-def numbers(text: str | None, option: str, kind: type[T]) -> list[T]:
+def numbers(text: str | None, option: str, kind: type[T], *, least: float = -math.inf) -> list[T]:
     """The numbers of a comma-separated list; ValueError naming the option."""
     values = []
     for part in names(text or ""):
@@ -117,6 +117,8 @@ def numbers(text: str | None, option: str, kind: type[T]) -> list[T]:
             raise ValueError(f"{option} takes {what} separated by commas, and {part!r} is none.") from None
         if not math.isfinite(value):
             raise ValueError(f"{option} takes finite numbers, not {part}.")
+        if value < least:
+            raise ValueError(f"{option} takes numbers of at least {least}, not {part}.")
         values.append(value)
     if text is not None and not values:
         raise ValueError(f"{option} is empty.")

@@ -116,9 +116,10 @@ def _against_keys(query_BHMD: Tensor, k_BHND: Tensor) -> Tensor:
 
     Keys are strided views of a packed projection, and a product over images and heads at once copies all of them
     first. For one query that takes longer than the product, so on a CPU it goes head by head. A single image's keys
-    need no copy.
+    need no copy, and the engines that run exported graphs lay them out by themselves.
     """
-    if query_BHMD.shape[0] == 1 or query_BHMD.shape[2] > 1 or query_BHMD.device.type != "cpu":
+    at_once = query_BHMD.shape[2] > 1 or query_BHMD.device.type != "cpu" or torch.compiler.is_exporting()
+    if at_once or query_BHMD.shape[0] == 1:
         return product(query_BHMD, k_BHND.transpose(-2, -1))
     heads = zip(query_BHMD.unbind(dim=1), k_BHND.unbind(dim=1), strict=True)
     return torch.stack([product(query, keys.transpose(-2, -1)) for query, keys in heads], dim=1)

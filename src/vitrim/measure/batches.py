@@ -130,7 +130,7 @@ class _Stream:
         while (found := _next(decoded)) is not None:
             batch, failure = found
             if failure and not self.skip_bad:
-                raise ImageDataError(failure)
+                raise ImageDataError(f"{failure} --skip-bad, or skip_bad=True, leaves such files out.")
             yield batch
 
 

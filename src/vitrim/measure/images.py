@@ -95,9 +95,7 @@ def open_image(path: Path, channels: int) -> Image.Image:
                 return opaque.convert(MODES[channels])
     except Exception as error:  # decoders raise whatever the bytes lead them to
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise ImageDataError(
-            f"{path} is not an image that can be read ({reason}): repair it, remove it, or skip bad images."
-        ) from error
+        raise ImageDataError(f"{path} is not an image that can be read ({reason}): repair or remove it.") from error
 
 
 def _check_folder(folder: Path) -> None:
