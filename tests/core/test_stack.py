@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -12,6 +13,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
 import vitrim
+from vitrim.core.attention import Attention
 from vitrim.core.block_reader import through
 from vitrim.core.stack import Snapshot, TokenBlock
 from vitrim.core.tokens import Tokens
@@ -252,3 +254,31 @@ def test_modules_that_do_nothing_are_not_called_unless_somebody_looks() -> None:
     assert through(x, idle, watched, dropout, nn.Linear(3, 3, bias=False)).shape == (3,)
     assert seen == ["hook"]
     assert through(torch.ones(1000), nn.Dropout(0.5).train()).eq(0).any()
+
+
+def test_where_a_method_does_not_act_it_is_not_asked_and_the_attention_is_freed(
+    tiny_vit: Callable[..., VisionTransformer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+    alive: list[bool] = []
+    seen: list[weakref.ref[torch.Tensor]] = []
+    after, output, add = vitrim.EViT.after_attention, Attention.output, TokenBlock._add_attention
+
+    def output_seen(self: Attention) -> torch.Tensor:
+        seen.append(weakref.ref(self.q_BHND))
+        return output(self)
+
+    def add_seen(self: TokenBlock, *args: Any) -> torch.Tensor:
+        alive.append(seen[-1]() is not None)
+        return add(self, *args)
+
+    monkeypatch.setattr(
+        vitrim.EViT, "after_attention", lambda self, layer, *args: asked.append(layer) or after(self, layer, *args)
+    )
+    monkeypatch.setattr(Attention, "output", output_seen)
+    monkeypatch.setattr(TokenBlock, "_add_attention", add_seen)
+    model = vitrim.reduce_tokens(tiny_vit(), "evit", keep_rate=0.5)
+    with torch.no_grad():
+        model(torch.randn(1, 3, 32, 32))
+    assert asked == [3, 6, 9]
+    assert [layer for layer in range(12) if alive[layer]] == [3, 6, 9]

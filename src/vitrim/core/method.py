@@ -118,6 +118,13 @@ class Method:
         """Called with the input of block `layer`."""
         return tokens
 
+    def acts(self, layer: int, num_patches: int) -> bool:
+        """Whether `after_attention` is called in block `layer` when num_patches enter it.
+
+        Where it is not, queries, keys and values are freed earlier; if it is in no block, the model runs as it was.
+        """
+        return True
+
     def after_attention(self, layer: int, tokens: Tokens, attention: Attention) -> Tokens:
         """Called between the attention and the MLP of block `layer`; x_BNC includes the residual."""
         return tokens
@@ -209,3 +216,6 @@ class KeepRateMethod(Method):
 
     def num_kept(self, layer: int, num_patches: int) -> int:
         return self.num_attentive(layer, num_patches)
+
+    def acts(self, layer: int, num_patches: int) -> bool:
+        return self.num_attentive(layer, num_patches) < num_patches

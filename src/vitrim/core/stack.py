@@ -100,11 +100,8 @@ class TokenBlock(nn.Module):
         return Tokens(x_BNC, self.spec.num_prefix, traced=traced, carry=carry, positioned=positioned, whole=whole)
 
     def _keeps_all(self, num_patches: int) -> bool:
-        """Whether the counts tell that no block reduces. A method that tells none may be there to look on."""
-        method = self.acting
-        if method.varies or type(method).num_kept is Method.num_kept:
-            return False
-        return all(method.num_kept(layer, num_patches) == num_patches for layer in range(self.spec.depth))
+        """Whether no block acts on its tokens."""
+        return not any(self.acting.acts(layer, num_patches) for layer in range(self.spec.depth))
 
     def _step(self, tokens: Tokens, rotation: Rotation | None = None) -> Tokens:
         if isinstance(self.reader, OpaqueReader):
@@ -114,9 +111,15 @@ class TokenBlock(nn.Module):
             # Nothing is reduced anywhere, and only the block's own kernels give its own numbers to the last bit.
             return self.acting.after_block(self.layer, tokens.with_features(self.block.forward(tokens.x_BNC)))
         attention = self._attention(tokens, rotation)
-        x = self._add_attention(tokens, attention)
-        tokens = self.acting.after_attention(self.layer, tokens.with_features(x), attention)
-        del attention, x  # queries, keys, values and the longer sequence need not outlive the MLP's peak
+        mixed_BHND = attention.output()
+        if not self.acting.acts(self.layer, tokens.num_patches):
+            del attention  # early: what is freed now may be the memory of what comes
+            tokens = tokens.with_features(self._add_attention(tokens, mixed_BHND))
+        else:
+            x = self._add_attention(tokens, mixed_BHND)
+            tokens = self.acting.after_attention(self.layer, tokens.with_features(x), attention)
+            del attention, x  # queries, keys, values and the longer sequence need not outlive the MLP's peak
+        del mixed_BHND
         return self.acting.after_block(self.layer, tokens.with_features(self._add_mlp(tokens)))
 
     def _attention(self, tokens: Tokens, rotation: Rotation | None) -> Attention:
@@ -129,8 +132,7 @@ class TokenBlock(nn.Module):
             attention = attention._replace(bias=tokens.size_BN.log()[:, None, None].to(attention.q_BHND.dtype))
         return attention
 
-    def _add_attention(self, tokens: Tokens, attention: Attention) -> Tensor:
-        mixed_BHND = attention.output()
+    def _add_attention(self, tokens: Tokens, mixed_BHND: Tensor) -> Tensor:
         if not self._drops_images(tokens):
             return self.reader.add_attention(self.block, tokens.x_BNC, mixed_BHND)
         assert tokens.lengths is not None

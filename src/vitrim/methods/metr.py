@@ -106,6 +106,9 @@ class METR(Method):
     def before_block(self, layer: int, tokens: Tokens) -> Tokens:
         return self.method.before_block(layer, tokens)
 
+    def acts(self, layer: int, num_patches: int) -> bool:
+        return self.method.acts(layer, num_patches)
+
     def after_attention(self, layer: int, tokens: Tokens, attention: Attention) -> Tokens:
         return self.method.after_attention(layer, tokens, attention)
 
