@@ -101,10 +101,11 @@ def accuracy_table() -> str:
 def speed_table() -> str:
     """Speed-up over the unreduced model beside the MAC ratio, from the rows of benchmarks/speed.py."""
     path, rows = newest("speed_*.csv")
+    rows = last_of(rows, "model", "method", "batch")
     first = rows[0]
     lines = [
         f"Measured speed-up over the unreduced model at {first['img_size']} px, {first['dtype']}, {first['threads']} "
-        f"CPU threads, median of {first['rounds']} {SPREAD}:\n",
+        f"CPU threads, median of {_rounds(rows)} {SPREAD}:\n",
         "| model | method | batch | MAC ratio | speed-up | of the MAC ratio |",
         "|---|---|---|---|---|---|",
     ]
@@ -124,10 +125,11 @@ def short_speed_table() -> str:
     """One line a method for one model, from the same rows."""
     path, rows = newest("speed_*.csv")
     rows = [row for row in rows if row["model"].startswith("deit_small") and row["method"] != "unreduced"]
+    rows = last_of(rows, "method", "batch")
     first, batches = rows[0], sorted({row["batch"] for row in rows}, key=int, reverse=True)
     lines = [
         f"Speed of DeiT-Small over the unreduced model at {first['img_size']} px, {first['dtype']}, {first['threads']} "
-        f"CPU threads, median of {first['rounds']} {SPREAD}:\n",
+        f"CPU threads, median of {_rounds(rows)} {SPREAD}:\n",
         "| method | MAC ratio | " + " | ".join(f"batch {batch}" for batch in batches) + " |",
         "|---|---|" + "---|" * len(batches),
     ]
@@ -141,9 +143,10 @@ def short_speed_table() -> str:
 def packed_table() -> str:
     """Time of packed batches over what their multiply-adds imply, from the rows of benchmarks/packed.py."""
     path, rows = newest("packed_*.csv")
+    rows = last_of(rows, "model", "batch", "patches")
     first = rows[0]
     lines = [
-        f"{first['dtype']}, {first['threads']} CPU threads, median of {first['rounds']} {SPREAD}:\n",
+        f"{first['dtype']}, {first['threads']} CPU threads, median of {_rounds(rows)} {SPREAD}:\n",
         "| model | batch | patches kept | MACs of the unreduced | time of the unreduced | time over implied |",
         "|---|---|---|---|---|---|",
     ]
@@ -158,10 +161,11 @@ def packed_table() -> str:
 def export_speed_table() -> str:
     """Exported reduced models over exported unreduced ones, from the rows of benchmarks/export_speed.py."""
     path, rows = newest("export_speed_*.csv")
+    rows = last_of(rows, "route", "model", "method", "batch")
     first = rows[0]
     lines = [
         "Reduced against unreduced by the same route, and the artefact against eager, at 224 px, fp32, "
-        f"{first['threads']} CPU threads, median of {first['rounds']} {SPREAD}:\n",
+        f"{first['threads']} CPU threads, median of {_rounds(rows)} {SPREAD}:\n",
         "| route | model | method | batch | MAC ratio | speed-up | of the MAC ratio | over eager |",
         "|---|---|---|---|---|---|---|---|",
     ]
@@ -201,7 +205,7 @@ def suite_table() -> str:
     paths = sorted((ROOT / "results").glob("suite_*.csv"), key=lambda path: path.stem[-10:])
     rows = [row for path in paths for row in read(path)]
     first = rows[0]
-    rows = list({tuple(row[key] for key in CELL): row for row in rows}.values())  # the last row of a cell counts
+    rows = last_of(rows, *CELL)
     rows.sort(key=lambda row: (row["model"], row["method"], int(row["img_size"]), int(row["batch"])))
     lines = [
         "Speed over the unreduced model, and speed and peak memory over the way research code works, which forms the "
@@ -314,6 +318,17 @@ def anytime_table() -> str:
 def _spread(rows: list[dict[str, str]]) -> str:
     values = [float(row["top1"]) for row in rows]
     return f"{statistics.mean(values):.1f} ± {statistics.stdev(values):.1f}" if values else "not run"
+
+
+def _rounds(rows: list[dict[str, str]]) -> str:
+    """How many there were: '30', or '25 to 60'."""
+    numbers = sorted({int(row["rounds"]) for row in rows})
+    return " to ".join(str(number) for number in dict.fromkeys((numbers[0], numbers[-1])))
+
+
+def last_of(rows: list[dict[str, str]], *cell: str) -> list[dict[str, str]]:
+    """Of the rows with the same values there, the last, in the first one's place."""
+    return list({tuple(row[key] for key in cell): row for row in rows}.values())
 
 
 def newest(pattern: str) -> tuple[Path, list[dict[str, str]]]:
