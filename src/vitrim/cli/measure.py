@@ -100,8 +100,7 @@ def benchmark(
 
     from ..api import reduce_tokens
     from ..compare.environment import environment
-    from ..measure.benchmark import benchmark as run
-    from ..measure.benchmark import twin
+    from ..measure import benchmark as turns
     from ..measure.evaluate import check_device, input_size_of
     from ..measure.macs import count_macs
     from ..quantize import quantize_int8
@@ -113,7 +112,7 @@ def benchmark(
         raise ValueError(f"there is no folder {json_file.parent} to write {json_file.name} into.")
     place = check_device(device)
     net = saved.build(model, img_size)
-    reduced = {" ".join(each.key): reduce_tokens(twin(net), each.make(net)) for each in found}
+    reduced = {" ".join(each.key): reduce_tokens(turns.twin(net), each.make(net)) for each in found}
     models = {"unreduced": net} | reduced
     if int8:
         models |= {f"{name}, int8": quantize_int8(copy.deepcopy(each)) for name, each in models.items()}
@@ -121,7 +120,7 @@ def benchmark(
     rows: list[dict[str, Any]] = []
     for size in sizes:
         with terminal.progress_bar(f"rounds at batch {size}") as progress:
-            timings = run(
+            timings = turns.benchmark(
                 models,
                 input_size_of(net),
                 batch_size=size,
