@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from operations import FUSED, Operations
-from vitrim.core.attention import Attention
+from vitrim.core.attention import Attention, steps_are_faster
 
 
 def some_attention(num_tokens: int, *, bias: bool = False, dtype: torch.dtype = torch.float64) -> Attention:
@@ -57,34 +57,52 @@ def test_the_output_is_the_matrix_times_the_values(bias: bool) -> None:
 @pytest.mark.parametrize("num_tokens", [1, 37, 256, 257, 600])
 def test_in_steps_the_output_is_the_same(num_tokens: int, bias: bool) -> None:
     attention = some_attention(num_tokens, bias=bias)
-    torch.testing.assert_close(attention._output_in_steps(), attention.output())
+    with torch.no_grad():
+        torch.testing.assert_close(attention.output(in_steps=True), attention.output())
+
+
+@each_bias
+def test_in_steps_nothing_that_the_caller_holds_is_written_over(bias: bool) -> None:
+    attention = some_attention(37, bias=bias)
+    parts = [
+        part for part in (attention.q_BHND, attention.k_BHND, attention.v_BHND, attention.bias) if part is not None
+    ]
+    before = [part.clone() for part in parts]
+    with torch.no_grad():
+        attention.output(in_steps=True)
+    assert all(torch.equal(part, kept) for part, kept in zip(parts, before, strict=True))
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
-def test_steps_are_for_inference_in_bf16_alone(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_steps_are_faster_in_bf16_inference_alone(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("vitrim.core.attention.has_bf16_products", lambda: True)
-    attention = some_attention(300, dtype=dtype)
-    runs = {}
-    for name, each in {"plain": attention, "exact": attention._replace(exact=True)}.items():
-        with torch.no_grad(), Operations() as operations:
-            each.output()
-        runs[name] = bool(operations.named(FUSED))
-    assert runs == {"plain": dtype != torch.bfloat16, "exact": True}
-    with Operations() as operations:
-        attention.output()
-    assert operations.named(FUSED), "training goes through the fused kernel"
-
-
-def test_without_bf16_instructions_the_fused_kernel_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    x = torch.ones(1, 4, 8, dtype=dtype)
+    assert not steps_are_faster(x), "training goes through the fused kernel"
+    with torch.no_grad():
+        assert steps_are_faster(x) == (dtype == torch.bfloat16)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            assert steps_are_faster(x)
     monkeypatch.setattr("vitrim.core.attention.has_bf16_products", lambda: False)
-    with torch.no_grad(), Operations() as operations:
-        some_attention(37, dtype=torch.bfloat16).output()
-    assert operations.named(FUSED)
+    with torch.no_grad():
+        assert not steps_are_faster(x)
+
+
+def test_the_fused_kernel_runs_unless_steps_are_asked_for() -> None:
+    for in_steps in (False, True):
+        with torch.no_grad(), Operations() as operations:
+            some_attention(37).output(in_steps=in_steps)
+        assert bool(operations.named(FUSED)) != in_steps
+
+
+def test_dropout_is_heeded_in_steps_too() -> None:
+    attention = some_attention(37)._replace(dropout=1.0)
+    with torch.no_grad():
+        assert attention.output(in_steps=True).eq(0).all()
 
 
 def test_in_steps_never_more_than_some_rows_of_the_matrix_exist() -> None:
     with torch.no_grad(), Operations() as operations:
-        some_attention(600, dtype=torch.bfloat16)._output_in_steps()
+        some_attention(600, dtype=torch.bfloat16).output(in_steps=True)
     assert max(shape[1] for _, shape in operations.made if shape[-1] == 600) == 256
 
 

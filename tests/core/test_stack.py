@@ -13,6 +13,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
 import vitrim
+from vitrim.backbones.timm import PreNormReader
 from vitrim.core.attention import Attention
 from vitrim.core.block_reader import through
 from vitrim.core.stack import Snapshot, TokenBlock
@@ -262,22 +263,22 @@ def test_where_a_method_does_not_act_it_is_not_asked_and_the_attention_is_freed(
     asked: list[int] = []
     alive: list[bool] = []
     seen: list[weakref.ref[torch.Tensor]] = []
-    after, output, add = vitrim.EViT.after_attention, Attention.output, TokenBlock._add_attention
+    after, output, add = vitrim.EViT.after_attention, Attention.output, PreNormReader.add_attention
 
-    def output_seen(self: Attention) -> torch.Tensor:
+    def output_seen(self: Attention, **how: Any) -> torch.Tensor:
         seen.append(weakref.ref(self.q_BHND))
-        return output(self)
+        return output(self, **how)
 
-    def add_seen(self: TokenBlock, *args: Any) -> torch.Tensor:
+    def add_seen(self: PreNormReader, *args: Any) -> torch.Tensor:
         alive.append(seen[-1]() is not None)
         return add(self, *args)
 
     monkeypatch.setattr(
         vitrim.EViT, "after_attention", lambda self, layer, *args: asked.append(layer) or after(self, layer, *args)
     )
-    monkeypatch.setattr(Attention, "output", output_seen)
-    monkeypatch.setattr(TokenBlock, "_add_attention", add_seen)
     model = vitrim.reduce_tokens(tiny_vit(), "evit", keep_rate=0.5)
+    monkeypatch.setattr(Attention, "output", output_seen)
+    monkeypatch.setattr(PreNormReader, "add_attention", add_seen)
     with torch.no_grad():
         model(torch.randn(1, 3, 32, 32))
     assert asked == [3, 6, 9]

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..core.attention import Attention
-from ..core.block_reader import MASKED, BlockReader
+from ..core.block_reader import MASKED, BlockReader, Step
 from ..core.rotary import Rotation
 from ..core.tokens import Tokens
 
@@ -56,10 +55,10 @@ class LayerReader(BlockReader):
         if (attention_mask is not None and not torch.compiler.is_compiling()) or kwargs.get("is_causal"):
             raise ValueError(MASKED)
 
-    def run(self, block: Any, step: Callable[[Tokens], Tokens], tokens: Tokens) -> Tokens:
+    def run(self, block: Any, step: Step, tokens: Tokens, rotation: Rotation | None) -> Tokens:
         if not (block.gradient_checkpointing and block.training):
-            return step(tokens)
-        out = block._gradient_checkpointing_func(step, tokens)
+            return step(tokens, rotation)
+        out = block._gradient_checkpointing_func(step, tokens, rotation)
         if not isinstance(out, Tokens):
             raise ValueError("reentrant checkpointing takes tokens apart: checkpoint with use_reentrant=False.")
         return out

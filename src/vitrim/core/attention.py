@@ -31,41 +31,30 @@ class Attention(NamedTuple):
     bias: Tensor | None = None  # added to the logits of every query, [B, 1, 1, N]
     dropout: float = 0.0
     lengths: packing.Lengths | None = None  # tokens of each image, if packed
-    exact: bool = False  # whether the output has to be the fused kernel's to the last bit
 
-    def output(self) -> Tensor:
-        """Softmax(q k^T) v through the fused kernel: [B, H, N, D].
-
-        In bf16 on a CPU plain products may be faster than that kernel, and then run some queries at a time.
-        """
+    def output(self, *, in_steps: bool = False) -> Tensor:
+        """Softmax(q k^T) v: [B, H, N, D]. Through the fused kernel, or in_steps, some queries at a time."""
         if self.lengths is not None:
             # Joined as [1, T, H, D], the order in which the kernel writes, so that each row is copied whole.
-            return torch.cat([image.output().transpose(1, 2) for image in self.images()], dim=1).transpose(1, 2)
-        if not self.exact and self._steps_are_faster():
+            mixed = [image.output(in_steps=in_steps).transpose(1, 2) for image in self.images()]
+            return torch.cat(mixed, dim=1).transpose(1, 2)
+        if in_steps and not self.dropout:
             return self._output_in_steps()
         return F.scaled_dot_product_attention(
             self.q_BHND, self.k_BHND, self.v_BHND, self.bias, dropout_p=self.dropout, scale=self.scale
         )
 
-    def _steps_are_faster(self) -> bool:
-        """Where it was measured (docs/log.md): bf16 products on a CPU that has them, in plain inference."""
-        if torch.compiler.is_compiling() or torch.is_grad_enabled() or self.dropout:
-            return False
-        return self.q_BHND.dtype == torch.bfloat16 and self.q_BHND.device.type == "cpu" and has_bf16_products()
-
     def _output_in_steps(self) -> Tensor:
         """Softmax(q k^T) v by plain products, QUERY_STEP queries at a time."""
         B, H, N, D = self.q_BHND.shape
-        q_XND, k_XND, v_XND = (part.reshape(B * H, N, D) for part in (self.q_BHND, self.k_BHND, self.v_BHND))
-        k_XDN = k_XND.transpose(1, 2)
-        if self.bias is None:
-            beta, bias_X1N = 0, q_XND[:, :1, :1]  # at beta = 0 nobody looks at it
-        else:
-            beta, bias_X1N = 1, self.bias.expand(B, H, 1, N).reshape(B * H, 1, N)
+        # Laid out here: the products would otherwise do it, more slowly.
+        q_XND, k_XND, v_XND = (part.contiguous().view(B * H, N, D) for part in (self.q_BHND, self.k_BHND, self.v_BHND))
+        q_XND, k_XDN = q_XND * self.scale, k_XND.transpose(1, 2)
+        bias_X1N = None if self.bias is None else self.bias.expand(B, H, 1, N).reshape(B * H, 1, N)
         mixed = []
         for q_XMD in torch.split(q_XND, QUERY_STEP, dim=1):
-            logits_XMN = torch.baddbmm(bias_X1N, q_XMD, k_XDN, beta=beta, alpha=self.scale)
-            mixed.append(torch.bmm(logits_XMN.softmax(dim=-1), v_XND))
+            logits_XMN = torch.bmm(q_XMD, k_XDN) if bias_X1N is None else torch.baddbmm(bias_X1N, q_XMD, k_XDN)
+            mixed.append(torch.bmm(torch.softmax(logits_XMN, dim=-1, out=logits_XMN), v_XND))
         return (mixed[0] if len(mixed) == 1 else torch.cat(mixed, dim=1)).view(B, H, N, D)
 
     def images(self) -> list[Attention]:
@@ -75,19 +64,21 @@ class Attention(NamedTuple):
         q, k, v = (torch.split(part, counts, dim=2) for part in (self.q_BHND, self.k_BHND, self.v_BHND))
         bias = [None] * len(counts) if self.bias is None else torch.split(self.bias, counts, dim=3)
         parts = zip(q, k, v, bias, strict=True)
-        return [Attention(q, k, v, self.scale, bias, self.dropout, None, self.exact) for q, k, v, bias in parts]
+        return [Attention(q, k, v, self.scale, bias, self.dropout) for q, k, v, bias in parts]
 
     def rows(self, start: int, stop: int) -> Tensor:
         """Attention of queries start to stop - 1 over all keys, at least in fp32: [B, H, stop - start, N]."""
         query = widen(self.q_BHND[:, :, start:stop]) * self.scale
-        logits = _against_keys(query, self.k_BHND)
+        logits = product(query, self.k_BHND.transpose(-2, -1))
         return (logits if self.bias is None else logits + self.bias).softmax(dim=-1)
 
     def cls_row(self) -> Tensor:
         """Attention of the first token, the class token, over all tokens: [B, H, N]."""
         if self.lengths is not None:
             return self._of_each(Attention.cls_row)
-        return self.rows(0, 1)[:, :, 0]
+        query_BHD = widen(self.q_BHND[:, :, 0]) * self.scale
+        logits_BHN = _logits_of_one(query_BHD, self.k_BHND)
+        return (logits_BHN if self.bias is None else logits_BHN + self.bias[:, :, 0]).softmax(dim=-1)
 
     def mean_key(self) -> Tensor:
         """Keys averaged over heads: [B, N, D]. Head by head: reducing over the strided axis at once is far slower."""
@@ -111,15 +102,30 @@ class Attention(NamedTuple):
         return packing.pad(rows_NH, self.lengths).transpose(1, 2)
 
 
-def _against_keys(query_BHMD: Tensor, k_BHND: Tensor) -> Tensor:
-    """Each query times all keys of its head: [B, H, M, N].
+def steps_are_faster(x_BNC: Tensor) -> bool:
+    """Whether attention over such features runs faster in steps than through the fused kernel.
 
-    Keys are strided views of a packed projection, and a product over images and heads at once copies all of them
-    first. For one query that takes longer than the product, so on a CPU it goes head by head. A single image's keys
-    need no copy, and the engines that run exported graphs lay them out by themselves.
+    So it was measured (docs/log.md) for bf16 products on a CPU that has them, in plain inference.
     """
-    at_once = query_BHMD.shape[2] > 1 or query_BHMD.device.type != "cpu" or torch.compiler.is_exporting()
-    if at_once or query_BHMD.shape[0] == 1:
-        return product(query_BHMD, k_BHND.transpose(-2, -1))
-    heads = zip(query_BHMD.unbind(dim=1), k_BHND.unbind(dim=1), strict=True)
-    return torch.stack([product(query, keys.transpose(-2, -1)) for query, keys in heads], dim=1)
+    if x_BNC.device.type != "cpu" or torch.is_grad_enabled() or torch.compiler.is_compiling():
+        return False
+    dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x_BNC.dtype
+    return dtype == torch.bfloat16 and has_bf16_products()
+
+
+def _logits_of_one(query_BHD: Tensor, k_BHND: Tensor) -> Tensor:
+    """One query of each head times all its keys: [B, H, N].
+
+    Keys are strided views of a packed projection, and on a CPU a product over images and heads at once copies all of
+    them first, which takes longer than the product. So it goes without: head by head, or, where the keys have to be
+    widened anyway, as a sum of products. A single image's keys need no copy, and the engines that run exported graphs
+    lay them out by themselves.
+    """
+    query_BH1D = query_BHD.unsqueeze(2)
+    if k_BHND.device.type == "cpu" and not torch.compiler.is_exporting():
+        if k_BHND.dtype != query_BHD.dtype:
+            return (query_BH1D * k_BHND).sum(dim=-1)
+        if k_BHND.shape[0] > 1:
+            heads = zip(query_BH1D.unbind(dim=1), k_BHND.unbind(dim=1), strict=True)
+            return torch.cat([product(query, keys.transpose(-2, -1)) for query, keys in heads], dim=1)
+    return product(query_BH1D, k_BHND.transpose(-2, -1)).squeeze(2)

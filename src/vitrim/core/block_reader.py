@@ -11,10 +11,12 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
+from . import packing
 from .attention import Attention
 from .rotary import Rotation
 from .tokens import Tokens
 
+Step = Callable[[Tokens, Rotation | None], Tokens]  # one block
 MASKED = "a model with reduced tokens takes no attention mask: its tokens move; restore it first."
 
 
@@ -49,9 +51,9 @@ class BlockReader(ABC):
         if (args or kwargs) and any(value is not None and value is not False for value in (*args, *kwargs.values())):
             raise ValueError(MASKED)
 
-    def run(self, block: Any, step: Callable[[Tokens], Tokens], tokens: Tokens) -> Tokens:
-        """step(tokens), in the way in which the library runs such a block: checkpointed, say, if that was asked."""
-        return step(tokens)
+    def run(self, block: Any, step: Step, tokens: Tokens, rotation: Rotation | None) -> Tokens:
+        """step(tokens, rotation), as the library runs such a block: checkpointed, say, if that was asked."""
+        return step(tokens, rotation)
 
     def example(self, block: Any, num_patches: int, generator: torch.Generator) -> dict[str, Any]:
         """What the self-check calls a block with beside the features; random where it may be."""
@@ -79,6 +81,26 @@ class OpaqueReader(BlockReader):
         raise RuntimeError(f"the attention of a {type(block).__name__} cannot be read: the block only runs as a whole.")
 
     add_attention = add_mlp = attention  # type: ignore[assignment]
+
+
+class PaddingReader(BlockReader):
+    """A reader's residuals of packed images (see `Tokens`), added to padded ones."""
+
+    def __init__(self, reader: BlockReader, lengths: packing.Lengths):
+        self.reader, self.lengths = reader, lengths
+
+    def attention(self, block: Any, x_BNC: Tensor) -> Attention:
+        return self.reader.attention(block, x_BNC)
+
+    def add_attention(self, block: Any, x_BNC: Tensor, mixed_BHND: Tensor) -> Tensor:
+        padded_BNC = packing.pad(x_BNC[0], self.lengths)
+        padded_BNHD = packing.pad(mixed_BHND[0].transpose(0, 1), self.lengths)
+        added_BNC = self.reader.add_attention(block, padded_BNC, padded_BNHD.transpose(1, 2))
+        return packing.pack(added_BNC, self.lengths).unsqueeze(0)
+
+    def add_mlp(self, block: Any, x_BNC: Tensor) -> Tensor:
+        added_BNC = self.reader.add_mlp(block, packing.pad(x_BNC[0], self.lengths))
+        return packing.pack(added_BNC, self.lengths).unsqueeze(0)
 
 
 @torch.no_grad()

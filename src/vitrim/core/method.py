@@ -218,4 +218,4 @@ class KeepRateMethod(Method):
         return self.num_attentive(layer, num_patches)
 
     def acts(self, layer: int, num_patches: int) -> bool:
-        return self.num_attentive(layer, num_patches) < num_patches
+        return self.rate(layer) < 1 and self.num_attentive(layer, num_patches) < num_patches

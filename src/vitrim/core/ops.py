@@ -7,6 +7,7 @@ always carried over unchanged and in front.
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from . import packing
@@ -26,6 +27,8 @@ def take(x: Tensor, index_BK: Tensor) -> Tensor:
     One index_select on the flattened rows copies whole rows; gather with an expanded index goes element by element.
     """
     B, N = x.shape[:2]
+    if B == 1:
+        return x.index_select(1, index_BK[0])
     rows = _rows(index_BK, N)
     return x.reshape(B * N, *x.shape[2:]).index_select(0, rows).view(B, index_BK.shape[1], *x.shape[2:])
 
@@ -71,10 +74,8 @@ def fuse(tokens: Tokens, keep_BK: Tensor, weight_BN: Tensor) -> Tokens:
     K = keep_BK.shape[1]
     weight_BN = weight_BN.to(tokens.x_BNC.dtype)
     rest_weight_B1N = weight_BN.scatter(1, keep_BK, 0.0).unsqueeze(1)
-    out = _take_with_prefix(tokens, torch.cat([keep_BK, keep_BK[:, :1]], dim=1))
-    out.x_BNC[:, -1:] = torch.bmm(rest_weight_B1N, tokens.patches_BNC)  # over the row taken for its room
-    if out.position_BK is not None:
-        out.position_BK[:, -1] = NOWHERE
+    out = _take_with_prefix(tokens, keep_BK, room=1)
+    out.x_BNC[:, -1:] = torch.bmm(rest_weight_B1N, tokens.patches_BNC)
     if tokens.size_BN is None and not tokens.traced:
         return out
     slot_BN = _slots(tokens, keep_BK, others=K)
@@ -169,19 +170,21 @@ def _rows(index_BK: Tensor, N: int) -> Tensor:
     return (index_BK + torch.arange(index_BK.shape[0], device=index_BK.device).unsqueeze(1) * N).flatten()
 
 
-def _take_with_prefix(tokens: Tokens, keep_BK: Tensor) -> Tokens:
-    """Prefix and kept patches, in fresh memory that the caller may write to; sources are left to the caller."""
-    prefix = torch.arange(tokens.num_prefix, device=keep_BK.device).expand(keep_BK.shape[0], -1)
-    index = torch.cat([prefix, keep_BK + tokens.num_prefix], dim=1)
-    size = None if tokens.size_BN is None else tokens.size_BN.gather(1, index)
-    return tokens._replace(x_BNC=take(tokens.x_BNC, index), size_BN=size, position_BK=_positions(tokens, keep_BK))
+def _take_with_prefix(tokens: Tokens, keep_BK: Tensor, *, room: int = 0) -> Tokens:
+    """Prefix and kept patches, in fresh memory that the caller may write to; sources are left to the caller.
 
-
-def _positions(tokens: Tokens, keep_BK: Tensor) -> Tensor | None:
-    """Where the kept patches stand, whatever merges into them; in fresh memory."""
-    if not tokens.positioned:
-        return None
-    return keep_BK.clone() if tokens.position_BK is None else tokens.position_BK.gather(1, keep_BK)
+    room: rows more at the end, of any features, that stand nowhere, for the caller to write over.
+    """
+    index = F.pad(keep_BK + tokens.num_prefix, (tokens.num_prefix, room))
+    for i in range(1, tokens.num_prefix):
+        index[:, i] = i
+    out = tokens.with_features(take(tokens.x_BNC, index))
+    if tokens.size_BN is not None:
+        out = out._replace(size_BN=tokens.size_BN.gather(1, index))
+    if tokens.positioned:
+        position_BK = keep_BK if tokens.position_BK is None else tokens.position_BK.gather(1, keep_BK)
+        out = out._replace(position_BK=F.pad(position_BK, (0, room), value=NOWHERE))
+    return out
 
 
 def _slots(tokens: Tokens, keep_BK: Tensor, others: int = -1) -> Tensor:

@@ -10,15 +10,14 @@ from __future__ import annotations
 import warnings
 from collections import OrderedDict
 from collections.abc import Sequence
-from functools import partial
 from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
 
-from . import ops, packing
-from .attention import Attention
-from .block_reader import BlockReader, OpaqueReader
+from . import ops
+from .attention import Attention, steps_are_faster
+from .block_reader import BlockReader, OpaqueReader, PaddingReader
 from .method import Method, ViTSpec, check_opaque
 from .rotary import Rotation
 from .tokens import Tokens
@@ -81,76 +80,73 @@ class TokenBlock(nn.Module):
 
     def forward(self, x: Tensor | Tokens, *args: Any, **kwargs: Any) -> Tensor | Tokens:
         """One block. The first accepts features [B, N, C], the last returns them."""
-        self.reader.check_call(*args, **kwargs)
-        if isinstance(x, tuple) and not isinstance(x, Tokens):
-            raise ValueError("reentrant checkpointing takes tokens apart: checkpoint with use_reentrant=False.")
+        if args or kwargs:
+            self.reader.check_call(*args, **kwargs)
         rotation = self.reader.rotation(*args, **kwargs)
         tokens = x if isinstance(x, Tokens) else self._start(x, positioned=rotation is not None)
         source_before = tokens.source_BP
-        tokens = self.reader.run(self, partial(self._step, rotation=rotation), tokens)
+        tokens = self.reader.run(self, self._step, tokens, rotation)
         if self.recorder is not None and (self.records_all or tokens.source_BP is not source_before):
             self.recorder.append(Snapshot(self.layer, tokens))
         return self._leave(tokens) if self.layer == self.spec.depth - 1 else tokens
 
     def _start(self, x_BNC: Tensor, positioned: bool) -> Tokens:
-        spreads = self._spreads
-        traced = spreads or self.recorder is not None or self.traced
+        if isinstance(x_BNC, tuple):
+            raise ValueError("reentrant checkpointing takes tokens apart: checkpoint with use_reentrant=False.")
         whole = not torch.compiler.is_compiling() and self._keeps_all(x_BNC.shape[1] - self.spec.num_prefix)
-        carry = None if self.outbox is None else ()
-        return Tokens(x_BNC, self.spec.num_prefix, traced=traced, carry=carry, positioned=positioned, whole=whole)
+        return Tokens(
+            x_BNC,
+            self.spec.num_prefix,
+            traced=self._spreads or self.recorder is not None or self.traced,
+            carry=None if self.outbox is None else (),
+            positioned=positioned,
+            whole=whole,
+            in_steps=not whole and steps_are_faster(x_BNC),
+        )
 
     def _keeps_all(self, num_patches: int) -> bool:
         """Whether no block acts on its tokens."""
         return not any(self.acting.acts(layer, num_patches) for layer in range(self.spec.depth))
 
     def _step(self, tokens: Tokens, rotation: Rotation | None = None) -> Tokens:
-        if isinstance(self.reader, OpaqueReader):
-            return tokens.with_features(self.block.forward(tokens.x_BNC))
-        tokens = self.acting.before_block(self.layer, tokens)
-        if tokens.whole and not self.reader.exact:
+        # At batch 1 a small model waits for Python: nothing is asked here that can be known before.
+        block, reader, method = self.block, self.reader, self.acting
+        if isinstance(reader, OpaqueReader):
+            return tokens.with_features(block.forward(tokens.x_BNC))
+        tokens = method.before_block(self.layer, tokens)
+        if tokens.whole and not reader.exact:
             # Nothing is reduced anywhere, and only the block's own kernels give its own numbers to the last bit.
-            return self.acting.after_block(self.layer, tokens.with_features(self.block.forward(tokens.x_BNC)))
-        attention = self._attention(tokens, rotation)
-        mixed_BHND = attention.output()
-        if not self.acting.acts(self.layer, tokens.num_patches):
+            return method.after_block(self.layer, tokens.with_features(block.forward(tokens.x_BNC)))
+        attention = reader.attention(block, tokens.x_BNC)
+        if rotation is not None or tokens.size_BN is not None or tokens.lengths is not None:
+            attention = self._fit(attention, tokens, rotation)
+        mixed_BHND = attention.output(in_steps=tokens.in_steps)
+        if not method.acts(self.layer, tokens.num_patches):
             del attention  # early: what is freed now may be the memory of what comes
-            tokens = tokens.with_features(self._add_attention(tokens, mixed_BHND))
+            tokens = tokens.with_features(self._residuals(tokens).add_attention(block, tokens.x_BNC, mixed_BHND))
         else:
-            x = self._add_attention(tokens, mixed_BHND)
-            tokens = self.acting.after_attention(self.layer, tokens.with_features(x), attention)
+            x = self._residuals(tokens).add_attention(block, tokens.x_BNC, mixed_BHND)
+            tokens = method.after_attention(self.layer, tokens.with_features(x), attention)
             del attention, x  # queries, keys, values and the longer sequence need not outlive the MLP's peak
         del mixed_BHND
-        return self.acting.after_block(self.layer, tokens.with_features(self._add_mlp(tokens)))
+        tokens = tokens.with_features(self._residuals(tokens).add_mlp(block, tokens.x_BNC))
+        return method.after_block(self.layer, tokens)
 
-    def _attention(self, tokens: Tokens, rotation: Rotation | None) -> Attention:
-        attention = self.reader.attention(self.block, tokens.x_BNC)
-        if tokens.lengths is not None or tokens.whole:
-            attention = attention._replace(lengths=tokens.lengths, exact=tokens.whole)
+    def _fit(self, attention: Attention, tokens: Tokens, rotation: Rotation | None) -> Attention:
+        """The attention of tokens that are packed, that have positions, or that stand for several patches."""
+        attention = attention._replace(lengths=tokens.lengths)
         if rotation is not None:
             attention = self.reader.turn(self.block, attention, rotation.rows(tokens.turned_BK))
         if self.acting.size_in_attention and tokens.size_BN is not None:
             attention = attention._replace(bias=tokens.size_BN.log()[:, None, None].to(attention.q_BHND.dtype))
         return attention
 
-    def _add_attention(self, tokens: Tokens, mixed_BHND: Tensor) -> Tensor:
-        if not self._drops_images(tokens):
-            return self.reader.add_attention(self.block, tokens.x_BNC, mixed_BHND)
-        assert tokens.lengths is not None
-        mixed_BNHD = packing.pad(mixed_BHND[0].transpose(0, 1), tokens.lengths)
-        x_BNC = self.reader.add_attention(self.block, tokens.padded_BNC, mixed_BNHD.transpose(1, 2))
-        return packing.pack(x_BNC, tokens.lengths).unsqueeze(0)
-
-    def _add_mlp(self, tokens: Tokens) -> Tensor:
-        if not self._drops_images(tokens):
-            return self.reader.add_mlp(self.block, tokens.x_BNC)
-        assert tokens.lengths is not None
-        return packing.pack(self.reader.add_mlp(self.block, tokens.padded_BNC), tokens.lengths).unsqueeze(0)
-
-    def _drops_images(self, tokens: Tokens) -> bool:
-        """Whether drop-path would take packed images for a single one: then its branch runs on padded ones."""
+    def _residuals(self, tokens: Tokens) -> BlockReader:
+        """What adds the residuals. Drop-path would take packed images for a single one, so they are padded for it."""
         if tokens.lengths is None or not self.training:
-            return False
-        return any(getattr(module, "drop_prob", None) for module in self.block.modules())
+            return self.reader
+        drops = any(getattr(module, "drop_prob", None) for module in self.block.modules())
+        return PaddingReader(self.reader, tokens.lengths) if drops else self.reader
 
     def _leave(self, tokens: Tokens) -> Tensor:
         tokens = self.acting.finish(tokens)
