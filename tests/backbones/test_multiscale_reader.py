@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 import vitrim
 from vitrim.backbones.reader import find_stack, read_backbone
-from vitrim.core.stack import OpaqueReader
+from vitrim.core.block_reader import OpaqueReader
 from vitrim.measure.macs import block_macs, count_macs, method_for_macs, reduced_macs, token_counts
 from vitrim.models.multiscale import MultiscaleViT
 

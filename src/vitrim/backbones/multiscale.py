@@ -7,8 +7,8 @@ from typing import Any
 
 from torch import nn
 
+from ..core.block_reader import OpaqueReader
 from ..core.method import ViTSpec
-from ..core.stack import OpaqueReader
 from ..models.multiscale import MultiscaleBlock, MultiscaleViT
 from . import timm
 from .reader import Backbone, Place

@@ -52,7 +52,7 @@ class Attention(NamedTuple):
         q_XND, k_XDN = q_XND * self.scale, k_XND.transpose(1, 2)
         bias_X1N = None if self.bias is None else self.bias.expand(B, H, 1, N).reshape(B * H, 1, N)
         mixed = []
-        for q_XMD in torch.split(q_XND, QUERY_STEP, dim=1):
+        for q_XMD in [q_XND] if N <= QUERY_STEP else torch.split(q_XND, QUERY_STEP, dim=1):
             logits_XMN = torch.bmm(q_XMD, k_XDN) if bias_X1N is None else torch.baddbmm(bias_X1N, q_XMD, k_XDN)
             mixed.append(torch.bmm(torch.softmax(logits_XMN, dim=-1, out=logits_XMN), v_XND))
         return (mixed[0] if len(mixed) == 1 else torch.cat(mixed, dim=1)).view(B, H, N, D)

@@ -24,6 +24,7 @@ class BlockReader(ABC):
     """How to read one class of blocks of one library. Stateless; one instance serves all blocks of the class."""
 
     shared: tuple[str, ...] = ()  # plain attributes that the library sets on each block from outside, at any time
+    opaque: bool = False  # whether such a block only runs as a whole: see OpaqueReader
     exact: bool = True  # whether what is read gives the block's own numbers to the last bit
 
     @abstractmethod
@@ -77,6 +78,8 @@ def through(x: Tensor, *modules: nn.Module) -> Tensor:
 class OpaqueReader(BlockReader):
     """For a block that only runs as a whole, whatever sequence it takes. Such blocks come first, and no method acts."""
 
+    opaque = True
+
     def attention(self, block: Any, x_BNC: Tensor) -> Attention:
         raise RuntimeError(f"the attention of a {type(block).__name__} cannot be read: the block only runs as a whole.")
 
@@ -112,7 +115,7 @@ def check_reader(block: nn.Module, reader: BlockReader, channels: int, num_prefi
     weights are on the meta device, or the block is not taken apart.
     """
     weight = next(block.parameters())
-    if weight.is_meta or isinstance(reader, OpaqueReader):
+    if weight.is_meta or reader.opaque:
         return 0.0
     block = copy.deepcopy(block).eval().to(torch.promote_types(weight.dtype, torch.float32))
     for module in block.modules():

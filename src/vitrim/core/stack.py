@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from . import ops
 from .attention import Attention, steps_are_faster
-from .block_reader import BlockReader, OpaqueReader, PaddingReader
+from .block_reader import BlockReader, PaddingReader
 from .method import Method, ViTSpec, check_opaque
 from .rotary import Rotation
 from .tokens import Tokens
@@ -111,7 +111,7 @@ class TokenBlock(nn.Module):
     def _step(self, tokens: Tokens, rotation: Rotation | None = None) -> Tokens:
         # At batch 1 a small model waits for Python: nothing is asked here that can be known before.
         block, reader, method = self.block, self.reader, self.acting
-        if isinstance(reader, OpaqueReader):
+        if reader.opaque:
             return tokens.with_features(block.forward(tokens.x_BNC))
         tokens = method.before_block(self.layer, tokens)
         if tokens.whole and not reader.exact:
