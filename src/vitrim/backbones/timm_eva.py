@@ -87,7 +87,7 @@ def _split(attn: Any, x_BNC: Tensor) -> Attention:
 
 def _fused(attn: Any, x_BNC: Tensor) -> Tensor:
     """The projection to queries, keys and values; an EvaAttention has no bias for its keys."""
-    if not isinstance(attn, EvaAttention) or attn.q_bias is None:
+    if getattr(attn, "q_bias", None) is None:
         return cast(Tensor, attn.qkv(x_BNC))
     bias = torch.cat((attn.q_bias, attn.k_bias, attn.v_bias))
     if attn.qkv_bias_separate:
