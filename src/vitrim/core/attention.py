@@ -117,15 +117,16 @@ def _logits_of_one(query_BHD: Tensor, k_BHND: Tensor) -> Tensor:
     """One query of each head times all its keys: [B, H, N].
 
     Keys are strided views of a packed projection, and on a CPU a product over images and heads at once copies all of
-    them first, which takes longer than the product. So it goes without: head by head, or, where the keys have to be
-    widened anyway, as a sum of products. A single image's keys need no copy, and the engines that run exported graphs
-    lay them out by themselves.
+    them first, which takes longer than the product. So it goes without: head by head, or as a sum of products where
+    the keys have to be widened anyway, or where that is one loop with the softmax, compiled for a single image. A
+    single image's keys need no copy, and the engines that run exported graphs lay them out by themselves.
     """
     query_BH1D = query_BHD.unsqueeze(2)
     if k_BHND.device.type == "cpu" and not torch.compiler.is_exporting():
-        if k_BHND.dtype != query_BHD.dtype:
+        single = k_BHND.shape[0] == 1
+        if k_BHND.dtype != query_BHD.dtype or (single and torch.compiler.is_compiling()):
             return (query_BH1D * k_BHND).sum(dim=-1)
-        if k_BHND.shape[0] > 1:
+        if not single:
             heads = zip(query_BH1D.unbind(dim=1), k_BHND.unbind(dim=1), strict=True)
             return torch.cat([product(query, keys.transpose(-2, -1)) for query, keys in heads], dim=1)
     return product(query_BH1D, k_BHND.transpose(-2, -1)).squeeze(2)
