@@ -1,0 +1,62 @@
+"""The card that a saved model gets."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+
+import pytest
+from saved_models import built, method_of, reduced
+
+import vitrim
+from vitrim.backbones.reader import find_stack
+from vitrim.methods import METR, EViT
+
+
+def test_the_card_has_computed_numbers_and_what_was_given(tmp_path):
+    yaml = pytest.importorskip("yaml")
+
+    @dataclass
+    class Recipe:
+        epochs: int = 3
+
+    model = reduced("metr", keep_rate=0.5)
+    folder = vitrim.save_pretrained(
+        model, tmp_path / "saved", recipe=Recipe(), metrics={"top-1 | fine": 71.25}, notes="See *there*."
+    )
+    _, header, text = (folder / "README.md").read_text().split("---\n", 2)
+    assert yaml.safe_load(header) == {
+        "library_name": "vitrim",
+        "pipeline_tag": "image-classification",
+        "tags": ["vitrim", "timm", "vision-transformer", "token-reduction", "metr", "evit"],
+    }
+    full, less = vitrim.count_macs(built()) / 1e9, vitrim.count_macs(model) / 1e9
+    assert f"| GMACs | {full:.4g} | {less:.4g} |" in text
+    plain = sum(parameter.numel() for parameter in built().parameters())
+    assert f"| parameters in use | {plain:,} | {plain:,} |" in text
+    counts = find_stack(model).stack.spec
+    assert counts.num_patches == 64
+    assert "| tokens after each block | 65 x5 | 65, 34, 19, 11 x2 |" in text
+    assert "| top-1 \\| fine | 71.25 |" in text
+    assert "exits=False" in text
+    assert '"epochs": 3' in text
+    assert "See *there*." in text
+    assert json.loads((folder / "config.json").read_text())["recipe"] == {"epochs": 3}
+    assert "license" not in header
+
+
+def test_the_code_of_the_card_runs(saved, monkeypatch):
+    monkeypatch.chdir(saved.parent)
+    code = (saved / "README.md").read_text().split("```python\n")[1].split("```")[0]
+    names = {}
+    exec(code, names)
+    assert isinstance(method_of(names["model"]), METR)
+    assert isinstance(method_of(names["plain"]), EViT)
+    assert find_stack(names["whole"]) is None
+
+
+def test_a_card_of_a_hostile_name_stays_one_header(tmp_path):
+    yaml = pytest.importorskip("yaml")
+    folder = vitrim.save_pretrained(built(), tmp_path / "saved", license='x"\n---\nmit: [')
+    header = (folder / "README.md").read_text().split("---\n")[1]
+    assert yaml.safe_load(header)["license"] == 'x"\n---\nmit: ['
