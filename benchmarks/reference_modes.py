@@ -85,9 +85,10 @@ class MatrixEViT(ReferenceMode):
         num_keep = self.method.num_attentive(layer, patches.shape[1])
         if num_keep == patches.shape[1]:
             return state
-        score_BN, keep_BK, rest_BM = split(matrix_BHNN, num_keep)
+        score_BN, keep_BK = best(matrix_BHNN, num_keep)
         parts = [x_BNC[:, :1], rows(patches, keep_BK)]
         if self.method.fuse:
+            rest_BM = others(keep_BK, patches.shape[1])
             weight_BM1 = score_BN.gather(1, rest_BM).unsqueeze(-1).to(x_BNC.dtype)
             parts.append((rows(patches, rest_BM) * weight_BM1).sum(dim=1, keepdim=True))
         return state._replace(x_BNC=torch.cat(parts, dim=1))
@@ -101,7 +102,8 @@ class MatrixTokenMergence(ReferenceMode):
         num_keep = self.method.num_attentive(layer, patches.shape[1])
         if num_keep == patches.shape[1]:
             return state
-        score_BN, keep_BK, rest_BM = split(matrix_BHNN, num_keep)
+        score_BN, keep_BK = best(matrix_BHNN, num_keep)
+        rest_BM = others(keep_BK, patches.shape[1])
         kept, rest = rows(patches, keep_BK), rows(patches, rest_BM)
         similarity_BMK = unit(rest) @ unit(kept).transpose(1, 2)
         joins_BMK = nn.functional.one_hot(similarity_BMK.argmax(dim=-1), num_keep).to(x_BNC.dtype)
@@ -164,11 +166,16 @@ def reference_modes(model: VisionTransformer, method: Method) -> dict[str, Refer
     return {}
 
 
-def split(matrix_BHNN: Tensor, num_keep: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Class attention of the patches, mean over heads; the num_keep best of them, and the others."""
+def best(matrix_BHNN: Tensor, num_keep: int) -> tuple[Tensor, Tensor]:
+    """Class attention of the patches, mean over heads, and the num_keep best of them."""
     score_BN = matrix_BHNN[:, :, 0, 1:].mean(dim=1)
-    order_BN = score_BN.argsort(dim=1, descending=True, stable=True)
-    return score_BN, order_BN[:, :num_keep], order_BN[:, num_keep:]
+    return score_BN, score_BN.topk(num_keep, dim=1).indices
+
+
+def others(keep_BK: Tensor, num_patches: int) -> Tensor:
+    """The patches not kept, [B, M], as authors find them: all positions, the kept ones set to 0, are sorted again."""
+    place_BN = torch.arange(num_patches, device=keep_BK.device).expand(len(keep_BK), -1)
+    return place_BN.scatter(1, keep_BK, 0).sort(dim=1).values[:, keep_BK.shape[1] :]
 
 
 def rows(x_BNC: Tensor, index_BK: Tensor) -> Tensor:
