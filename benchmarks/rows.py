@@ -6,18 +6,18 @@ import csv
 import datetime
 import platform
 from collections.abc import Mapping, Sequence
+from importlib.metadata import version
 from pathlib import Path
 
-import torch
+Row = dict[str, str]
 
 RESULTS = Path(__file__).resolve().parents[1] / "results"
 
 
 def append(what: str, rows: Sequence[Mapping[str, object]], folder: Path = RESULTS) -> Path:
     """Append rows to <what>_torch<version>_<today>.csv; what: 'speed_cpu2_fp32'."""
-    version = torch.__version__.partition("+")[0]
     today = datetime.datetime.now(datetime.timezone.utc).date()
-    path = folder / f"{what}_torch{version}_{today}.csv"
+    path = folder / f"{what}_torch{version('torch').partition('+')[0]}_{today}.csv"
     folder.mkdir(parents=True, exist_ok=True)
     new = not path.exists()
     with path.open("a", newline="") as file:
@@ -34,3 +34,20 @@ def cpu_name() -> str:
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else []
     return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
+
+
+def newest(pattern: str) -> tuple[Path, list[Row]]:
+    """The last file of that pattern, by the date in its name, and its rows."""
+    path = max(RESULTS.glob(pattern), key=lambda path: path.stem[-10:])
+    return path, read(path)
+
+
+def last_of(rows: list[Row], *cell: str) -> list[Row]:
+    """Of the rows with the same values there, the last, in the first one's place."""
+    return list({tuple(row[key] for key in cell): row for row in rows}.values())
+
+
+def read(path: Path) -> list[Row]:
+    """The rows of a file."""
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))

@@ -197,7 +197,7 @@ def test_usage_errors_take_one_line_too(refused):
     assert "No such command 'compete'" in refused("compete")
     assert "No such option: --fast" in refused("compare", "--fast")
     assert "Missing option '--output'" in refused("compare")
-    assert "need a --method" in refused("evaluate", "--keep-rate", "0.7")
+    assert "without a --method there is no use for --keep-rate" in refused("evaluate", "--keep-rate", "0.7")
     said = refused("evaluate", "--method", "evit", "--keep-rate", "0.7,0.5")
     assert "one of --keep-rate, --gmacs, --r and --mass" in said
 

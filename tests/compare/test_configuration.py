@@ -89,6 +89,12 @@ def test_a_macs_target_is_met_from_below(tiny_vit):
         assert 0.95 * target < count_macs(reduced) / 1e9 <= target
 
 
+@pytest.mark.parametrize(("name", "amount", "value"), [("evit", "keep_rate", 0.5), ("attention_mass", "mass", 0.9)])
+def test_layers_that_the_model_lacks_are_refused_before_any_weights_are_needed(tiny_vit, name, amount, value):
+    with pytest.raises(ValueError, match="40"):
+        Configuration(name, amount, value, (("layers", (40,)),)).make(tiny_vit())
+
+
 def test_the_seed_reaches_methods_that_draw(tiny_vit):
     model = tiny_vit()
     assert Configuration("random", "keep_rate", 0.5).make(model, seed=7).seed == 7

@@ -30,6 +30,7 @@ def export(job, tmp_path, capsys):
             **{"output": str(tmp_path / "model.pt2")},
             **options,
         }
+        given = {name: value for name, value in given.items() if value}
         with pytest.raises(SystemExit) as end:
             app(["export", *(part for key, value in given.items() for part in (f"--{key.replace('_', '-')}", value))])
         out, err = capsys.readouterr()
@@ -101,12 +102,14 @@ def test_a_method_whose_counts_vary(refused, tmp_path):
         ("output", "model.onnx", "the route torch-export writes .pt2 files, and the output is model.onnx"),
         ("images", "absent", "there is no folder absent"),
         ("keep_rate", "1.5", "a keep rate is above 0 and at most 1, not 1.5"),
+        ("layers", "40", "40"),
         ("method", "evitt", "no method is called 'evitt'"),
         ("model", "resnet18", "resnet18"),
     ],
 )
-def test_settings_that_make_no_sense(refused, option, value, told):
-    assert told in refused(**{option: value})
+def test_settings_that_make_no_sense_are_seen_before_weights_are_fetched(refused, monkeypatch, option, value, told):
+    monkeypatch.setattr("vitrim.load.check_hub", lambda *_: pytest.fail("asked the hub"))
+    assert told in refused(**{"checkpoint": "", option: value})
 
 
 @pytest.mark.parametrize(

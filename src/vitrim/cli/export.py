@@ -47,27 +47,35 @@ def export(
     What differs by more than the tolerance is not kept, and the command fails. A folder of save_pretrained is
     exported as it was saved, unless --method asks for another reduction.
     """
+    from ..api import reduce_tokens
     from ..export.route import find_route
-    from ..export.run import export_model
+    from ..export.run import check_settings, export_model
+    from ..load import build_model, load_model
 
     route = find_route(to)
-    absent = route.missing()
-    if absent is not None:
+    if (absent := route.missing()) is not None:
         raise ValueError(f"{absent}.")
-    if method is None and any(value is not None for value in (keep_rate, gmacs, r, layers, scorer)):
-        raise ValueError("--keep-rate, --gmacs, --r, --layers and --scorer need a --method.")
+    wanted = options.configuration(method, keep_rate, gmacs, r, layers, scorer)
     sizes = options.numbers(batch_sizes, "--batch-sizes", int, least=1)
     if limit < max(2, *sizes):
         raise ValueError(f"--limit {limit} is too few images for --batch-sizes {batch_sizes}.")
-    wanted = options.one(options.chosen(method, keep_rate, gmacs, r, layers, scorer)) if method else None
-    net = _model(model, checkpoint, img_size, wanted, seed)
     path = output or Path(f"{_plain(model)}{f'-{method}' if method else ''}{route.suffix}")
+    check_settings(route, path, sizes, tolerance, rounds)
+    bare = build_model(model, img_size=img_size)  # whether all fits shows before weights are fetched
+    chosen = None if wanted is None else wanted.make(bare, seed)
+    if (refusal := route.refusal(chosen)) is not None:
+        raise ValueError(f"{refusal}.")
+    images_ICHW = _images(bare, model, images, limit, max(sizes))
+    if chosen is None:
+        net = saved.load(model, checkpoint, img_size)[0]
+    else:
+        net = reduce_tokens(load_model(model, checkpoint, img_size=img_size), chosen)
     with terminal.progress_bar("rounds") as progress:
         report = export_model(
             net,
             path,
             to=to,
-            images=_images(net, model, images, limit, max(sizes)),
+            images=images_ICHW,
             batch_sizes=sizes,
             tolerance=tolerance,
             rounds=rounds,
@@ -76,21 +84,7 @@ def export(
     _tell(report)
 
 
-def _model(
-    model: str, checkpoint: Path | None, img_size: int | None, wanted: options.Configuration | None, seed: int
-) -> nn.Module:
-    """The model with weights, reduced if a method is wanted."""
-    from ..api import reduce_tokens
-    from ..load import build_model, load_model
-
-    if wanted is None:
-        return saved.load(model, checkpoint, img_size)[0]
-    wanted.make(build_model(model, img_size=img_size), seed)  # whether it fits shows before weights are fetched
-    net = load_model(model, checkpoint, img_size=img_size)
-    return reduce_tokens(net, wanted.make(net, seed))
-
-
-def _images(net: nn.Module, model: str, folder: Path | None, limit: int, least: int) -> Tensor:
+def _images(bare: nn.Module, model: str, folder: Path | None, limit: int, least: int) -> Tensor:
     import torch
 
     from ..measure.evaluate import eval_transform, input_size_of
@@ -98,7 +92,7 @@ def _images(net: nn.Module, model: str, folder: Path | None, limit: int, least: 
 
     if folder is None and model != DEFAULT_MODEL:
         raise ValueError("pass --images FOLDER: images for the artefact to be compared on with eager.")
-    channels, transform = input_size_of(net)[0], eval_transform(net)
+    channels, transform = input_size_of(bare)[0], eval_transform(bare)
     with options.image_folder(model, folder) as found:
         images_ICHW = torch.stack([transform(open_image(path, channels)) for path in list_files(found, limit)])
     if len(images_ICHW) < max(2, least):

@@ -47,16 +47,14 @@ def evaluate(
 
     if int8:
         check_torchao()
-    if method is None and any(value is not None for value in (keep_rate, gmacs, r, mass, layers, scorer)):
-        raise ValueError("--keep-rate, --gmacs, --r, --mass, --layers and --scorer need a --method.")
-    wanted = options.one(options.chosen(method, keep_rate, gmacs, r, layers, scorer, mass=mass)) if method else None
+    wanted = options.configuration(method, keep_rate, gmacs, r, layers, scorer, mass=mass)
     with options.image_folder(model, data) as folder:
         if wanted is None:
             net, what = saved.load(model, checkpoint, img_size)
         else:
-            wanted.make(build_model(model, img_size=img_size), seed)
-            net, what = load_model(model, checkpoint, img_size=img_size), f"{model}, {wanted.method} {wanted.setting}"
-            reduce_tokens(net, wanted.make(net, seed))
+            chosen = wanted.make(build_model(model, img_size=img_size), seed)  # before weights are fetched
+            net = reduce_tokens(load_model(model, checkpoint, img_size=img_size), chosen)
+            what = f"{model}, {wanted.method} {wanted.setting}"
         if int8:
             net, what = quantize_int8(net), f"{what}, int8"
         with terminal.progress_bar("images") as progress:

@@ -157,11 +157,27 @@ def chosen(
     return found
 
 
-def one(found: Sequence[Configuration]) -> Configuration | None:
-    """The only configuration, or none; ValueError if there are several."""
+def configuration(
+    method: str | None,
+    keep_rate: str | None,
+    gmacs: str | None,
+    r: str | None,
+    layers: str | None,
+    scorer: str | None,
+    *,
+    mass: str | None = None,
+) -> Configuration | None:
+    """The only configuration that the options ask for, none without a method; ValueError for more than one."""
+    if method is None:
+        given = {"--keep-rate": keep_rate, "--gmacs": gmacs, "--r": r, "--mass": mass, "--layers": layers}
+        without = [name for name, value in {**given, "--scorer": scorer}.items() if value is not None]
+        if without:
+            raise ValueError(f"without a --method there is no use for {' and '.join(without)}.")
+        return None
+    found = chosen(method, keep_rate, gmacs, r, layers, scorer, mass=mass)
     if len(found) > 1:
         raise ValueError("give one method and one of --keep-rate, --gmacs, --r and --mass.")
-    return found[0] if found else None
+    return found[0]
 
 
 def refuse_varying(found: Sequence[Configuration], needs: str) -> None:

@@ -11,7 +11,8 @@ from typing import Any, Literal
 from torch import nn
 
 from ..api import method_from
-from ..core.method import Method
+from ..backbones.reader import read_backbone
+from ..core.method import Method, check_opaque
 from ..measure.macs import method_for_keep_rate, method_for_macs
 from ..methods import METHODS
 
@@ -68,14 +69,19 @@ class Configuration:
 
     def make(self, model: nn.Module, seed: int = 0) -> Method:
         """The method for that model. seed: for methods that draw numbers. ValueError where it does not fit."""
+        method, spec = seeded(self._method(model), seed), read_backbone(model).spec
+        check_opaque(method.build(spec), spec)
+        return method
+
+    def _method(self, model: nn.Module) -> Method:
         settings = dict(self.settings)
         if self.amount == "keep_rate":
-            return seeded(method_for_keep_rate(self.method, model, self.value, **settings), seed)
+            return method_for_keep_rate(self.method, model, self.value, **settings)
         if self.amount == "gmacs":
-            return seeded(method_for_macs(self.method, model, self.value, **settings), seed)
+            return method_for_macs(self.method, model, self.value, **settings)
         if self.amount == "mass":
-            return seeded(method_from(self.method, mass=self.value, **settings), seed)
-        return seeded(method_from(self.method, r=int(self.value), **settings), seed)
+            return method_from(self.method, mass=self.value, **settings)
+        return method_from(self.method, r=int(self.value), **settings)
 
 
 def configurations(

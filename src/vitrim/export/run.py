@@ -63,7 +63,7 @@ def export_model(
     """
     model = getattr(model, "_orig_mod", model)
     path, route = Path(path), find_route(to)
-    _check(route, path, batch_sizes, tolerance, rounds)
+    check_settings(route, path, batch_sizes, tolerance, rounds)
     found = find_stack(model)
     method = None if found is None else found.stack.method
     refusal = route.refusal(method) or route.missing()
@@ -72,6 +72,20 @@ def export_model(
     images_ICHW = _images(model, images, max(batch_sizes))
     with tempfile.TemporaryDirectory(dir=path.resolve().parent, prefix=".vitrim-") as folder:
         return _export(model, method, route, path, Path(folder), images_ICHW, batch_sizes, tolerance, rounds, progress)
+
+
+def check_settings(route: Route, path: Path, batch_sizes: Sequence[int], tolerance: float, rounds: int) -> None:
+    """ValueError for settings that make no sense, before anything takes long."""
+    if path.suffix != route.suffix:
+        raise ValueError(f"the route {route.name} writes {route.suffix} files, and the output is {path}.")
+    if path.is_dir() or not path.resolve().parent.is_dir():
+        raise ValueError(f"the output is a file in a folder that exists, not {path}.")
+    if not isinstance(batch_sizes, Sequence) or not batch_sizes or min(batch_sizes) < 1:
+        raise ValueError(f"batch sizes are a list of whole numbers of at least 1, not {batch_sizes!r}.")
+    if not tolerance >= 0:
+        raise ValueError(f"the tolerance is at least 0, not {tolerance:g}.")
+    if rounds < 0:
+        raise ValueError(f"the number of rounds must be at least 0, not {rounds}.")
 
 
 def _export(
@@ -114,20 +128,6 @@ def _export(
         speeds=speeds,
         seconds=seconds,
     )
-
-
-def _check(route: Route, path: Path, batch_sizes: Sequence[int], tolerance: float, rounds: int) -> None:
-    """ValueError for settings that make no sense, before anything takes long."""
-    if path.suffix != route.suffix:
-        raise ValueError(f"the route {route.name} writes {route.suffix} files, and the output is {path}.")
-    if path.is_dir() or not path.resolve().parent.is_dir():
-        raise ValueError(f"the output is a file in a folder that exists, not {path}.")
-    if not isinstance(batch_sizes, Sequence) or not batch_sizes or min(batch_sizes) < 1:
-        raise ValueError(f"batch sizes are a list of whole numbers of at least 1, not {batch_sizes!r}.")
-    if not tolerance >= 0:
-        raise ValueError(f"the tolerance is at least 0, not {tolerance:g}.")
-    if rounds < 0:
-        raise ValueError(f"the number of rounds must be at least 0, not {rounds}.")
 
 
 def _images(model: nn.Module, images: Tensor | None, num_images: int) -> Tensor:
