@@ -109,8 +109,8 @@ def test_one_merge_by_hand(moment: Any) -> None:
 def test_proportional_attention_starts_once_something_merged(moment: Any) -> None:
     assert vitrim.ToMe().size_in_attention
     assert not vitrim.ToMe(prop_attn=False).size_in_attention
-    untouched = vitrim.ToMe(r=0).build(moment.spec).after_attention(0, moment.tokens, moment.attention)
-    assert untouched.size_BN is None
+    first, later = (vitrim.ToMe(r=[0, 2, 0, 0]).build(moment.spec).acts(layer, 40) for layer in (0, 1))
+    assert (first, later) == (False, True)
 
 
 def test_keys_of_half_precision_are_compared_in_fp32() -> None:

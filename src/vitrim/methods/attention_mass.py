@@ -87,8 +87,6 @@ class AttentionMass(Method):
 
     def after_attention(self, layer: int, tokens: Tokens, attention: Attention) -> Tokens:
         mass = self.mass_at(layer)
-        if mass == 1:
-            return tokens
         score_BN = patch_scores(self.scorer, tokens, attention)
         most_B = [schedule.ceil_share(mass, count - tokens.num_prefix) for count in tokens.num_tokens_B]
         kept_BN = within_mass(score_BN, mass, torch.tensor(most_B, device=score_BN.device))

@@ -26,9 +26,7 @@ class Random(KeepRateMethod):
         return super().build(spec)
 
     def after_attention(self, layer: int, tokens: Tokens, attention: Attention) -> Tokens:
-        num_keep = self.num_attentive(layer, tokens.num_patches)
-        if num_keep == tokens.num_patches:
-            return tokens
         score_N = pseudo_random(tokens.num_patches, self.seed, layer, tokens.x_BNC.device)
-        keep_BK, _ = ops.rank(score_N.expand(tokens.x_BNC.shape[0], -1), num_keep)
+        score_BN = score_N.expand(tokens.x_BNC.shape[0], -1)
+        keep_BK, _ = ops.rank(score_BN, self.num_attentive(layer, tokens.num_patches))
         return ops.keep(tokens, keep_BK)

@@ -172,8 +172,6 @@ class BeyondAttentive(ScoredMethod):
 
     def after_attention(self, layer: int, tokens: Tokens, attention: Attention) -> Tokens:
         split = self.split(layer, tokens.num_patches)
-        if split.inattentive == 0:
-            return tokens
         score_BN = patch_scores(self.scorer, tokens, attention)
         attentive, inattentive = ops.rank(score_BN, split.attentive)
         if self.inattentive in ("spatial", "conv"):

@@ -98,9 +98,6 @@ class EViT(ScoredMethod):
         return self.score_macs(num_patches, spec) + (num_patches * spec.channels if self.fuse else 0)
 
     def after_attention(self, layer: int, tokens: Tokens, attention: Attention) -> Tokens:
-        num_keep = self.num_attentive(layer, tokens.num_patches)
-        if num_keep == tokens.num_patches:
-            return tokens
         score_BN = patch_scores(self.scorer, tokens, attention)
-        keep_BK, _ = ops.rank(score_BN, num_keep)
+        keep_BK, _ = ops.rank(score_BN, self.num_attentive(layer, tokens.num_patches))
         return ops.fuse(tokens, keep_BK, score_BN) if self.fuse else ops.keep(tokens, keep_BK)

@@ -61,11 +61,8 @@ class TokenMergence(ScoredMethod):
         return self.score_macs(num_patches, spec) + merging
 
     def after_attention(self, layer: int, tokens: Tokens, attention: Attention) -> Tokens:
-        num_keep = self.num_attentive(layer, tokens.num_patches)
-        if num_keep == tokens.num_patches:
-            return tokens
         score_BN = patch_scores(self.scorer, tokens, attention)
-        keep_BK, rest_BM = ops.rank(score_BN, num_keep)
+        keep_BK, rest_BM = ops.rank(score_BN, self.num_attentive(layer, tokens.num_patches))
         slot_BM = self._similarity(layer, tokens, attention, keep_BK, rest_BM).argmax(dim=-1)
         return ops.merge(tokens, keep_BK, rest_BM, slot_BM, score_BN)
 

@@ -84,8 +84,6 @@ class ToMe(Method):
 
     def after_attention(self, layer: int, tokens: Tokens, attention: Attention) -> Tokens:
         num_removed = self.num_removed(layer, tokens.num_patches)
-        if num_removed == 0:
-            return tokens
         keep_BK, rest_BM, slot_BM = match(attention.mean_key(), tokens.num_prefix, num_removed)
         return ops.merge(tokens, keep_BK, rest_BM, slot_BM, None)
 
