@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from cells import SPREAD, mean_of_seeds, measured
+from cells import SPREAD, mean_of_seeds, measured, with_source
 
 from rows import Row, newest
 
@@ -40,7 +40,7 @@ def accuracy_table() -> str:
     for method, title in TITLES.items():
         cells = [f"{drops[method, f'keep {rate}']:.1f}" for rate in RATES]
         lines.append(f"| {title} | " + " | ".join(cells) + " |")
-    return "\n".join([*lines, "", f"Rows: [{path.name}](results/{path.name}).", ""])
+    return with_source(lines, path)
 
 
 def training_table() -> str:
@@ -65,7 +65,7 @@ def training_table() -> str:
         lines.append(f"| {title} | " + " | ".join(cells) + " |")
     macs = [f"{float(runs[('evit', *column)][0]['gmacs']):.3f} G" for column in columns]
     lines.append("| MACs (EViT) | " + " | ".join(macs) + " |")
-    return "\n".join([*lines, "", f"Rows: [{path.name}](results/{path.name}).", ""])
+    return with_source(lines, path)
 
 
 def anytime_table() -> str:
@@ -85,7 +85,7 @@ def anytime_table() -> str:
         lines.append(
             f"| {row['setting']} | {float(row['top1']):.1f} % | {left} | {float(row['gmacs']):.3f} | {speed} |"
         )
-    return "\n".join([*lines, "", f"Rows: [{path.name}](results/{path.name}).", ""])
+    return with_source(lines, path)
 
 
 def int8_table() -> str:
@@ -107,4 +107,4 @@ def int8_table() -> str:
         accuracy = f"{float(whole['top1']):.1f} % | {float(small['top1']):.1f} %"
         speed = f"{measured(whole, 'speedup')} | {measured(small, 'speedup')}"
         lines.append(f"| {f'{method} {setting}'.strip()} | {accuracy} | {float(whole['mac_ratio']):.2f} | {speed} |")
-    return "\n".join([*lines, "", f"Rows: [{path.name}](results/{path.name}).", ""])
+    return with_source(lines, path)

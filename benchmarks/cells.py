@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import statistics
+from collections.abc import Sequence
+from pathlib import Path
 
 from rows import Row
 
@@ -31,3 +33,14 @@ def mean_of_seeds(rows: list[Row]) -> str:
     """Top-1, mean and standard deviation: '75.3 ± 0.2'; 'not run' without rows."""
     values = [float(row["top1"]) for row in rows]
     return f"{statistics.mean(values):.1f} ± {statistics.stdev(values):.1f}" if values else "not run"
+
+
+def short_name(row: Row) -> str:
+    """The model's name without patch size and resolution: 'deit_tiny'."""
+    return row["model"].removesuffix("_patch16_224")
+
+
+def with_source(lines: Sequence[str], path: Path, cpu: str = "") -> str:
+    """A table and, below it, the file that its rows come from, and the processor."""
+    on = f", {cpu}" if cpu else ""
+    return "\n".join([*lines, "", f"Rows: [{path.name}](results/{path.name}){on}.", ""])

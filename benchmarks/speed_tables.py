@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from cells import SPREAD, measured, num_rounds, rounded
+from cells import SPREAD, measured, num_rounds, rounded, short_name, with_source
 
 from rows import RESULTS, last_of, newest, read
 
@@ -23,13 +23,12 @@ def speed_table() -> str:
     for row in rows:
         if row["method"] == "unreduced":
             continue
-        spread = f"{float(row['speedup_p10']):.2f} to {float(row['speedup_p90']):.2f}"
         lines.append(
-            f"| {row['model'].removesuffix('_patch16_224')} | {row['method']} | {row['batch']} | "
-            f"{float(row['mac_ratio']):.2f} | **{float(row['speedup']):.2f}** ({spread}) | "
-            f"{float(row['speedup_per_mac_ratio']):.2f} |"
+            f"| {short_name(row)} | {row['method']} | {row['batch']} | "
+            f"{rounded(row, 'mac_ratio')} | {measured(row, 'speedup')} | "
+            f"{rounded(row, 'speedup_per_mac_ratio')} |"
         )
-    return "\n".join([*lines, "", f"Rows: [{path.name}](results/{path.name}), {first['cpu']}.", ""])
+    return with_source(lines, path, first["cpu"])
 
 
 def short_speed_table() -> str:
@@ -48,7 +47,7 @@ def short_speed_table() -> str:
         of_batch = {row["batch"]: row for row in rows if row["method"] == method}
         cells = [measured(of_batch[batch], "speedup") for batch in batches]
         lines.append(f"| {method} | {float(of_batch[batches[0]]['mac_ratio']):.2f} | {' | '.join(cells)} |")
-    return "\n".join([*lines, "", f"Rows: [{path.name}](results/{path.name}), {first['cpu']}.", ""])
+    return with_source(lines, path, first["cpu"])
 
 
 def suite_table() -> str:
@@ -73,13 +72,13 @@ def suite_table() -> str:
         how += ["sizes folded"] if row["sizes"] == "folded" else []
         how += ["memory kept"] if row["malloc"] == "keep" else []
         lines.append(
-            f"| {row['model'].removesuffix('_patch16_224')} | {row['method']} | {row['img_size']} | {row['batch']} | "
+            f"| {short_name(row)} | {row['method']} | {row['img_size']} | {row['batch']} | "
             f"{', '.join(how)} | {rounded(row, 'mac_ratio')} | {measured(row, 'speedup')} | "
             f"{rounded(row, 'speedup_per_mac_ratio')} | {measured(row, 'over_matrix')} | "
             f"{rounded(row, 'memory_of_matrix')} |"
         )
     left = dict.fromkeys(
-        f"{row['model'].removesuffix('_patch16_224')}, {row['method']}, {row['img_size']} px, batch {row['batch']}, "
+        f"{short_name(row)}, {row['method']}, {row['img_size']} px, batch {row['batch']}, "
         f"{row['dtype']}: {row['skipped']}"
         for row in rows
         if row["skipped"]
@@ -102,11 +101,11 @@ def export_speed_table() -> str:
     ]
     for row in rows:
         lines.append(
-            f"| {row['route']} | {row['model'].removesuffix('_patch16_224')} | {row['method']} | {row['batch']} | "
+            f"| {row['route']} | {short_name(row)} | {row['method']} | {row['batch']} | "
             f"{rounded(row, 'mac_ratio')} | {measured(row, 'speedup')} | {rounded(row, 'speedup_per_mac_ratio')} | "
             f"{measured(row, 'over_eager')} |"
         )
-    return "\n".join([*lines, "", f"Rows: [{path.name}](results/{path.name}), {first['cpu']}.", ""])
+    return with_source(lines, path, first["cpu"])
 
 
 def packed_table() -> str:
@@ -121,10 +120,10 @@ def packed_table() -> str:
     ]
     for row in rows:
         lines.append(
-            f"| {row['model'].removesuffix('_patch16_224')} | {row['batch']} | {row['patches']} | "
+            f"| {short_name(row)} | {row['batch']} | {row['patches']} | "
             f"{rounded(row, 'macs_share')} | {rounded(row, 'over_unreduced')} | {measured(row, 'over_implied')} |"
         )
-    return "\n".join([*lines, "", f"Rows: [{path.name}](results/{path.name}), {first['cpu']}.", ""])
+    return with_source(lines, path, first["cpu"])
 
 
 def training_speed_table() -> str:
@@ -139,9 +138,8 @@ def training_speed_table() -> str:
         "|---|---|---|---|",
     ]
     for row in rows[1:]:
-        spread = f"{float(row['speedup_p10']):.2f} to {float(row['speedup_p90']):.2f}"
         lines.append(
-            f"| {row['method']} | {float(row['mac_ratio']):.2f} | **{float(row['speedup']):.2f}** ({spread}) | "
-            f"{float(row['speedup_per_mac_ratio']):.2f} |"
+            f"| {row['method']} | {rounded(row, 'mac_ratio')} | {measured(row, 'speedup')} | "
+            f"{rounded(row, 'speedup_per_mac_ratio')} |"
         )
-    return "\n".join([*lines, "", f"Rows: [{path.name}](results/{path.name}).", ""])
+    return with_source(lines, path)
