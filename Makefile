@@ -5,11 +5,12 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+OUTPUT ?= out/demo
 
 .PHONY: demo test test-slow lint bench clean
 
 demo: $(INSTALLED)
-	$(BIN)/vitrim compare --output out/demo
+	$(BIN)/vitrim compare --output $(OUTPUT)
 
 test: $(INSTALLED) lint
 	$(BIN)/python -m pytest -n 2

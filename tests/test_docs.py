@@ -105,8 +105,9 @@ def test_a_command_that_needs_the_network_is_understood(command: list[str]) -> N
 
 
 @pytest.mark.slow
-def test_the_demo_runs() -> None:
-    run(["make", "demo"], ROOT)
+def test_the_demo_runs(tmp_path: Path) -> None:
+    run(["make", "demo", f"OUTPUT={tmp_path / 'demo'}"], ROOT)
+    assert (tmp_path / "demo" / "report.html").is_file()
 
 
 def test_tables_are_what_the_recorded_rows_say() -> None:
