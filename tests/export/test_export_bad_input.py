@@ -102,7 +102,7 @@ def test_a_method_whose_counts_vary(refused, tmp_path):
         ("output", "model.onnx", "the route torch-export writes .pt2 files, and the output is model.onnx"),
         ("images", "absent", "there is no folder absent"),
         ("keep_rate", "1.5", "a keep rate is above 0 and at most 1, not 1.5"),
-        ("layers", "40", "40"),
+        ("layers", "40", "layers (40,) do not fit a model with blocks 0 to"),
         ("method", "evitt", "no method is called 'evitt'"),
         ("model", "resnet18", "resnet18"),
     ],
