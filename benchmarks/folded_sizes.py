@@ -21,9 +21,9 @@ SPARE = 8  # channels added: kernels want a multiple of eight
 class FoldedAttention(Attention):
     """Attention whose key bias is part of the product."""
 
-    def output(self, *, in_steps: bool = False) -> Tensor:
+    def output(self, *, steps_up_to: int = 0) -> Tensor:
         if self.bias is None:
-            return super().output(in_steps=in_steps)
+            return super().output(steps_up_to=steps_up_to)
         q, k, v = (F.pad(part, (0, SPARE)) for part in (self.q_BHND, self.k_BHND, self.v_BHND))
         D = self.q_BHND.shape[-1]
         q[..., D] = 1 / self.scale

@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import Tensor
+from torch._inductor.utils import run_and_get_code
 
 from operations import FUSED, Operations
-from vitrim.core.attention import Attention, steps_are_faster
+from vitrim.core.attention import ANY_LENGTH, QUERY_STEP, Attention, longest_in_steps
 
 
 def some_attention(num_tokens: int, *, bias: bool = False, dtype: torch.dtype = torch.float64) -> Attention:
@@ -58,7 +59,7 @@ def test_the_output_is_the_matrix_times_the_values(bias: bool) -> None:
 def test_in_steps_the_output_is_the_same(num_tokens: int, bias: bool) -> None:
     attention = some_attention(num_tokens, bias=bias)
     with torch.no_grad():
-        torch.testing.assert_close(attention.output(in_steps=True), attention.output())
+        torch.testing.assert_close(attention.output(steps_up_to=ANY_LENGTH), attention.output())
 
 
 @each_bias
@@ -69,40 +70,61 @@ def test_in_steps_nothing_that_the_caller_holds_is_written_over(bias: bool) -> N
     ]
     before = [part.clone() for part in parts]
     with torch.no_grad():
-        attention.output(in_steps=True)
+        attention.output(steps_up_to=ANY_LENGTH)
     assert all(torch.equal(part, kept) for part, kept in zip(parts, before, strict=True))
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
-def test_steps_are_faster_in_bf16_inference_alone(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_steps_are_faster_in_inference_in_bf16_and_in_short_compiled_fp32(
+    dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("vitrim.core.attention.has_bf16_products", lambda: True)
     x = torch.ones(1, 4, 8, dtype=dtype)
-    assert not steps_are_faster(x), "training goes through the fused kernel"
+    assert longest_in_steps(x) == 0, "training goes through the fused kernel"
     with torch.no_grad():
-        assert steps_are_faster(x) == (dtype == torch.bfloat16)
+        assert longest_in_steps(x) == (ANY_LENGTH if dtype == torch.bfloat16 else 0)
         with torch.autocast("cpu", dtype=torch.bfloat16):
-            assert steps_are_faster(x)
+            assert longest_in_steps(x) == ANY_LENGTH
+        monkeypatch.setattr("torch.compiler.is_compiling", lambda: True)
+        expected = {torch.bfloat16: ANY_LENGTH, torch.float16: 0, torch.float32: QUERY_STEP}
+        assert longest_in_steps(x) == expected[dtype]
+        monkeypatch.setattr("torch.compiler.is_exporting", lambda: True)
+        assert longest_in_steps(x) == 0, "what is exported runs elsewhere"
+    monkeypatch.setattr("torch.compiler.is_exporting", lambda: False)
     monkeypatch.setattr("vitrim.core.attention.has_bf16_products", lambda: False)
     with torch.no_grad():
-        assert not steps_are_faster(x)
+        assert longest_in_steps(x) == (QUERY_STEP if dtype == torch.float32 else 0)
 
 
-def test_the_fused_kernel_runs_unless_steps_are_asked_for() -> None:
-    for in_steps in (False, True):
-        with torch.no_grad(), Operations() as operations:
-            some_attention(37).output(in_steps=in_steps)
-        assert bool(operations.named(FUSED)) != in_steps
+@pytest.mark.parametrize("steps_up_to", [0, 36, 37])
+def test_the_fused_kernel_runs_beyond_the_length_that_goes_in_steps(steps_up_to: int) -> None:
+    with torch.no_grad(), Operations() as operations:
+        some_attention(37).output(steps_up_to=steps_up_to)
+    assert bool(operations.named(FUSED)) == (steps_up_to < 37)
+
+
+@each_bias
+@pytest.mark.parametrize("num_tokens", [37, 300])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_compiled_steps_are_the_same_and_stay_products(dtype: torch.dtype, num_tokens: int, bias: bool) -> None:
+    attention = some_attention(num_tokens, bias=bias, dtype=dtype)
+    compiled = torch.compile(lambda *parts: Attention(*parts).output(steps_up_to=ANY_LENGTH), fullgraph=True)
+    with torch.no_grad():
+        mixed, (code,) = run_and_get_code(compiled, *attention[:5])
+    assert "bmm(" in code and "scaled_dot_product" not in code
+    expected = full_matrix(attention) @ attention.v_BHND.double()
+    assert (mixed - expected).norm() / expected.norm() < (1e-6 if dtype == torch.float32 else 0.02)
 
 
 def test_dropout_is_heeded_in_steps_too() -> None:
     attention = some_attention(37)._replace(dropout=1.0)
     with torch.no_grad():
-        assert attention.output(in_steps=True).eq(0).all()
+        assert attention.output(steps_up_to=ANY_LENGTH).eq(0).all()
 
 
 def test_in_steps_never_more_than_some_rows_of_the_matrix_exist() -> None:
     with torch.no_grad(), Operations() as operations:
-        some_attention(600, dtype=torch.bfloat16).output(in_steps=True)
+        some_attention(600, dtype=torch.bfloat16).output(steps_up_to=ANY_LENGTH)
     assert max(shape[1] for _, shape in operations.made if shape[-1] == 600) == 256
 
 

@@ -257,6 +257,16 @@ def test_modules_that_do_nothing_are_not_called_unless_somebody_looks() -> None:
     assert through(torch.ones(1000), nn.Dropout(0.5).train()).eq(0).any()
 
 
+def test_compiled_nothing_is_looked_up_of_modules_that_do_nothing_and_their_hooks_run() -> None:
+    guards: list[str] = []
+    idle, watched = nn.Identity(), nn.Identity()
+    watched.register_forward_hook(lambda *call: call[-1] + 1)
+    options = {"guard_filter_fn": lambda entries: [guards.append(entry.name) or True for entry in entries]}
+    compiled = torch.compile(through, backend="inductor", fullgraph=True, options=options)
+    assert compiled(torch.zeros(3), idle, watched).eq(1).all()
+    assert guards and not any("idle" in name and "hooks" in name for name in guards)
+
+
 def test_where_a_method_does_not_act_it_is_not_asked_and_the_attention_is_freed(
     tiny_vit: Callable[..., VisionTransformer], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -15,6 +15,7 @@ from .precision import has_bf16_products, product, widen
 
 QUERY_CHUNK = 64  # queries per step where every row of the attention matrix is needed once
 QUERY_STEP = 256  # and where each step's rows are mixed at once
+ANY_LENGTH = 2**63 - 1
 
 
 class Attention(NamedTuple):
@@ -32,13 +33,13 @@ class Attention(NamedTuple):
     dropout: float = 0.0
     lengths: packing.Lengths | None = None  # tokens of each image, if packed
 
-    def output(self, *, in_steps: bool = False) -> Tensor:
-        """Softmax(q k^T) v: [B, H, N, D]. Through the fused kernel, or in_steps, some queries at a time."""
+    def output(self, *, steps_up_to: int = 0) -> Tensor:
+        """Softmax(q k^T) v: [B, H, N, D]. Through the fused kernel, or of up to so many tokens in steps of queries."""
         if self.lengths is not None:
             # Joined as [1, T, H, D], the order in which the kernel writes, so that each row is copied whole.
-            mixed = [image.output(in_steps=in_steps).transpose(1, 2) for image in self.images()]
+            mixed = [image.output(steps_up_to=steps_up_to).transpose(1, 2) for image in self.images()]
             return torch.cat(mixed, dim=1).transpose(1, 2)
-        if in_steps and not self.dropout:
+        if self.q_BHND.shape[2] <= steps_up_to and not self.dropout:
             return self._output_in_steps()
         return F.scaled_dot_product_attention(
             self.q_BHND, self.k_BHND, self.v_BHND, self.bias, dropout_p=self.dropout, scale=self.scale
@@ -47,14 +48,16 @@ class Attention(NamedTuple):
     def _output_in_steps(self) -> Tensor:
         """Softmax(q k^T) v by plain products, QUERY_STEP queries at a time."""
         B, H, N, D = self.q_BHND.shape
-        # Laid out here: the products would otherwise do it, more slowly.
-        q_XND, k_XND, v_XND = (part.contiguous().view(B * H, N, D) for part in (self.q_BHND, self.k_BHND, self.v_BHND))
+        parts = [self.q_BHND, self.k_BHND, self.v_BHND]
+        if not torch.compiler.is_compiling():
+            parts = [part.contiguous() for part in parts]  # the products would otherwise do it, more slowly
+        q_XND, k_XND, v_XND = (part.reshape(B * H, N, D) for part in parts)
         q_XND, k_XDN = q_XND * self.scale, k_XND.transpose(1, 2)
         bias_X1N = None if self.bias is None else self.bias.expand(B, H, 1, N).reshape(B * H, 1, N)
         mixed = []
         for q_XMD in [q_XND] if N <= QUERY_STEP else torch.split(q_XND, QUERY_STEP, dim=1):
             logits_XMN = torch.bmm(q_XMD, k_XDN) if bias_X1N is None else torch.baddbmm(bias_X1N, q_XMD, k_XDN)
-            mixed.append(torch.bmm(torch.softmax(logits_XMN, dim=-1, out=logits_XMN), v_XND))
+            mixed.append(_mix(logits_XMN, v_XND))
         return (mixed[0] if len(mixed) == 1 else torch.cat(mixed, dim=1)).view(B, H, N, D)
 
     def images(self) -> list[Attention]:
@@ -102,15 +105,32 @@ class Attention(NamedTuple):
         return packing.pad(rows_NH, self.lengths).transpose(1, 2)
 
 
-def steps_are_faster(x_BNC: Tensor) -> bool:
-    """Whether attention over such features runs faster in steps than through the fused kernel.
+def longest_in_steps(x_BNC: Tensor) -> int:
+    """Up to how many tokens attention over such features runs faster in steps than through the fused kernel.
 
-    So it was measured (docs/log.md) for bf16 products on a CPU that has them, in plain inference.
+    As measured in inference on a CPU (docs/log.md): of any length in bf16, where the CPU multiplies it, and in fp32
+    if compiled and done in one step.
     """
-    if x_BNC.device.type != "cpu" or torch.is_grad_enabled() or torch.compiler.is_compiling():
-        return False
+    if x_BNC.device.type != "cpu" or torch.is_grad_enabled() or torch.compiler.is_exporting():
+        return 0
     dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x_BNC.dtype
-    return dtype == torch.bfloat16 and has_bf16_products()
+    if dtype == torch.bfloat16:
+        return ANY_LENGTH if has_bf16_products() else 0
+    return QUERY_STEP if dtype == torch.float32 and torch.compiler.is_compiling() else 0
+
+
+def _mix(logits_XMN: Tensor, v_XND: Tensor) -> Tensor:
+    """Softmax(logits) v; the logits are lost.
+
+    Compiled, the sum of the weights divides what comes out: inductor takes products around a softmax for attention,
+    and would put the fused kernel in their place.
+    """
+    if not torch.compiler.is_compiling():
+        return torch.bmm(torch.softmax(logits_XMN, dim=-1, out=logits_XMN), v_XND)
+    wide_XMN = widen(logits_XMN)
+    weight_XMN = (wide_XMN - wide_XMN.amax(dim=-1, keepdim=True)).exp()
+    total_XM1 = weight_XMN.sum(dim=-1, keepdim=True)
+    return (torch.bmm(weight_XMN.to(v_XND.dtype), v_XND) / total_XM1).to(v_XND.dtype)
 
 
 def _logits_of_one(query_BHD: Tensor, k_BHND: Tensor) -> Tensor:

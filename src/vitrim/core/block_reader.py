@@ -67,9 +67,13 @@ class BlockReader(ABC):
 
 
 def through(x: Tensor, *modules: nn.Module) -> Tensor:
-    """x through one module after another, without calling those that do nothing: blocks are full of them."""
+    """x through one module after another, without calling those that do nothing: blocks are full of them.
+
+    Compiled, a call that does nothing is free, and what was looked up to avoid it would be checked at every run.
+    """
+    compiling = torch.compiler.is_compiling()
     for module in modules:
-        idle = type(module) is nn.Identity or (type(module) is nn.Dropout and not module.training)
+        idle = not compiling and (type(module) is nn.Identity or (type(module) is nn.Dropout and not module.training))
         if not idle or module._forward_hooks or module._forward_pre_hooks:
             x = module(x)
     return x

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-
 import torch
 from torch import Tensor
 
@@ -21,7 +19,7 @@ def product(a: Tensor, b: Tensor) -> Tensor:
         return widen(a) @ widen(b)
 
 
-@functools.cache
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def has_bf16_products() -> bool:
     """Whether this CPU multiplies bf16 matrices by AVX-512 instructions, and not by AMX, where nothing was measured."""
     return torch.cpu._is_avx512_bf16_supported() and not torch.cpu._is_amx_tile_supported()

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from . import ops
-from .attention import Attention, steps_are_faster
+from .attention import Attention, longest_in_steps
 from .block_reader import BlockReader, PaddingReader
 from .method import Method, ViTSpec, check_opaque
 from .rotary import Rotation
@@ -101,7 +101,7 @@ class TokenBlock(nn.Module):
             carry=None if self.outbox is None else (),
             positioned=positioned,
             whole=whole,
-            in_steps=not whole and steps_are_faster(x_BNC),
+            steps_up_to=0 if whole else longest_in_steps(x_BNC),
         )
 
     def _keeps_all(self, num_patches: int) -> bool:
@@ -120,7 +120,7 @@ class TokenBlock(nn.Module):
         attention = reader.attention(block, tokens.x_BNC)
         if rotation is not None or tokens.size_BN is not None or tokens.lengths is not None:
             attention = self._fit(attention, tokens, rotation)
-        mixed_BHND = attention.output(in_steps=tokens.in_steps)
+        mixed_BHND = attention.output(steps_up_to=tokens.steps_up_to)
         if not method.acts(self.layer, tokens.num_patches):
             del attention  # early: what is freed now may be the memory of what comes
             tokens = tokens.with_features(self._residuals(tokens).add_attention(block, tokens.x_BNC, mixed_BHND))

@@ -35,7 +35,7 @@ class Tokens(NamedTuple):
     positioned: bool = False  # whether attention turns each patch token by its position (see core/rotary.py)
     position_BK: Tensor | None = None  # that position, -1 for nowhere (None: its own, or nobody asks)
     whole: bool = False  # whether all blocks are known to keep all tokens
-    in_steps: bool = False  # how attention runs: see `Attention.output`
+    steps_up_to: int = 0  # how attention runs: see `Attention.output`
     lengths: packing.Lengths | None = None  # tokens of each image, prefix included, if packed (None: all have N)
 
     def with_features(self, x_BNC: Tensor) -> Tokens:
