@@ -67,16 +67,18 @@ class BlockReader(ABC):
 
 
 def through(x: Tensor, *modules: nn.Module) -> Tensor:
-    """x through one module after another, without calling those that do nothing: blocks are full of them.
-
-    Compiled, a call that does nothing is free, and what was looked up to avoid it would be checked at every run.
-    """
-    compiling = torch.compiler.is_compiling()
+    """x through one module after another, without calling those that do nothing: blocks are full of them."""
     for module in modules:
-        idle = not compiling and (type(module) is nn.Identity or (type(module) is nn.Dropout and not module.training))
-        if not idle or module._forward_hooks or module._forward_pre_hooks:
+        idle = type(module) is nn.Identity or (type(module) is nn.Dropout and not module.training)
+        if not idle or _is_watched(module):
             x = module(x)
     return x
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def _is_watched(module: nn.Module) -> bool:
+    """Whether it has hooks. Asked once if compiled, as torch does: what was looked up would be checked at every run."""
+    return bool(module._forward_hooks or module._forward_pre_hooks)
 
 
 class OpaqueReader(BlockReader):
