@@ -91,9 +91,16 @@ def assert_one_graph(
 
 @every_method
 def test_a_reduced_model_is_one_graph_for_every_batch_size(
-    tiny_vit: Callable[..., VisionTransformer], name: str, settings: dict[str, Any]
+    tiny_vit: Callable[..., VisionTransformer], name: str, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert_one_graph(vitrim.reduce_tokens(tiny_vit(depth=4), name, **settings), by_mark=name in BY_MARK)
+    # Through the fused kernel, as uncompiled: another rounding may tip a choice among a random model's scores.
+    monkeypatch.setattr("vitrim.core.stack.longest_in_steps", lambda _: 0)
+    model = vitrim.reduce_tokens(tiny_vit(depth=4), name, **settings)
+    assert_one_graph(model, tolerance=0.0, by_mark=name in BY_MARK)
+
+
+def test_attention_in_steps_is_one_graph_too(tiny_vit: Callable[..., VisionTransformer]) -> None:
+    assert_one_graph(vitrim.reduce_tokens(tiny_vit(depth=4), "evit"))
 
 
 @pytest.mark.parametrize("library", OTHERS)
