@@ -276,3 +276,20 @@ def test_spread_gives_every_patch_the_features_of_its_token(prefix: int) -> None
     for image in range(B):
         assert torch.equal(spread.x_BNC[image, :prefix], tokens.x_BNC[image, :prefix])
         assert torch.equal(spread.x_BNC[image, prefix:], tokens.x_BNC[image, tokens.source_BP[image]])
+
+
+@pytest.mark.parametrize("shape", [(1, 600), (1, 600, 3), (2, 600, 3)], ids=str)
+def test_the_gradient_of_a_row_that_many_patches_read_is_not_cut_short_in_bf16(shape: tuple[int, ...]) -> None:
+    x = torch.zeros(shape, dtype=torch.bfloat16, requires_grad=True)
+    ops.take(x, torch.zeros(shape[0], 4096, dtype=torch.long)).sum().backward()
+    assert x.grad is not None
+    assert x.grad[:, 0].eq(4096).all()
+    assert x.grad[:, 1:].eq(0).all()
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_taken_rows_are_the_same_with_and_without_a_gradient(batch: int) -> None:
+    x_BNC, index_BK = torch.randn(batch, 9, 4), torch.randint(0, 9, (batch, 6))
+    with torch.no_grad():
+        assert torch.equal(ops.take(x_BNC, index_BK), torch.stack([x[i] for x, i in zip(x_BNC, index_BK, strict=True)]))
+    assert torch.equal(ops.take(x_BNC, index_BK), torch.stack([x[i] for x, i in zip(x_BNC, index_BK, strict=True)]))

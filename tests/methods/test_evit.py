@@ -74,6 +74,37 @@ def test_other_scorers_rank_by_their_own_score(moment: Any, scorer: str) -> None
     assert torch.equal(out.x_BNC[0, 2:22], moment.patches()[0, best[0]])
 
 
+@pytest.mark.parametrize("scorer", ["cls", "received", "norm"])
+def test_the_fused_token_is_no_larger_than_the_patches_in_it(moment: Any, scorer: str) -> None:
+    tokens = moment.tokens._replace(x_BNC=moment.tokens.x_BNC + 5)  # so that nothing cancels out
+    method = vitrim.EViT(keep_rate=0.5, layers=(0,), scorer=scorer).build(moment.spec)
+    out = method.after_attention(0, tokens, moment.attention)
+    fused_BP = out.source_BP == out.x_BNC.shape[1] - 1
+    weight_BP = torch.where(fused_BP, out.weight_BP, 0.0)
+    assert fused_BP.sum(dim=1).tolist() == [20, 20]
+    assert (weight_BP.sum(dim=1) < 1).all()
+    torch.testing.assert_close(out.x_BNC[:, -1], (weight_BP.unsqueeze(1) @ tokens.patches_BNC).squeeze(1))
+    if scorer == "norm":
+        norm_BP = tokens.patches_BNC.norm(dim=-1)
+        torch.testing.assert_close(weight_BP, torch.where(fused_BP, norm_BP, 0.0) / norm_BP.sum(dim=1, keepdim=True))
+
+
+def test_features_of_zero_have_equal_norms_and_no_nan(moment: Any) -> None:
+    tokens = moment.tokens._replace(x_BNC=torch.zeros_like(moment.tokens.x_BNC))
+    out = vitrim.EViT(scorer="norm", layers=(0,)).build(moment.spec).after_attention(0, tokens, moment.attention)
+    assert out.x_BNC.eq(0).all()
+
+
+def test_the_fused_token_of_a_model_in_fp16_does_not_overflow(tiny_vit: Any) -> None:
+    model = tiny_vit(class_token=False, global_pool="avg").half()
+    vitrim.reduce_tokens(model, "evit", keep_rate=0.5, scorer="norm")
+    with torch.no_grad(), vitrim.trace(model, features=True) as traced:
+        model(400 * torch.randn(2, 3, 32, 32).half())
+    largest = traced.layers[0].features_BNC.float().norm(dim=-1).amax(dim=1)
+    assert largest.isfinite().all()
+    assert (traced.layers[0].features_BNC[:, -1].float().norm(dim=-1) < largest).all()
+
+
 def test_explicit_counts_override_rates_and_none_falls_back(moment: Any) -> None:
     built = vitrim.EViT(keep_rate=0.5, layers=(2,), tokens=(40, 30, None, None)).build(moment.spec)
     assert counts(built, 4, 40) == [41, 32, 17 + 1, 17 + 1]  # 30 and the fused one; ceil(31 / 2) and the fused one

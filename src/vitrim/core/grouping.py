@@ -37,7 +37,7 @@ def match_similar(x_BMC: Tensor, num_merged: int) -> Groups:
     parent_BM = parent_BM.scatter(1, joins_BM, partner_BM.gather(1, joins_BM))
     for _ in range(num_merged.bit_length()):  # each step doubles how far a chain has been followed
         parent_BM = parent_BM.gather(1, parent_BM)
-    joined_BM = torch.zeros(B, M, dtype=torch.bool, device=x.device).scatter(1, joins_BM, True)
+    joined_BM = torch.zeros(B, M, dtype=torch.bool, device=x.device).scatter(1, joins_BM, 1)
     return _groups(joined_BM, parent_BM, M - num_merged)
 
 
@@ -57,7 +57,7 @@ def density_peaks(x_BMC: Tensor, num_groups: int, neighbours: int) -> Groups:
     to_denser_BM = distance_BMM.masked_fill(~denser_BMM, torch.inf).amin(dim=-1)
     to_denser_BM = torch.where(rank_BM == 0, distance_BMM.flatten(1).amax(dim=1, keepdim=True), to_denser_BM)
     peak_BM = (density_BM * to_denser_BM).argsort(dim=1, descending=True, stable=True)
-    centre_BM = torch.zeros(B, M, dtype=torch.bool, device=x_BMC.device).scatter(1, peak_BM[:, :num_groups], True)
+    centre_BM = torch.zeros(B, M, dtype=torch.bool, device=x_BMC.device).scatter(1, peak_BM[:, :num_groups], 1)
     # The densest token must be a centre: it has nothing denser to join.
     centre_BM = _force(centre_BM, rank_BM == 0, peak_BM[:, num_groups - 1 : num_groups])
     eligible = centre_BM.unsqueeze(1) & denser_BMM
@@ -76,7 +76,7 @@ def kmeans(x_BMC: Tensor, num_groups: int, iterations: int) -> Groups:
         if step + 1 < iterations:
             member_BGM = torch.nn.functional.one_hot(nearest_BM, num_groups).transpose(1, 2).to(x_BMC.dtype)
             centre_BGC = (member_BGM @ x_BMC) / member_BGM.sum(dim=-1, keepdim=True)
-    joined = torch.ones(M, dtype=torch.bool, device=seed.device).index_fill(0, seed, False).expand(B, -1)
+    joined = torch.ones(M, dtype=torch.bool, device=seed.device).index_fill(0, seed, 0).expand(B, -1)
     return _groups(joined, seed[nearest_BM], num_groups)
 
 

@@ -25,9 +25,13 @@ def take(x: Tensor, index_BK: Tensor) -> Tensor:
     """Rows of [B, N, ...] by one index list per image: [B, K, ...].
 
     One index_select on the flattened rows copies whole rows; gather with an expanded index goes element by element.
+    Where a gradient may follow, rows of two axes it must be: along another axis, or of numbers, the gradient would be
+    added up in the dtype of x, in which bf16 stops at 256 ones. (Traced graphs may be run with other batch sizes.)
     """
     B, N = x.shape[:2]
-    if B == 1:
+    if x.dim() == 2:
+        return x.gather(1, index_BK)
+    if not (torch.is_grad_enabled() or torch.jit.is_tracing()) and B == 1:
         return x.index_select(1, index_BK[0])
     rows = _rows(index_BK, N)
     return x.reshape(B * N, *x.shape[2:]).index_select(0, rows).view(B, index_BK.shape[1], *x.shape[2:])
@@ -165,7 +169,7 @@ def _select(x: Tensor, index: Tensor, lengths: packing.Lengths | None) -> Tensor
 
 def _rows(index_BK: Tensor, N: int) -> Tensor:
     """Where the rows of each image are among those of all, N an image: [B * K]."""
-    if index_BK.shape[0] == 1:
+    if index_BK.shape[0] == 1 and not torch.jit.is_tracing():  # a traced graph may run with other batches
         return index_BK.flatten()
     return (index_BK + torch.arange(index_BK.shape[0], device=index_BK.device).unsqueeze(1) * N).flatten()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TypeVar
 
+import torch
 from torch import Tensor
 
 from .attention import Attention
@@ -19,10 +20,13 @@ def patch_scores(scorer: str, tokens: Tokens, attention: Attention) -> Tensor:
     """Importance of each patch token, at least in fp32: [B, N - prefix], padded with zeros if packed.
 
     cls: attention of the class token, mean over heads (EViT, section 3.2); received: attention received from
-    all tokens, mean over heads; norm: Euclidean norm of the feature. The last two need no class token.
+    all tokens, mean over heads; norm: Euclidean norm of the feature, as a share of the sum over all patches. The last
+    two need no class token. Each sums to at most 1 in an image, so that scores can weigh a sum of features, which then
+    is no larger than they are.
     """
     if scorer == "norm":
-        return widen(tokens.patches_BNC).norm(dim=-1)
+        norm_BN = widen(tokens.patches_BNC).norm(dim=-1)
+        return norm_BN / norm_BN.sum(dim=1, keepdim=True).clamp(min=torch.finfo(norm_BN.dtype).tiny)
     row_BHN = attention.cls_row() if scorer == "cls" else attention.received()
     return row_BHN[:, :, tokens.num_prefix :].mean(dim=1)
 

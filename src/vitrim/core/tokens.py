@@ -50,7 +50,10 @@ class Tokens(NamedTuple):
     @property
     def num_patches(self) -> int:
         """Patch tokens still carried; by the image that has most, if packed."""
-        return (self.x_BNC.shape[1] if self.lengths is None else max(self.lengths)) - self.num_prefix
+        num_tokens = self.x_BNC.shape[1] if self.lengths is None else max(self.lengths)
+        if torch.jit.is_tracing():  # where sizes are tensors, and methods plan with numbers
+            num_tokens = int(num_tokens)
+        return num_tokens - self.num_prefix
 
     @property
     def first_BC(self) -> Tensor:

@@ -6,7 +6,8 @@ The patches to which the class token attends most stay; the others are fused int
 As in the official code: the score is the block's own class attention, averaged over heads; the fused token is the
 sum of the dropped features times their raw scores, not renormalised (eq. 3), comes last, and competes in the next
 reduction like any other token; a block that would keep all patches does nothing.
-Different: a distillation token is never pruned, and counts are exact where a float product is not.
+Different: a distillation token is never pruned, and counts are exact where a float product is not. Feature norms,
+which the official code does not know, weigh as shares of their sum, as attention does.
 """
 
 from __future__ import annotations

@@ -1,0 +1,35 @@
+"""torch.jit.trace, on which older exporters and counters stand: every method of fixed counts, at any batch size."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+
+import vitrim
+
+FIXED = [name for name in vitrim.list_methods() if not vitrim.method_from(name).varies]
+SETTINGS: dict[str, tuple[str, dict[str, Any]]] = {
+    **{name: (name, {}) for name in FIXED},
+    "tome": ("tome", {"r": 5}),
+    "evit, received": ("evit", {"scorer": "received"}),
+    "bat, kmeans": ("beyond_attentive", {"inattentive": "kmeans"}),
+    "bat, spatial": ("beyond_attentive", {"inattentive": "spatial", "normalize": False}),
+    "bat, mlp": ("beyond_attentive", {"inattentive": "mlp"}),
+}
+
+
+@pytest.mark.parametrize("which", SETTINGS)
+def test_a_traced_model_gives_the_models_numbers_at_other_batch_sizes(tiny_vit: Callable[..., Any], which: str) -> None:
+    name, settings = SETTINGS[which]
+    model = vitrim.reduce_tokens(tiny_vit(depth=4), name, **settings)
+    torch.manual_seed(0)
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # sizes become numbers: counts are fixed, and batches are not
+        traced = torch.jit.trace(model, torch.randn(1, 3, 32, 32), check_trace=False)
+    x_BCHW = torch.randn(3, 3, 32, 32)
+    with torch.no_grad():
+        torch.testing.assert_close(traced(x_BCHW), model(x_BCHW), atol=1e-6, rtol=1e-5)
