@@ -12,7 +12,7 @@ from torch import Tensor
 
 from . import packing
 from .rotary import NOWHERE
-from .tokens import Tokens, ones_like_size
+from .tokens import Tokens, is_traced_by_jit, ones_like_size
 
 
 def rank(score_BN: Tensor, num_keep: int) -> tuple[Tensor, Tensor]:
@@ -26,12 +26,12 @@ def take(x: Tensor, index_BK: Tensor) -> Tensor:
 
     One index_select on the flattened rows copies whole rows; gather with an expanded index goes element by element.
     Where a gradient may follow, rows of two axes it must be: along another axis, or of numbers, the gradient would be
-    added up in the dtype of x, in which bf16 stops at 256 ones. (Traced graphs may be run with other batch sizes.)
+    added up in the dtype of x, in which bf16 stops at 256 ones.
     """
     B, N = x.shape[:2]
     if x.dim() == 2:
         return x.gather(1, index_BK)
-    if not (torch.is_grad_enabled() or torch.jit.is_tracing()) and B == 1:
+    if not (torch.is_grad_enabled() or is_traced_by_jit()) and B == 1:
         return x.index_select(1, index_BK[0])
     rows = _rows(index_BK, N)
     return x.reshape(B * N, *x.shape[2:]).index_select(0, rows).view(B, index_BK.shape[1], *x.shape[2:])
@@ -169,7 +169,7 @@ def _select(x: Tensor, index: Tensor, lengths: packing.Lengths | None) -> Tensor
 
 def _rows(index_BK: Tensor, N: int) -> Tensor:
     """Where the rows of each image are among those of all, N an image: [B * K]."""
-    if index_BK.shape[0] == 1 and not torch.jit.is_tracing():  # a traced graph may run with other batches
+    if index_BK.shape[0] == 1 and not is_traced_by_jit():
         return index_BK.flatten()
     return (index_BK + torch.arange(index_BK.shape[0], device=index_BK.device).unsqueeze(1) * N).flatten()
 

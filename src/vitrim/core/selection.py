@@ -15,7 +15,7 @@ from torch import Tensor
 from . import packing
 from .ops import arrange, follow
 from .rotary import NOWHERE
-from .tokens import Tokens
+from .tokens import Tokens, is_traced_by_jit
 
 
 def keep_where(tokens: Tokens, kept_BN: Tensor) -> Tokens:
@@ -67,7 +67,7 @@ def fuse_where(tokens: Tokens, kept_BN: Tensor, weight_BN: Tensor) -> Tokens:
 
 def _checked(tokens: Tokens, kept_BN: Tensor) -> Tensor:
     """What to keep, without padding; ValueError where shapes may not depend on data."""
-    if torch.compiler.is_compiling() or torch.jit.is_tracing():  # type: ignore[no-untyped-call]
+    if torch.compiler.is_compiling() or is_traced_by_jit():
         _refuse()
     return kept_BN & tokens.live_patches_BN
 

@@ -51,7 +51,7 @@ class Tokens(NamedTuple):
     def num_patches(self) -> int:
         """Patch tokens still carried; by the image that has most, if packed."""
         num_tokens = self.x_BNC.shape[1] if self.lengths is None else max(self.lengths)
-        if torch.jit.is_tracing():  # where sizes are tensors, and methods plan with numbers
+        if is_traced_by_jit():  # where sizes are tensors, and methods plan with numbers
             num_tokens = int(num_tokens)
         return num_tokens - self.num_prefix
 
@@ -99,3 +99,8 @@ class Tokens(NamedTuple):
 def ones_like_size(x_BNC: Tensor) -> Tensor:
     """A size of one for every token, [B, N], in at least fp32: bf16 cannot tell 300 from 301 patches."""
     return x_BNC.new_ones(x_BNC.shape[:2], dtype=torch.promote_types(x_BNC.dtype, torch.float32))
+
+
+def is_traced_by_jit() -> bool:
+    """Whether torch.jit.trace is writing a graph, which may then be run with batches of another size."""
+    return bool(torch.jit.is_tracing())  # type: ignore[no-untyped-call]
