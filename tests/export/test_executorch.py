@@ -14,6 +14,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 import vitrim
+from vitrim.core import portable
 from vitrim.export import executorch
 from vitrim.export.executorch import MAX_BATCH, ROUTE
 
@@ -33,18 +34,6 @@ METHODS: list[tuple[str, dict[str, Any]]] = [
 ]
 
 
-class Orders(nn.Module):
-    """The order of rows, in both directions, as the sorts of vitrim's methods give it."""
-
-    def forward(self, x_BN: Tensor) -> Tensor:
-        orders = [
-            x_BN.argsort(dim=1, descending=True, stable=True),
-            (x_BN > 0).to(torch.uint8).argsort(dim=1, stable=True),
-            x_BN.to(torch.long).sort(dim=1).values,
-        ]
-        return torch.stack(orders, dim=1)
-
-
 class Reduces(nn.Module):
     """Computes what ExecuTorch's runtime has no kernel for."""
 
@@ -62,29 +51,6 @@ def written(model: nn.Module, x: Tensor, folder: Path) -> Callable[[Tensor], Ten
     return ROUTE.load(folder / "model.pte")
 
 
-def test_a_sort_of_two_top_ks_is_stable_in_both_directions() -> None:
-    x = with_ties(4)
-    for key in (x, x.long(), x.to(torch.uint8), x > 0, x[:, :1], x[:, :0]):
-        for descending in (False, True):
-            values, index = executorch._sort(key, 1, descending)
-            expected = key.sort(dim=1, stable=True, descending=descending)
-            assert torch.equal(values, expected.values)
-            assert values.dtype == key.dtype
-            assert torch.equal(index, expected.indices)
-
-
-def test_the_order_of_equal_top_k_values_does_not_show(monkeypatch: pytest.MonkeyPatch) -> None:
-    top_k = Tensor.topk
-
-    def other_order(x: Tensor, k: int, **settings: Any) -> Any:
-        top = top_k(x.flip(1), k, **settings)  # breaks ties the other way round
-        return torch.return_types.topk((top.values, x.shape[1] - 1 - top.indices))
-
-    x = with_ties(4)
-    monkeypatch.setattr(Tensor, "topk", other_order)
-    assert torch.equal(executorch._sort(x, 1, True)[1], x.argsort(dim=1, descending=True, stable=True))
-
-
 @pytest.mark.parametrize("kind", ["plain", "bias", "mask", "causal"])
 def test_attention_is_rewritten_to_the_same_numbers(kind: str) -> None:
     generator = torch.Generator().manual_seed(0)
@@ -94,6 +60,14 @@ def test_attention_is_rewritten_to_the_same_numbers(kind: str) -> None:
     expected = F.scaled_dot_product_attention(q, k, v, masks.get(kind), is_causal=kind == "causal", scale=0.3)
     got = executorch._attention(q, k, v, masks.get(kind), causal=kind == "causal", scale=0.3)
     torch.testing.assert_close(got, expected, atol=1e-6, rtol=1e-5)
+
+
+class Orders(nn.Module):
+    """The three ways in which vitrim's methods order tokens."""
+
+    def forward(self, x_BN: Tensor) -> Tensor:
+        order_BN = portable.order(x_BN)
+        return torch.stack([order_BN, portable.flagged_last(x_BN > 0), portable.ascending(order_BN)], dim=1)
 
 
 @needs_runtime

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 import vitrim
 from library_models import HF, of_open_clip, of_transformers, torchvision_vit
 from vitrim.cli import app
+from vitrim.core import portable
 from vitrim.export.route import ROUTES, Route, find_route
 from vitrim.export.torch_export import TorchExport
 from vitrim.export.verify import ExportMismatch
@@ -63,20 +64,17 @@ def test_an_artefact_takes_any_batch_and_gives_the_models_logits(model, to, imag
         ("beyond_attentive", {**LAYERS, "inattentive": "kmeans"}),
     ],
 )
-def test_operations_that_onnx_lacks_are_translated(tiny_vit, name, settings, images, tmp_path):
+def test_every_way_to_reduce_is_written(tiny_vit, name, settings, images, tmp_path):
     pytest.importorskip("onnxruntime")
     reduced = vitrim.reduce_tokens(tiny_vit(depth=DEPTH), name, **settings)
     outputs_agree(reduced, "onnx", tmp_path / "model.onnx", images)
 
 
 class _Order(nn.Module):
-    """Ranks values with many ties, in both directions, and flags, which ONNX can only rank as numbers."""
+    """Ranks values with many ties."""
 
     def forward(self, x_BN: Tensor) -> Tensor:
-        x = x_BN.round()
-        falling, rising = x.argsort(dim=1, descending=True, stable=True), x.argsort(dim=1, stable=True)
-        flags = (x > 0).to(torch.uint8).argsort(dim=1, stable=True)
-        return torch.cat([falling, rising, flags], dim=1).float()
+        return portable.order(x_BN.round()).float()
 
 
 @pytest.mark.parametrize("to", ["onnx", "openvino"])

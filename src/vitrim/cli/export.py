@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from ..export.run import ExportReport
 
-NUM_IMAGES = 14  # two batches of 7 and fourteen of 1
+NUM_IMAGES = 200  # enough to meet a near tie of scores, where there are any
 
 
 def export(
@@ -34,7 +34,12 @@ def export(
     scorer: options.Scorer = None,
     output: Annotated[Path | None, typer.Option(help="File to write; by default named after model and method.")] = None,
     batch_sizes: Annotated[str, typer.Option(help="Compared and timed at: 1,7")] = "1,7",
+    opset: Annotated[int | None, typer.Option(help="Of an ONNX file, 18 to 23; 18 by default.")] = None,
     tolerance: Annotated[float, typer.Option(help="Largest difference allowed in a logit.")] = 1e-4,
+    num_apart: Annotated[
+        int,
+        typer.Option("--num-apart", help="Images that may differ by more: scores that all but tie fall either way."),
+    ] = 0,
     rounds: Annotated[
         int, typer.Option(help="Rounds of timing against eager and the exported unreduced model; 0 for none.")
     ] = 10,
@@ -49,10 +54,10 @@ def export(
     """
     from ..api import reduce_tokens
     from ..export.route import find_route
-    from ..export.run import check_settings, export_model
+    from ..export.run import Settings, export_model
     from ..load import build_model, load_model
 
-    route = find_route(to)
+    route = find_route(to) if opset is None else find_route(to).at_opset(opset)
     if (absent := route.missing()) is not None:
         raise ValueError(f"{absent}.")
     wanted = options.configuration(method, keep_rate, gmacs, r, layers, scorer)
@@ -60,7 +65,7 @@ def export(
     if limit < max(2, *sizes):
         raise ValueError(f"--limit {limit} is too few images for --batch-sizes {batch_sizes}.")
     path = output or Path(f"{_plain(model)}{f'-{method}' if method else ''}{route.suffix}")
-    check_settings(route, path, sizes, tolerance, rounds)
+    Settings(route=route, path=path, batch_sizes=sizes, tolerance=tolerance, num_apart=num_apart, rounds=rounds).check()
     bare = build_model(model, img_size=img_size)  # whether all fits shows before weights are fetched
     chosen = None if wanted is None else wanted.make(bare, seed)
     if (refusal := route.refusal(chosen)) is not None:
@@ -75,9 +80,11 @@ def export(
             net,
             path,
             to=to,
+            opset=opset,
             images=images_ICHW,
             batch_sizes=sizes,
             tolerance=tolerance,
+            num_apart=num_apart,
             rounds=rounds,
             progress=progress,
         )
@@ -105,11 +112,15 @@ def _plain(model: str) -> str:
     return re.sub(r"[^\w.-]+", "_", Path(model).name)
 
 
+def _apart(num_apart: int) -> str:
+    return f"; {num_apart} differ by more than the tolerance" if num_apart else ""
+
+
 def _tell(report: ExportReport) -> None:
     for found in report.differences:
         typer.echo(
             f"{report.path}, batch {found.batch_size}: logits within {found.largest:.2g} of eager, "
-            f"the same first choice for {found.num_agreeing} of {found.num_images} images"
+            f"the same first choice for {found.num_agreeing} of {found.num_images} images{_apart(found.num_apart)}"
         )
     for speed in report.speeds:
         what = "eager" if speed.over == "eager" else "the exported unreduced model"
@@ -117,3 +128,5 @@ def _tell(report: ExportReport) -> None:
             f"{report.path}, batch {speed.batch_size}: {speed.latency_ms:.4g} ms, {speed.speedup:.3f}x {what}'s speed "
             f"({speed.speedup_low:.2f} to {speed.speedup_high:.2f}, {speed.other_latency_ms:.4g} ms)"
         )
+    for note in report.notes:
+        typer.echo(f"note: {note}", err=True)

@@ -41,6 +41,9 @@ class Attention(NamedTuple):
             return torch.cat(mixed, dim=1).transpose(1, 2)
         if self.q_BHND.shape[2] <= steps_up_to and not self.dropout:
             return self._output_in_steps()
+        if self.bias is not None and torch.onnx.is_in_onnx_export():
+            # ONNX has an operator for all of it, which onnxruntime refuses with one row of bias for all queries.
+            return self.rows(0, self.q_BHND.shape[2]).to(self.v_BHND.dtype) @ self.v_BHND
         return F.scaled_dot_product_attention(
             self.q_BHND, self.k_BHND, self.v_BHND, self.bias, dropout_p=self.dropout, scale=self.scale
         )

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from . import portable
 from .precision import product, widen
 
 
@@ -29,16 +30,15 @@ def match_similar(x_BMC: Tensor, num_merged: int) -> Groups:
     """
     B, M, _ = x_BMC.shape
     x = widen(x_BMC)
-    x = x / x.norm(dim=-1, keepdim=True)
+    x = x / portable.norm(x)
     later = torch.ones(M, M, dtype=torch.bool, device=x.device).triu()
     similarity_BM, partner_BM = product(x, x.transpose(1, 2)).masked_fill(later, -torch.inf).max(dim=-1)
-    joins_BM = similarity_BM.argsort(dim=1, descending=True, stable=True)[:, :num_merged]
+    joins_BM = portable.order(similarity_BM)[:, :num_merged]
     parent_BM = torch.arange(M, device=x.device).repeat(B, 1)
     parent_BM = parent_BM.scatter(1, joins_BM, partner_BM.gather(1, joins_BM))
     for _ in range(num_merged.bit_length()):  # each step doubles how far a chain has been followed
         parent_BM = parent_BM.gather(1, parent_BM)
-    joined_BM = torch.zeros(B, M, dtype=torch.bool, device=x.device).scatter(1, joins_BM, 1)
-    return _groups(joined_BM, parent_BM, M - num_merged)
+    return _groups(_marked(joins_BM, M), parent_BM, M - num_merged)
 
 
 def density_peaks(x_BMC: Tensor, num_groups: int, neighbours: int) -> Groups:
@@ -46,18 +46,18 @@ def density_peaks(x_BMC: Tensor, num_groups: int, neighbours: int) -> Groups:
 
     Every other token joins the nearest centre of higher density than its own. Equal densities rank by index.
     """
-    B, M, C = x_BMC.shape
+    _, M, C = x_BMC.shape
     square_BMM = squared_distances(x_BMC, x_BMC) / C
     square_BMM = square_BMM.masked_fill(torch.eye(M, dtype=torch.bool, device=x_BMC.device), 0.0)
     nearest = square_BMM.topk(min(neighbours, M), dim=-1, largest=False).values
-    rank_BM = (-nearest.mean(dim=-1)).argsort(dim=1, descending=True, stable=True).argsort(dim=1)
+    rank_BM = _places(portable.order(-nearest.mean(dim=-1)), M)
     density_BM = (-nearest.mean(dim=-1)).exp()
     denser_BMM = rank_BM.unsqueeze(1) < rank_BM.unsqueeze(2)  # [b, i, j]: token j is denser than token i
     distance_BMM = square_BMM.sqrt()
     to_denser_BM = distance_BMM.masked_fill(~denser_BMM, torch.inf).amin(dim=-1)
     to_denser_BM = torch.where(rank_BM == 0, distance_BMM.flatten(1).amax(dim=1, keepdim=True), to_denser_BM)
-    peak_BM = (density_BM * to_denser_BM).argsort(dim=1, descending=True, stable=True)
-    centre_BM = torch.zeros(B, M, dtype=torch.bool, device=x_BMC.device).scatter(1, peak_BM[:, :num_groups], 1)
+    peak_BM = portable.order(density_BM * to_denser_BM)
+    centre_BM = _marked(peak_BM[:, :num_groups], M)
     # The densest token must be a centre: it has nothing denser to join.
     centre_BM = _force(centre_BM, rank_BM == 0, peak_BM[:, num_groups - 1 : num_groups])
     eligible = centre_BM.unsqueeze(1) & denser_BMM
@@ -67,17 +67,17 @@ def density_peaks(x_BMC: Tensor, num_groups: int, neighbours: int) -> Groups:
 
 def kmeans(x_BMC: Tensor, num_groups: int, iterations: int) -> Groups:
     """K-means from evenly spaced tokens, which stay in their own group so that none is ever empty."""
-    B, M, _ = x_BMC.shape
-    seed = torch.arange(num_groups, device=x_BMC.device) * M // num_groups
-    centre_BGC = x_BMC[:, seed]
+    M = x_BMC.shape[1]
+    token_M = torch.arange(M, device=x_BMC.device)
+    own_M = (token_M * num_groups + M - 1) // M  # the group that a token is the seed of, if it is one
+    is_seed_M = own_M * M // num_groups == token_M
+    centre_BGC = x_BMC.index_select(1, torch.arange(num_groups, device=x_BMC.device) * M // num_groups)
     for step in range(iterations):
-        nearest_BM = squared_distances(x_BMC, centre_BGC).argmin(dim=-1)
-        nearest_BM = nearest_BM.index_copy(1, seed, torch.arange(num_groups, device=seed.device).expand(B, -1))
+        nearest_BM = torch.where(is_seed_M, own_M, squared_distances(x_BMC, centre_BGC).argmin(dim=-1))
         if step + 1 < iterations:
             member_BGM = torch.nn.functional.one_hot(nearest_BM, num_groups).transpose(1, 2).to(x_BMC.dtype)
             centre_BGC = (member_BGM @ x_BMC) / member_BGM.sum(dim=-1, keepdim=True)
-    joined = torch.ones(M, dtype=torch.bool, device=seed.device).index_fill(0, seed, 0).expand(B, -1)
-    return _groups(joined, seed[nearest_BM], num_groups)
+    return _groups(~is_seed_M.expand_as(nearest_BM), nearest_BM * M // num_groups, num_groups)
 
 
 def consecutive(num_images: int, num_tokens: int, num_groups: int, device: torch.device) -> Groups:
@@ -108,9 +108,19 @@ def _force(centre_BM: Tensor, wanted_BM: Tensor, last_B1: Tensor) -> Tensor:
 
 def _groups(joined_BM: Tensor, parent_BM: Tensor, num_groups: int) -> Groups:
     """Groups from the flag of every token that joins another, and the centre that it joins."""
-    order = joined_BM.to(torch.uint8).argsort(dim=1, stable=True)
-    centre, member = order[:, :num_groups], order[:, num_groups:]
-    position_BM = torch.zeros_like(parent_BM).scatter(
-        1, centre, torch.arange(num_groups, device=centre.device).expand(centre.shape[0], -1)
-    )
-    return Groups(centre, member, position_BM.gather(1, parent_BM.gather(1, member)))
+    order_BM = portable.flagged_last(joined_BM)
+    centre_BG, member_BX = order_BM[:, :num_groups], order_BM[:, num_groups:]
+    place_BM = _places(centre_BG, joined_BM.shape[1])
+    return Groups(centre_BG, member_BX, place_BM.gather(1, parent_BM.gather(1, member_BX)))
+
+
+def _places(index_BK: Tensor, num_tokens: int) -> Tensor:
+    """Where each token stands in a list of different ones, 0 if it is not in there: [B, num_tokens]."""
+    B, K = index_BK.shape
+    place_BK = torch.arange(K, device=index_BK.device).expand(B, -1)
+    return index_BK.new_zeros(B, num_tokens).scatter(1, index_BK, place_BK)
+
+
+def _marked(index_BK: Tensor, num_tokens: int) -> Tensor:
+    """Which tokens are in the list: [B, num_tokens], bool."""
+    return index_BK.new_zeros(index_BK.shape[0], num_tokens).scatter(1, index_BK, torch.ones_like(index_BK)) > 0

@@ -170,7 +170,10 @@ def pseudo_random(count: int, seed: int, layer: int, device: torch.device) -> Te
         [12.9898, (seed + 1) * 78.233, (layer + 1) * 37.719, 43758.5453], dtype=torch.float64
     )
     phase = position * by_position + by_seed + by_layer
-    return (phase.sin() * spread).frac().abs().float().to(device)
+    value = phase.sin() * spread
+    return (
+        (value - value.trunc()).abs().float().to(device)
+    )  # frac() has no translation in the older of ONNX's exporters
 
 
 def check_seed(method: Method, seed: object) -> None:

@@ -10,15 +10,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from . import packing
+from . import packing, portable
 from .rotary import NOWHERE
 from .tokens import Tokens, is_traced_by_jit, ones_like_size
 
 
 def rank(score_BN: Tensor, num_keep: int) -> tuple[Tensor, Tensor]:
     """Indices of the num_keep best patches, best first, and of the others; ties go to the lower index."""
-    order = score_BN.argsort(dim=1, descending=True, stable=True)
-    return order[:, :num_keep], order[:, num_keep:]
+    order_BN = portable.order(score_BN)
+    return order_BN[:, :num_keep], order_BN[:, num_keep:]
 
 
 def take(x: Tensor, index_BK: Tensor) -> Tensor:
@@ -33,7 +33,7 @@ def take(x: Tensor, index_BK: Tensor) -> Tensor:
         return x.gather(1, index_BK)
     if not (torch.is_grad_enabled() or is_traced_by_jit()) and B == 1:
         return x.index_select(1, index_BK[0])
-    rows = _rows(index_BK, N)
+    rows = portable.flat_rows(index_BK, N)
     return x.reshape(B * N, *x.shape[2:]).index_select(0, rows).view(B, index_BK.shape[1], *x.shape[2:])
 
 
@@ -79,12 +79,13 @@ def fuse(tokens: Tokens, keep_BK: Tensor, weight_BN: Tensor) -> Tokens:
     weight_BN = weight_BN.to(tokens.x_BNC.dtype)
     rest_weight_B1N = weight_BN.scatter(1, keep_BK, 0.0).unsqueeze(1)
     out = _take_with_prefix(tokens, keep_BK, room=1)
-    out.x_BNC[:, -1:] = torch.bmm(rest_weight_B1N, tokens.patches_BNC)
+    out = out.with_features(portable.put_last(out.x_BNC, torch.bmm(rest_weight_B1N, tokens.patches_BNC)))
     if tokens.size_BN is None and not tokens.traced:
         return out
     slot_BN = _slots(tokens, keep_BK, others=K)
     if out.size_BN is not None:
-        out.size_BN[:, -1] = torch.where(slot_BN == K, tokens.patch_size_BN, 0.0).sum(dim=1)
+        rest_B1 = torch.where(slot_BN == K, tokens.patch_size_BN, 0.0).sum(dim=1, keepdim=True)
+        out = out._replace(size_BN=portable.put_last(out.size_BN, rest_B1))
     if not tokens.traced:
         return out
     return follow(out, tokens, slot_BN, torch.where(slot_BN == K, weight_BN.detach(), 1.0))
@@ -107,26 +108,33 @@ def merge(
     """
     if weight_BN is None and tokens.size_BN is None:
         tokens = tokens._replace(size_BN=ones_like_size(tokens.x_BNC))
-    prefix = tokens.num_prefix
+    if rest_BM.shape[1] == 0:
+        return keep(tokens, keep_BK)
     out = _take_with_prefix(tokens, keep_BK)
+    at_BM = slot_BM + tokens.num_prefix
     if out.size_BN is not None:
         joining_BM = tokens.patch_size_BN.gather(1, rest_BM)
-        total_BK = out.size_BN[:, prefix:].scatter_add_(1, slot_BM, joining_BM)
+        out = out._replace(size_BN=portable.add_at(out.size_BN, at_BM, joining_BM))
+        total_BK = out.patch_size_BN
     if weight_BN is not None:
         joining_BM = weight_BN.gather(1, rest_BM)
-        total_BK = weight_BN.gather(1, keep_BK).scatter_add(1, slot_BM, joining_BM)
+        total_BK = portable.add_at(weight_BN.gather(1, keep_BK), slot_BM, joining_BM)
     share_BM = joining_BM / total_BK.gather(1, slot_BM).clamp(min=torch.finfo(total_BK.dtype).tiny)
-    rest_BMC = take(tokens.x_BNC, rest_BM + prefix)
-    _join(out.x_BNC, slot_BM + prefix, rest_BMC, share_BM.to(rest_BMC.dtype), how)
+    rest_BMC = take(tokens.x_BNC, rest_BM + tokens.num_prefix)
+    if how == "max":
+        x_BNC = out.x_BNC.scatter_reduce_(1, at_BM.unsqueeze(2).expand_as(rest_BMC), rest_BMC, "amax")
+    else:
+        x_BNC = portable.move_towards(out.x_BNC, at_BM, rest_BMC, share_BM.to(rest_BMC.dtype))
     if how == "sum":
-        received_BK = torch.zeros_like(total_BK).scatter(1, slot_BM, 1.0)
+        received_BK = portable.add_at(torch.zeros_like(total_BK), slot_BM, torch.ones_like(joining_BM))
         factor_BK = torch.where(received_BK > 0, total_BK, 1.0)
-        out.x_BNC[:, prefix:] *= factor_BK.unsqueeze(-1).to(rest_BMC.dtype)
+        x_BNC = x_BNC * F.pad(factor_BK, (tokens.num_prefix, 0), value=1.0).unsqueeze(2).to(x_BNC.dtype)
+    out = out.with_features(x_BNC)
     if not tokens.traced:
         return out
     share_BM = share_BM.detach()  # else a checkpointed block would save more tensors than when it runs again untraced
     slot_BN = _slots(tokens, keep_BK).scatter(1, rest_BM, slot_BM)
-    own_BK = torch.ones_like(total_BK).scatter_add(1, slot_BM, -share_BM)
+    own_BK = portable.add_at(torch.ones_like(total_BK), slot_BM, -share_BM)
     coefficient_BN = total_BK.new_zeros(slot_BN.shape).scatter(1, keep_BK, own_BK).scatter(1, rest_BM, share_BM)
     if how == "sum":
         coefficient_BN = coefficient_BN * factor_BK.detach().gather(1, slot_BN)
@@ -167,21 +175,15 @@ def _select(x: Tensor, index: Tensor, lengths: packing.Lengths | None) -> Tensor
     return x[index] if lengths is None else x.index_select(1, index)
 
 
-def _rows(index_BK: Tensor, N: int) -> Tensor:
-    """Where the rows of each image are among those of all, N an image: [B * K]."""
-    if index_BK.shape[0] == 1 and not is_traced_by_jit():
-        return index_BK.flatten()
-    return (index_BK + torch.arange(index_BK.shape[0], device=index_BK.device).unsqueeze(1) * N).flatten()
-
-
 def _take_with_prefix(tokens: Tokens, keep_BK: Tensor, *, room: int = 0) -> Tokens:
     """Prefix and kept patches, in fresh memory that the caller may write to; sources are left to the caller.
 
     room: rows more at the end, of any features, that stand nowhere, for the caller to write over.
     """
-    index = F.pad(keep_BK + tokens.num_prefix, (tokens.num_prefix, room))
-    for i in range(1, tokens.num_prefix):
-        index[:, i] = i
+    prefix = tokens.num_prefix
+    index = F.pad(keep_BK + prefix, (prefix, room))
+    if prefix > 1:
+        index = index + F.pad(torch.arange(prefix, device=index.device), (0, index.shape[1] - prefix))
     out = tokens.with_features(take(tokens.x_BNC, index))
     if tokens.size_BN is not None:
         out = out._replace(size_BN=tokens.size_BN.gather(1, index))
@@ -196,17 +198,6 @@ def _slots(tokens: Tokens, keep_BK: Tensor, others: int = -1) -> Tensor:
     B, K = keep_BK.shape
     slot = torch.full((B, tokens.num_patches), others, dtype=torch.long, device=keep_BK.device)
     return slot.scatter(1, keep_BK, torch.arange(K, device=keep_BK.device).expand(B, -1))
-
-
-def _join(x_BNC: Tensor, slot_BM: Tensor, rows_BMC: Tensor, share_BM: Tensor, how: str) -> None:
-    """Work rows into x in place: only the M rows are touched, x + sum of share * (row - x) being the mean."""
-    B, N, C = x_BNC.shape
-    index = _rows(slot_BM, N)
-    flat_XC, rows_XC = x_BNC.view(B * N, C), rows_BMC.flatten(0, 1)
-    if how == "max":
-        flat_XC.scatter_reduce_(0, index.unsqueeze(1).expand(-1, C), rows_XC, "amax")
-        return
-    flat_XC.index_add_(0, index, (rows_XC - flat_XC.index_select(0, index)) * share_BM.flatten().unsqueeze(1))
 
 
 def follow(out: Tokens, before: Tokens, slot_BN: Tensor, coefficient_BN: Tensor) -> Tokens:

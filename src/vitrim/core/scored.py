@@ -8,6 +8,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
+from . import portable
 from .attention import Attention
 from .method import KeepRateMethod, Method, ViTSpec
 from .precision import widen
@@ -25,7 +26,7 @@ def patch_scores(scorer: str, tokens: Tokens, attention: Attention) -> Tensor:
     is no larger than they are.
     """
     if scorer == "norm":
-        norm_BN = widen(tokens.patches_BNC).norm(dim=-1)
+        norm_BN = portable.norm(widen(tokens.patches_BNC)).squeeze(-1)
         return norm_BN / norm_BN.sum(dim=1, keepdim=True).clamp(min=torch.finfo(norm_BN.dtype).tiny)
     row_BHN = attention.cls_row() if scorer == "cls" else attention.received()
     return row_BHN[:, :, tokens.num_prefix :].mean(dim=1)

@@ -35,10 +35,12 @@ def card(
     tolerance: float,
     differences: Sequence[Difference],
     speeds: Sequence[Speed],
+    notes: Sequence[str] = (),
 ) -> str:
     """The card's text; settings that JSON cannot hold are written as Python shows them."""
     content = {
         "route": route.name,
+        **({} if route.opset is None else {"opset": route.opset}),
         "model": _name(model),
         "method": None if method is None else method_settings(method),
         "input": {
@@ -53,6 +55,7 @@ def card(
         "differences": [asdict(each) for each in differences],
         "threads": torch.get_num_threads(),
         "speed": [asdict(each) for each in speeds],
+        "notes": list(notes),
     }
     return json.dumps(content, indent=1, default=repr) + "\n"
 

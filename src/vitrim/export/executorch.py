@@ -1,9 +1,8 @@
 """The route executorch: a .pte program for ExecuTorch's small runtime, on phones and other devices without torch.
 
 https://docs.pytorch.org/executorch. What XNNPACK can compute goes there (matrix products, softmax, GELU), the rest to
-ExecuTorch's own kernels, compiled into its runtime. Three things are rewritten for it on the way:
+ExecuTorch's own kernels, compiled into its runtime. Two things are rewritten for it on the way:
 
-- sorting: the runtime has no sort. Its top-k leaves the order of equal values open, so each sort becomes two of them.
 - attention: as two products and a softmax that XNNPACK takes whole, without the guard for rows that see nothing.
 - views: their open dimension is left to be inferred, for XNNPACK takes no symbolic sizes.
 """
@@ -60,13 +59,7 @@ class ExecuTorch(Route):
 
 def _rewrite(program: ExportedProgram) -> ExportedProgram:
     """The same program without what ExecuTorch lacks or XNNPACK leaves."""
-    table: dict[Any, Callable[..., Any]] = {
-        aten.sort.default: _sort,
-        aten.sort.stable: _sort,
-        aten.argsort.default: _argsort,
-        aten.argsort.stable: _argsort,
-        aten.scaled_dot_product_attention.default: _attention,
-    }
+    table: dict[Any, Callable[..., Any]] = {aten.scaled_dot_product_attention.default: _attention}
     program = program.run_decompositions(table)
     for node in program.graph.nodes:
         if node.target in (aten.view.default, aten.reshape.default):
@@ -107,33 +100,6 @@ def _lower(program: ExportedProgram) -> Any:
             "choose another method, other settings or another route."
         )
     return lowered
-
-
-def _sort(
-    x: Tensor,
-    dim: int = -1,
-    descending: bool = False,
-    *,
-    stable: bool | None = None,  # noqa: ARG001 - it always is
-) -> tuple[Tensor, Tensor]:
-    """A stable sort of two top-k, the second ordering the places of equal values by index.
-
-    Places are numbers run * length + index, where equal values share a run: all are different.
-    """
-    length = x.shape[dim]
-    if length < 2:
-        return x.clone(), torch.zeros_like(x, dtype=torch.long)
-    key = x.to(torch.uint8) if x.dtype == torch.bool else x
-    values, index = key.topk(length, dim=dim, largest=descending)
-    changes = values.narrow(dim, 1, length - 1) != values.narrow(dim, 0, length - 1)
-    first = torch.zeros_like(index.narrow(dim, 0, 1))
-    run = torch.cat([first, changes.to(torch.long)], dim=dim).cumsum(dim)
-    place = (run * length + index).topk(length, dim=dim, largest=False).values
-    return values.to(x.dtype), place - run * length
-
-
-def _argsort(x: Tensor, dim: int = -1, descending: bool = False, *, stable: bool | None = None) -> Tensor:
-    return _sort(x, dim, descending, stable=stable)[1]
 
 
 def _attention(

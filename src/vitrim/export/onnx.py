@@ -1,7 +1,7 @@
 """The route onnx: an ONNX file, run by onnxruntime and by whatever else reads the format.
 
-https://onnx.ai, https://onnxruntime.ai. Written through torch.export. Opset 23 is the first with an Attention operator,
-which onnxruntime runs as one kernel.
+https://onnx.ai, https://onnxruntime.ai. Written through torch.export. The opset is the set of operators that a reader
+must know: a lower one is read by more of them.
 """
 
 from __future__ import annotations
@@ -17,10 +17,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..core.schedule import is_whole
 from .route import Route, Runner
 from .torch_export import exported_program
 
-OPSET = 23
+OPSET, HIGHEST = 18, 23  # what torch writes without converting
 INPUT, OUTPUT = "images", "logits"
 MAX_BYTES = 2**31 - 2**20  # of one protobuf file; weights beyond it go beside it
 
@@ -33,17 +34,25 @@ class Onnx(Route):
     extra = "onnx"
     modules = ("onnx", "onnxscript", "onnxruntime")
 
+    def __init__(self, opset: int = OPSET):
+        self.opset: int = opset
+
+    def at_opset(self, opset: int) -> Onnx:
+        if not is_whole(opset) or not OPSET <= opset <= HIGHEST:
+            raise ValueError(f"the opset is a whole number from {OPSET} to {HIGHEST}, not {opset!r}.")
+        return type(self)(opset)
+
     def write(self, model: nn.Module, x_BCHW: Tensor, path: Path) -> None:
-        from .onnx_operators import TRANSLATIONS
+        from .onnx_operators import translations
 
         external = sum(weight.nbytes for weight in model.state_dict().values()) > MAX_BYTES
         with _quiet():
             program: Any = torch.onnx.export(
                 exported_program(model, x_BCHW),
-                opset_version=OPSET,
+                opset_version=self.opset,
                 input_names=[INPUT],
                 output_names=[OUTPUT],
-                custom_translation_table=TRANSLATIONS,
+                custom_translation_table=translations(self.opset),
                 external_data=external,
                 dynamo=True,
             )

@@ -1,26 +1,29 @@
-"""ONNX for the operations of torch that its exporter does not know, or writes so that onnxruntime refuses them.
+"""ONNX for the operations of torch that its exporter writes at greater length than runtimes need, or not at all.
 
 Imported only when an ONNX file is written: it needs onnxscript. Each function takes what the operation takes.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
 import torch
-from onnxscript import opset23
+from onnxscript import opset18, opset23
 
-op: Any = opset23
-SORTABLE = ("INT64", "INT32", "FLOAT", "DOUBLE")  # what onnxruntime's TopK takes
-INT32 = 6  # ONNX's number for it
+op: Any = opset18
+ATTENTION, GELU = 23, 20  # the first opsets that have these operators
+
+Translation = Callable[..., Any]
 
 
-def sort_stable(x: Any, *, dim: int = -1, descending: bool = False, **_: Any) -> Any:
-    """TopK breaks ties by the lower index, in either direction: that is a stable sort."""
-    keys = x if x.dtype.name in SORTABLE else op.Cast(x, to=INT32)
-    values, index = op.TopK(keys, op.Constant(value_ints=[x.shape[dim]]), axis=dim, largest=int(descending))
-    return values, index
+def translations(opset: int) -> dict[Callable[..., Any], Translation]:
+    """What is written in a way of our own at that opset."""
+    written: dict[Callable[..., Any], Translation] = {
+        torch.ops.aten.scaled_dot_product_attention.default: attention if opset >= ATTENTION else attention_in_parts
+    }
+    return written if opset >= GELU else written | {torch.ops.aten.gelu.default: gelu}
 
 
 def attention(
@@ -35,26 +38,39 @@ def attention(
     **_: Any,
 ) -> Any:
     """One Attention operator; with a bias of one row for all queries, which onnxruntime's does not take, its parts."""
+    if attn_mask is not None:
+        return attention_in_parts(query, key, value, attn_mask, is_causal=is_causal, scale=scale)
     scale = float(query.shape[-1]) ** -0.5 if scale is None else scale
-    if attn_mask is None:
-        return op.Attention(query, key, value, is_causal=int(is_causal), scale=scale)[0]
-    if attn_mask.dtype.name != "FLOAT" or is_causal:
-        raise NotImplementedError("attention with a mask of flags, or with two masks")
+    return opset23.Attention(query, key, value, is_causal=int(is_causal), scale=scale)[0]
+
+
+def attention_in_parts(
+    query: Any,
+    key: Any,
+    value: Any,
+    attn_mask: Any = None,
+    _dropout: float = 0.0,
+    is_causal: bool = False,
+    *,
+    scale: float | None = None,
+    **_: Any,
+) -> Any:
+    """Two products with a softmax between, in the form that onnxruntime and OpenVINO fuse."""
+    if is_causal or (attn_mask is not None and attn_mask.dtype.name != "FLOAT"):
+        raise NotImplementedError("attention with a mask of flags, or a causal one")
+    scale = float(query.shape[-1]) ** -0.5 if scale is None else scale
     logits = op.MatMul(op.Mul(query, op.Constant(value_float=scale)), op.Transpose(key, perm=[0, 1, 3, 2]))
-    return op.MatMul(op.Softmax(op.Add(logits, attn_mask), axis=-1), value)
+    if attn_mask is not None:
+        logits = op.Add(logits, attn_mask)
+    return op.MatMul(op.Softmax(logits, axis=-1), value)
 
 
-def distances(a: Any, b: Any, p: float = 2.0, _mode: Any = None) -> Any:
-    """Sums of absolute differences of each row of a and each of b."""
-    if p != 1:
-        raise NotImplementedError("distances that are no sums of absolute differences")
-    apart = op.Sub(op.Unsqueeze(a, op.Constant(value_ints=[-2])), op.Unsqueeze(b, op.Constant(value_ints=[-3])))
-    return op.ReduceL1(apart, op.Constant(value_ints=[-1]), keepdims=0)
-
-
-TRANSLATIONS: dict[Callable[..., Any], Callable[..., Any]] = {
-    torch.ops.aten.sort.stable: sort_stable,
-    torch.ops.aten.scaled_dot_product_attention.default: attention,
-    torch.ops.aten.cdist.default: distances,
-    torch.ops.aten._cdist_forward.default: distances,
-}
+def gelu(x: Any, *, approximate: str = "none") -> Any:
+    """GELU in the operators and the order that onnxruntime and OpenVINO know it by, and run as one."""
+    half, one = op.Constant(value_float=0.5), op.Constant(value_float=1.0)
+    if approximate == "none":
+        shifted = op.Add(op.Erf(op.Div(x, op.Constant(value_float=math.sqrt(2)))), one)
+        return op.Mul(op.Mul(x, shifted), half)
+    cubed = op.Mul(op.Constant(value_float=0.044715), op.Pow(x, op.Constant(value_float=3.0)))
+    inner = op.Mul(op.Constant(value_float=math.sqrt(2 / math.pi)), op.Add(x, cubed))
+    return op.Mul(op.Mul(half, x), op.Add(one, op.Tanh(inner)))

@@ -29,9 +29,7 @@ class OpenVino(Route):
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder) / "model.onnx"
             ONNX.write(model, x_BCHW, file)
-            graph = _read(openvino, file)
-            _break_ties_by_index(graph)
-            openvino.save_model(graph, path, compress_to_fp16=False)
+            openvino.save_model(_read(openvino, file), path, compress_to_fp16=False)
 
     def load(self, path: Path) -> Runner:
         openvino = _library()
@@ -59,13 +57,6 @@ def _read(openvino: Any, file: Path) -> Any:
         raise ValueError(
             f"OpenVINO {openvino.__version__.partition('-')[0]} cannot read {operators} of ONNX: a newer one may."
         ) from None
-
-
-def _break_ties_by_index(graph: Any) -> None:
-    """ONNX demands it of TopK; OpenVINO reads ONNX without it."""
-    for operation in graph.get_ops():
-        if operation.get_type_name() == "TopK":
-            operation.set_attribute("stable", True)
 
 
 def _library() -> Any:

@@ -36,6 +36,7 @@ class Route(ABC):
     extra: ClassVar[str | None] = None  # "onnx" in pip install "vitrim[onnx]"; None: torch alone
     modules: ClassVar[tuple[str, ...]] = ()  # what the extra brings and the route imports
     fixed_batch: ClassVar[int | None] = None  # images that the artefact takes at once; None: any number
+    opset: int | None = None  # of ONNX's operators, where the artefact is made of them
 
     def missing(self) -> str | None:
         """One line if something that the route needs is not installed, else None."""
@@ -49,6 +50,10 @@ class Route(ABC):
         if method is None or not getattr(method, "varies", False):
             return None
         return f"{method.name} decides for each image how many tokens stay, and a graph has fixed token counts"
+
+    def at_opset(self, opset: int) -> Route:
+        """The route with another of ONNX's sets of operators; ValueError where there is no choice."""
+        raise ValueError(f"the opset is chosen of ONNX files alone, and the route {self.name} was given {opset!r}.")
 
     @abstractmethod
     def write(self, model: nn.Module, x_BCHW: Tensor, path: Path) -> None:

@@ -17,12 +17,14 @@ from torch import Tensor, nn
 
 from ..backbones.reader import find_stack, restored
 from ..core.method import Method
+from ..core.schedule import is_whole
 from ..measure.evaluate import evaluating, input_size_of
 from .card import card, card_path
 from .logits import Logits
+from .place import put_in_place
 from .route import Route, Runner, find_route
 from .timing import Speed, measure
-from .verify import Difference, check, compare
+from .verify import Difference, check, check_numbers, compare
 
 TOLERANCE = 1e-4
 BATCH_SIZES = (1, 7)
@@ -39,6 +41,38 @@ class ExportReport:
     differences: tuple[Difference, ...]  # one per batch size
     speeds: tuple[Speed, ...]  # per batch size over eager, then over the unreduced model by the same route
     seconds: float  # that writing and loading took
+    notes: tuple[str, ...] = ()  # what could not be done beside
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """Where an artefact goes, and what is asked of it before it is kept: see `export_model`."""
+
+    route: Route
+    path: Path
+    batch_sizes: Sequence[int] = BATCH_SIZES
+    tolerance: float = TOLERANCE
+    num_apart: int = 0
+    rounds: int = 0
+
+    def check(self) -> None:
+        """ValueError for settings that make no sense, before anything takes long."""
+        if self.path.suffix != self.route.suffix:
+            raise ValueError(
+                f"the route {self.route.name} writes {self.route.suffix} files, and the output is {self.path}."
+            )
+        if self.path.is_dir() or not self.path.resolve().parent.is_dir():
+            raise ValueError(f"the output is a file in a folder that exists, not {self.path}.")
+        if (place := card_path(self.path)).is_dir():
+            raise IsADirectoryError(f"the card belongs at {place}, where a folder is: move it, or choose another name.")
+        sizes = self.batch_sizes
+        if not isinstance(sizes, Sequence) or not sizes or not all(is_whole(size) and size >= 1 for size in sizes):
+            raise ValueError(f"batch sizes are a list of whole numbers of at least 1, not {sizes!r}.")
+        if not self.tolerance >= 0:
+            raise ValueError(f"the tolerance is at least 0, not {self.tolerance:g}.")
+        for what, number in (("images that may differ", self.num_apart), ("rounds", self.rounds)):
+            if not is_whole(number) or number < 0:
+                raise ValueError(f"the number of {what} must be at least 0, not {number!r}.")
 
 
 def export_model(
@@ -46,80 +80,71 @@ def export_model(
     path: Path | str,
     *,
     to: str = "onnx",
+    opset: int | None = None,
     images: Tensor | None = None,
     batch_sizes: Sequence[int] = BATCH_SIZES,
     tolerance: float = TOLERANCE,
+    num_apart: int = 0,
     rounds: int = 0,
     progress: Progress | None = None,
 ) -> ExportReport:
     """Write a model, reduced or not, to run without vitrim; keep what was written only if it computes the same.
 
-    to: torch-export, onnx, openvino, aoti or executorch. images: [I, C, H, W], prepared for the model, on which
-    both are compared in every batch size; random ones by default, but real ones tell more. tolerance: the largest
-    difference allowed in a logit. rounds: of timing against eager and against the unreduced model by the same route,
-    none by default. The artefact computes in fp32 on the CPU and takes batches of any size where the route can.
-    Errors: ValueError where the route cannot write the model, and its kind ExportMismatch where the artefact computes
-    something else; nothing is then left, and what was there before is untouched.
+    to: torch-export, onnx, openvino, aoti or executorch. opset: of an ONNX file, 18 by default, up to 23. images:
+    [I, C, H, W], prepared for the model, on which both are compared in every batch size; random ones by default, but
+    real ones tell more. tolerance: the largest difference allowed in a logit. num_apart: of how many images it may be
+    larger, since scores that all but tie may fall either way. rounds: of timing against eager and against the
+    unreduced model by the same route, none by default. The artefact computes in fp32 on the CPU and takes batches of
+    any size where the route can. Errors: ValueError where the route cannot write the model, and its kind
+    ExportMismatch where the artefact computes something else; nothing is then left, and what was there before is
+    untouched.
     """
     model = getattr(model, "_orig_mod", model)
-    path, route = Path(path), find_route(to)
-    check_settings(route, path, batch_sizes, tolerance, rounds)
+    route = find_route(to) if opset is None else find_route(to).at_opset(opset)
+    settings = Settings(
+        route=route,
+        path=Path(path),
+        batch_sizes=batch_sizes,
+        tolerance=tolerance,
+        num_apart=num_apart,
+        rounds=rounds,
+    )
+    settings.check()
     found = find_stack(model)
     method = None if found is None else found.stack.method
     refusal = route.refusal(method) or route.missing()
     if refusal is not None:
         raise ValueError(f"{refusal}.")
     images_ICHW = _images(model, images, max(batch_sizes))
-    with tempfile.TemporaryDirectory(dir=path.resolve().parent, prefix=".vitrim-") as folder:
-        return _export(model, method, route, path, Path(folder), images_ICHW, batch_sizes, tolerance, rounds, progress)
-
-
-def check_settings(route: Route, path: Path, batch_sizes: Sequence[int], tolerance: float, rounds: int) -> None:
-    """ValueError for settings that make no sense, before anything takes long."""
-    if path.suffix != route.suffix:
-        raise ValueError(f"the route {route.name} writes {route.suffix} files, and the output is {path}.")
-    if path.is_dir() or not path.resolve().parent.is_dir():
-        raise ValueError(f"the output is a file in a folder that exists, not {path}.")
-    if not isinstance(batch_sizes, Sequence) or not batch_sizes or min(batch_sizes) < 1:
-        raise ValueError(f"batch sizes are a list of whole numbers of at least 1, not {batch_sizes!r}.")
-    if not tolerance >= 0:
-        raise ValueError(f"the tolerance is at least 0, not {tolerance:g}.")
-    if rounds < 0:
-        raise ValueError(f"the number of rounds must be at least 0, not {rounds}.")
+    with tempfile.TemporaryDirectory(dir=settings.path.resolve().parent, prefix=".vitrim-") as folder:
+        return _export(model, method, settings, Path(folder), images_ICHW, progress)
 
 
 def _export(
     model: nn.Module,
     method: Method | None,
-    route: Route,
-    path: Path,
+    settings: Settings,
     folder: Path,
     images_ICHW: Tensor,
-    batch_sizes: Sequence[int],
-    tolerance: float,
-    rounds: int,
     progress: Progress | None,
 ) -> ExportReport:
-    plain = _placed(model)
+    plain, route, path = _placed(model), settings.route, settings.path
+    check_numbers(plain, images_ICHW)
     start, partial = time.perf_counter(), folder / path.name
     with evaluating(plain), torch.inference_mode():
         logits = Logits(plain)
         runner = _written(route, logits, images_ICHW, partial)
         seconds = time.perf_counter() - start
-        differences = []
-        for size in batch_sizes:
-            differences.append(_compared(route, logits, runner, images_ICHW, size))
-            check(differences[-1], tolerance, route.name)
+        differences = _verified(settings, logits, runner, images_ICHW)
+        unreduced, notes = _baseline(settings, method, plain, images_ICHW, folder)
         speeds: tuple[Speed, ...] = ()
-        if rounds > 0:
-            unreduced = None if method is None else _unreduced(route, plain, images_ICHW, folder)
-            for size in batch_sizes:
-                speeds += measure(logits, runner, unreduced, images_ICHW, size, rounds, progress)
-    for file in route.files(partial):
-        if file.exists():
-            file.replace(path.with_name(file.name))
-    text = card(model, method, route, images_ICHW, tolerance, differences, speeds)
-    card_path(path).write_text(text, encoding="utf-8")
+        for size in settings.batch_sizes if settings.rounds > 0 else ():
+            speeds += measure(logits, runner, unreduced, images_ICHW, size, settings.rounds, progress)
+    text = card(model, method, route, images_ICHW, settings.tolerance, differences, speeds, notes)
+    card_path(partial).write_text(text, encoding="utf-8")
+    written = [file for file in route.files(partial) if file.exists()]
+    stale = {path.with_name(file.name) for file in route.files(partial)} - {path.with_name(f.name) for f in written}
+    put_in_place([*written, card_path(partial)], path.parent, stale)
     return ExportReport(
         path=path,
         card=card_path(path),
@@ -127,7 +152,43 @@ def _export(
         differences=tuple(differences),
         speeds=speeds,
         seconds=seconds,
+        notes=notes,
     )
+
+
+def _verified(settings: Settings, model: nn.Module, runner: Runner, images_ICHW: Tensor) -> list[Difference]:
+    """One comparison a batch size; ExportMismatch at the first that shows another model."""
+    differences, first_IK = [], None
+    for size in settings.batch_sizes:
+        try:
+            found, kept_IK = compare(model, runner, images_ICHW, size, settings.tolerance, first_IK)
+        except ValueError:
+            raise
+        except Exception as error:  # runtimes raise whatever they meet
+            raise ValueError(
+                f"what the route {settings.route.name} wrote does not run at batch {size}: {_first_line(error)}"
+            ) from error
+        check(found, settings.tolerance, settings.num_apart, settings.route.name)
+        differences.append(found)
+        first_IK = kept_IK if first_IK is None else first_IK
+    return differences
+
+
+def _baseline(
+    settings: Settings, method: Method | None, model: nn.Module, images_ICHW: Tensor, folder: Path
+) -> tuple[Runner | None, tuple[str, ...]]:
+    """The unreduced model by the same route, to time against; or a note why there is none."""
+    if method is None or settings.rounds == 0:
+        return None, ()
+    route = settings.route
+    try:
+        with restored(model):
+            runner = _written(route, Logits(model), images_ICHW, folder / f"unreduced{route.suffix}")
+        for size in settings.batch_sizes:
+            runner(images_ICHW[:size].contiguous())
+    except Exception as error:  # the artefact is good all the same
+        return None, (f"not timed against the unreduced model, which did not go through: {_first_line(error)}",)
+    return runner, ()
 
 
 def _images(model: nn.Module, images: Tensor | None, num_images: int) -> Tensor:
@@ -162,22 +223,6 @@ def _written(route: Route, model: nn.Module, images_ICHW: Tensor, path: Path) ->
         raise
     except Exception as error:  # exporters raise whatever the model leads them to
         raise ValueError(f"the route {route.name} cannot write this model: {_first_line(error)}") from error
-
-
-def _compared(route: Route, model: nn.Module, runner: Runner, images_ICHW: Tensor, batch_size: int) -> Difference:
-    try:
-        return compare(model, runner, images_ICHW, batch_size)
-    except ValueError:
-        raise
-    except Exception as error:  # so do runtimes
-        raise ValueError(
-            f"what the route {route.name} wrote does not run at batch {batch_size}: {_first_line(error)}"
-        ) from error
-
-
-def _unreduced(route: Route, model: nn.Module, images_ICHW: Tensor, folder: Path) -> Runner:
-    with restored(model):
-        return _written(route, Logits(model), images_ICHW, folder / f"unreduced{route.suffix}")
 
 
 def _first_line(error: BaseException) -> str:

@@ -32,7 +32,7 @@ from typing import NamedTuple, TypeVar
 import torch
 from torch import Tensor, nn
 
-from ..core import grouping, ops
+from ..core import grouping, ops, portable
 from ..core.attention import Attention
 from ..core.method import ViTSpec
 from ..core.schedule import is_whole
@@ -175,7 +175,7 @@ class BeyondAttentive(ScoredMethod):
         score_BN = patch_scores(self.scorer, tokens, attention)
         attentive, inattentive = ops.rank(score_BN, split.attentive)
         if self.inattentive in ("spatial", "conv"):
-            inattentive = inattentive.sort(dim=1).values
+            inattentive = portable.ascending(inattentive)
         weight_BN = self._weigh(layer, tokens, inattentive, score_BN, split)
         kept, merged, target = self._match(tokens, attentive, split.pairs)
         if split.clusters > 0:

@@ -13,10 +13,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
-from ..core import ops
+from ..core import ops, portable
 from ..core.attention import Attention
 from ..core.grouping import squared_distances
 from ..core.method import ViTSpec, check_seed, pseudo_random
@@ -77,11 +76,11 @@ class TokenMergence(ScoredMethod):
         kept = ops.take(tokens.x_BNC, keep_BK + tokens.num_prefix)
         rest = ops.take(tokens.x_BNC, rest_BM + tokens.num_prefix)
         if self.similarity == "l1":
-            return -torch.cdist(widen(rest), widen(kept), p=1)
+            return -portable.taxicab(widen(rest), widen(kept))
         if self.similarity == "l2":
             return -squared_distances(rest, kept)
         kept = widen(kept)
-        return product(rest, (kept / kept.norm(dim=-1, keepdim=True)).transpose(1, 2))  # |rest| is one per row
+        return product(rest, (kept / portable.norm(kept)).transpose(1, 2))  # |rest| is one per row
 
 
 def _attention_paid(attention: Attention, query_BM: Tensor, key_BK: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from ..core import ops, schedule
+from ..core import ops, portable, schedule
 from ..core.attention import Attention
 from ..core.method import Method, ViTSpec
 from ..core.precision import product, widen
@@ -95,16 +95,16 @@ def match(metric_BND: Tensor, num_prefix: int, num_removed: int) -> tuple[Tensor
     best proposals are taken, and several tokens of A may join one of B.
     """
     metric_BND = widen(metric_BND)
-    metric_BND = metric_BND / metric_BND.norm(dim=-1, keepdim=True)
+    metric_BND = metric_BND / portable.norm(metric_BND)
     patches = metric_BND[:, num_prefix:]
     B, P = patches.shape[:2]
     first_a = num_prefix % 2
     a, b = patches[:, first_a::2], patches[:, 1 - first_a :: 2]
     similarity_BA, partner_BA = product(a, b.transpose(1, 2)).max(dim=-1)
-    order_BA = similarity_BA.argsort(dim=1, descending=True, stable=True)
+    order_BA = portable.order(similarity_BA)
     taken, left = order_BA[:, :num_removed], order_BA[:, num_removed:]
     if num_prefix > 0:  # without a prefix the official code leaves these in the order of falling similarity
-        left = left.sort(dim=1).values
+        left = portable.ascending(left)
     position_B = torch.arange(1 - first_a, P, 2, device=patches.device).expand(B, -1)
     keep_BK = torch.cat([left * 2 + first_a, position_B], dim=1)
     return keep_BK, taken * 2 + first_a, partner_BA.gather(1, taken) + left.shape[1]
