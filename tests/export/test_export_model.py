@@ -18,7 +18,7 @@ from vitrim.cli import app
 from vitrim.core import portable
 from vitrim.export.route import ROUTES, Route, find_route
 from vitrim.export.torch_export import TorchExport
-from vitrim.export.verify import ExportMismatch
+from vitrim.export.verify import ExportMismatch, compare
 
 DEPTH = 2
 LAYERS = {"layers": (1,), "keep_rate": 0.5}
@@ -167,6 +167,72 @@ def test_a_tolerance_of_ones_own_lets_a_difference_pass(model, images, tmp_path,
     assert report.path.read_text() == "written"
     assert report.differences[0].largest == pytest.approx(2e-4, rel=0.05)
     assert report.differences[0].num_agreeing == 7
+    assert report.differences[0].num_apart == 0
+
+
+def other_tokens_in_one_image(logits: Tensor) -> Tensor:
+    """As where two scores all but tie: of the images that the test compares, the third in a batch is off."""
+    return logits + torch.tensor([0.0, 0.0, 0.3, 0.0, 0.0, 0.0, 0.0]).unsqueeze(1)
+
+
+def test_how_many_images_kept_other_tokens_is_told_and_may_be_allowed(model, images, tmp_path, monkeypatch):
+    monkeypatch.setattr("vitrim.export.run.find_route", lambda _: _Double(other_tokens_in_one_image))
+    with pytest.raises(ExportMismatch, match="1 of 7 images differ by more"):
+        vitrim.export_model(model, tmp_path / "m.x", images=images, batch_sizes=(7,))
+    report = vitrim.export_model(model, tmp_path / "m.x", images=images, batch_sizes=(7,), num_apart=1)
+    assert report.differences[0].num_apart == 1
+    assert json.loads(report.card.read_text())["differences"][0]["num_apart"] == 1
+
+
+def test_an_answer_that_depends_on_the_other_images_of_a_batch_is_not_kept(images, tmp_path, monkeypatch):
+    class OneScaleForAll(nn.Module):
+        def forward(self, x_BCHW: Tensor) -> Tensor:
+            return (x_BCHW / x_BCHW.abs().max()).mean(dim=(2, 3))
+
+    monkeypatch.setattr("vitrim.export.run.find_route", lambda _: _Double(lambda logits: logits))
+    with pytest.raises(ExportMismatch, match="other logits with other images beside it: they move by"):
+        vitrim.export_model(OneScaleForAll(), tmp_path / "m.x", images=images)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_nan_is_looked_for_before_runtimes_lose_it(model, images, tmp_path, monkeypatch):
+    monkeypatch.setattr("vitrim.export.run.find_route", lambda _: _Double(torch.nan_to_num))
+    with pytest.raises(ValueError, match="images to compare on hold NaN"):
+        vitrim.export_model(model, tmp_path / "m.x", images=images.log())
+    with torch.no_grad():
+        model.head.bias[0] = torch.nan
+    with pytest.raises(ValueError, match=r"weights hold NaN \(head.bias\)"):
+        vitrim.export_model(model, tmp_path / "m.x", images=images)
+    with pytest.raises(ValueError, match="the model itself gives NaN for 7 of 7 images"):
+        compare(lambda x: x.mean(dim=(2, 3)) * torch.nan, lambda x: x.mean(dim=(2, 3)), images, 7, 1e-4)
+
+
+def test_an_unreduced_model_that_does_not_go_through_costs_its_times_alone(model, images, tmp_path, monkeypatch):
+    class Reduced(_Double):
+        def write(self, model: nn.Module, x_BCHW: Tensor, path: Path) -> None:
+            if vitrim.backbones.reader.find_stack(model.model) is None:
+                raise RuntimeError("too large")
+            super().write(model, x_BCHW, path)
+
+    monkeypatch.setattr("vitrim.export.run.find_route", lambda _: Reduced(lambda logits: logits))
+    report = vitrim.export_model(model, tmp_path / "m.x", images=images, batch_sizes=(7,), rounds=1)
+    assert [speed.over for speed in report.speeds] == ["eager"]
+    assert report.notes == ("not timed against the unreduced model, which did not go through: RuntimeError: too large",)
+    assert json.loads(report.card.read_text())["notes"] == list(report.notes)
+    assert report.path.exists()
+
+
+def test_the_opset_is_a_choice_where_there_is_one(tmp_path):
+    onnx = pytest.importorskip("onnx")
+    x = torch.randn(2, 3, 4, 4)
+    for opset in (18, 23):
+        find_route("onnx").at_opset(opset).write(nn.Sequential(nn.Flatten(), nn.GELU()), x, tmp_path / "m.onnx")
+        assert [each.version for each in onnx.load(tmp_path / "m.onnx").opset_import if each.domain == ""] == [opset]
+    for opset in (17, 24, 18.5, True):
+        with pytest.raises(ValueError, match="the opset is a whole number from 18 to 23"):
+            vitrim.export_model(nn.Flatten(), tmp_path / "m.onnx", to="onnx", opset=opset)
+    with pytest.raises(ValueError, match="chosen of ONNX files alone, and the route aoti"):
+        vitrim.export_model(nn.Flatten(), tmp_path / "m.pt2", to="aoti", opset=18)
 
 
 def test_what_an_exporter_cannot_write_is_told_in_one_line(images, tmp_path):

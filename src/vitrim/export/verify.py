@@ -83,7 +83,8 @@ def check(found: Difference, tolerance: float, num_apart: int, route: str) -> No
         raise ExportMismatch(
             f"what the route {route} wrote differs from the model by {found.largest:.3g} in a logit at batch "
             f"{found.batch_size}, and {tolerance:g} is allowed; {found.num_apart} of {found.num_images} images differ "
-            f"by more, and the first choice agrees on {found.num_agreeing} of them all. No artefact was left."
+            f"by more; the first choice agrees on {found.num_agreeing} of {found.num_images} images. "
+            "No artefact was left."
         )
     if found.beside > 2 * tolerance:
         raise ExportMismatch(
