@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -65,7 +65,8 @@ def export(
     if limit < max(2, *sizes):
         raise ValueError(f"--limit {limit} is too few images for --batch-sizes {batch_sizes}.")
     path = output or Path(f"{_plain(model)}{f'-{method}' if method else ''}{route.suffix}")
-    Settings(route=route, path=path, batch_sizes=sizes, tolerance=tolerance, num_apart=num_apart, rounds=rounds).check()
+    asked: dict[str, Any] = {"batch_sizes": sizes, "tolerance": tolerance, "num_apart": num_apart, "rounds": rounds}
+    Settings(route=route, path=path, **asked).check()
     bare = build_model(model, img_size=img_size)  # whether all fits shows before weights are fetched
     chosen = None if wanted is None else wanted.make(bare, seed)
     if (refusal := route.refusal(chosen)) is not None:
@@ -76,18 +77,7 @@ def export(
     else:
         net = reduce_tokens(load_model(model, checkpoint, img_size=img_size), chosen)
     with terminal.progress_bar("rounds") as progress:
-        report = export_model(
-            net,
-            path,
-            to=to,
-            opset=opset,
-            images=images_ICHW,
-            batch_sizes=sizes,
-            tolerance=tolerance,
-            num_apart=num_apart,
-            rounds=rounds,
-            progress=progress,
-        )
+        report = export_model(net, path, to=to, opset=opset, images=images_ICHW, progress=progress, **asked)
     _tell(report)
 
 
