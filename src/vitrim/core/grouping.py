@@ -31,10 +31,11 @@ def match_similar(x_BMC: Tensor, num_merged: int) -> Groups:
     B, M, _ = x_BMC.shape
     x = widen(x_BMC)
     x = x / portable.norm(x)
-    later = torch.ones(M, M, dtype=torch.bool, device=x.device).triu()
+    token_M = torch.arange(M, device=x.device)
+    later = token_M >= token_M.unsqueeze(1)  # or the token itself
     similarity_BM, partner_BM = product(x, x.transpose(1, 2)).masked_fill(later, -torch.inf).max(dim=-1)
     joins_BM = portable.order(similarity_BM)[:, :num_merged]
-    parent_BM = torch.arange(M, device=x.device).repeat(B, 1)
+    parent_BM = token_M.repeat(B, 1)
     parent_BM = parent_BM.scatter(1, joins_BM, partner_BM.gather(1, joins_BM))
     for _ in range(num_merged.bit_length()):  # each step doubles how far a chain has been followed
         parent_BM = parent_BM.gather(1, parent_BM)
@@ -48,7 +49,8 @@ def density_peaks(x_BMC: Tensor, num_groups: int, neighbours: int) -> Groups:
     """
     _, M, C = x_BMC.shape
     square_BMM = squared_distances(x_BMC, x_BMC) / C
-    square_BMM = square_BMM.masked_fill(torch.eye(M, dtype=torch.bool, device=x_BMC.device), 0.0)
+    token_M = torch.arange(M, device=x_BMC.device)
+    square_BMM = square_BMM.masked_fill(token_M == token_M.unsqueeze(1), 0.0)
     nearest = square_BMM.topk(min(neighbours, M), dim=-1, largest=False).values
     rank_BM = _places(portable.order(-nearest.mean(dim=-1)), M)
     density_BM = (-nearest.mean(dim=-1)).exp()

@@ -170,10 +170,8 @@ def pseudo_random(count: int, seed: int, layer: int, device: torch.device) -> Te
         [12.9898, (seed + 1) * 78.233, (layer + 1) * 37.719, 43758.5453], dtype=torch.float64
     )
     phase = position * by_position + by_seed + by_layer
-    value = phase.sin() * spread
-    return (
-        (value - value.trunc()).abs().float().to(device)
-    )  # frac() has no translation in the older of ONNX's exporters
+    value = (phase.sin() * spread).abs()
+    return (value - value.floor()).float().to(device)  # frac(), which torch's older ONNX exporter cannot write
 
 
 def check_seed(method: Method, seed: object) -> None:

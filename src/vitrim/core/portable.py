@@ -1,6 +1,6 @@
 """Steps that go by other operators where a graph is written, so that every runtime computes the same of it.
 
-Runtimes differ in what they make of equal values in a top-k and of an index that occurs twice (findings/ has some).
+Runtimes differ in what they make of equal values in a top-k and of an index that occurs twice.
 So a written graph ranks by keys that are all different, and adds up by products with 0/1 matrices. Eager takes the
 shorter way to the same order, and to the same numbers up to rounding.
 """

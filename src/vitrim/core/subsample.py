@@ -20,7 +20,7 @@ def tap_matrix(num_tokens: int, num_groups: int, like: Tensor) -> Tensor:
     like: a tensor whose device and dtype the matrix gets.
     """
     edge = (torch.arange(num_groups + 1, device=like.device) * num_tokens + num_groups - 1) // num_groups
-    first_G1, length_G1 = edge[:-1, None], edge.diff()[:, None]
+    first_G1, length_G1 = edge[:-1, None], (edge[1:] - edge[:-1])[:, None]
     tap_T = torch.arange(TAPS, device=like.device)
     low_GT = tap_T * length_G1 // TAPS
     high_GT = torch.maximum((tap_T + 1) * length_G1 // TAPS, low_GT + 1)
