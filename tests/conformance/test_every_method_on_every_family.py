@@ -60,41 +60,40 @@ def test_every_block_lets_out_the_announced_number_of_tokens(family: str, name: 
 
 
 @every_case
-def test_no_patch_ever_points_into_the_prefix(family: str, name: str) -> None:
+def test_every_patch_is_dropped_or_held_by_a_token_after_the_prefix(family: str, name: str) -> None:
     model = families.reduced(family, name)
     snapshots = recorded(model, families.small_images(family))
     assert snapshots
     for _, tokens in snapshots:
-        assert tokens.source_BP is not None
         assert tokens.num_prefix == model.num_prefix_tokens
-        held = tokens.source_BP[tokens.source_BP >= 0]
-        assert int(held.min()) >= tokens.num_prefix
-        assert int(held.max()) < max(tokens.num_tokens_B)
-        for source_P, num_tokens in zip(tokens.source_BP, tokens.num_tokens_B, strict=True):  # and no token is empty
-            assert set(range(tokens.num_prefix, num_tokens)) == set(source_P.tolist()) - {-1}
+        no_token_is_empty_and_none_of_the_prefix_holds_a_patch(tokens)
+        merging_loses_no_patch_and_dropping_merges_none(tokens, merging=name in (*MERGING, *families.VARIANTS))
+        if name not in ("evit", "metr"):  # whose fused token is a plain sum
+            weights_of_a_token_sum_to_one(tokens)
 
 
-@every_case
-def test_merging_methods_lose_no_patch_and_dropping_methods_merge_none(family: str, name: str) -> None:
-    for _, tokens in recorded(families.reduced(family, name), families.small_images(family)):
-        assert tokens.source_BP is not None
-        dropped_B = (tokens.source_BP < 0).sum(dim=1)
-        num_patches = tokens.source_BP.shape[1]
-        wanted = 0 if name in (*MERGING, *families.VARIANTS) else num_patches - tokens.num_patches
-        assert dropped_B.tolist() == [wanted] * len(dropped_B)
-        if tokens.size_BN is not None:
-            assert tokens.size_BN.sum(dim=1).tolist() == [num_patches + tokens.num_prefix] * len(dropped_B)
+def no_token_is_empty_and_none_of_the_prefix_holds_a_patch(tokens: Tokens) -> None:
+    assert tokens.source_BP is not None
+    for source_P, num_tokens in zip(tokens.source_BP, tokens.num_tokens_B, strict=True):
+        assert set(source_P.tolist()) - {-1} == set(range(tokens.num_prefix, num_tokens))
 
 
-@pytest.mark.parametrize(("family", "name"), [case for case in CASES if case[1] not in ("evit", "metr")])  # a plain sum
-def test_weights_of_a_token_sum_to_one(family: str, name: str) -> None:
-    for _, tokens in recorded(families.reduced(family, name), families.small_images(family)):
-        assert tokens.source_BP is not None
-        assert tokens.weight_BP is not None
-        total_BN = torch.zeros(tokens.padded_BNC.shape[:2]).scatter_add(
-            1, tokens.source_BP.clamp(min=0), tokens.weight_BP
-        )  # dropped patches weigh 0
-        torch.testing.assert_close(total_BN[:, tokens.num_prefix :], tokens.live_patches_BN.float())
+def merging_loses_no_patch_and_dropping_merges_none(tokens: Tokens, *, merging: bool) -> None:
+    assert tokens.source_BP is not None
+    dropped_B = (tokens.source_BP < 0).sum(dim=1)
+    num_patches = tokens.source_BP.shape[1]
+    assert dropped_B.tolist() == [0 if merging else num_patches - tokens.num_patches] * len(dropped_B)
+    if tokens.size_BN is not None:
+        assert tokens.size_BN.sum(dim=1).tolist() == [num_patches + tokens.num_prefix] * len(dropped_B)
+
+
+def weights_of_a_token_sum_to_one(tokens: Tokens) -> None:
+    assert tokens.source_BP is not None
+    assert tokens.weight_BP is not None
+    total_BN = torch.zeros(tokens.padded_BNC.shape[:2]).scatter_add(
+        1, tokens.source_BP.clamp(min=0), tokens.weight_BP
+    )  # dropped patches weigh 0
+    torch.testing.assert_close(total_BN[:, tokens.num_prefix :], tokens.live_patches_BN.float())
 
 
 @every_case
