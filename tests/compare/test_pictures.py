@@ -10,9 +10,10 @@ from PIL import Image
 
 from small_job import IMG_SIZE, MODEL, save_images
 from vitrim import reduce_tokens
-from vitrim.compare.pictures import as_seen, choose_samples, class_name, save_samples, save_tracks
-from vitrim.measure.evaluate import eval_transform
+from vitrim.compare.pictures import choose_samples, class_name, save_samples, save_tracks
+from vitrim.measure.evaluate import eval_transform, preparation_of
 from vitrim.measure.images import list_images
+from vitrim.measure.preparation import as_seen
 
 
 @pytest.fixture
@@ -35,11 +36,11 @@ def test_normalisation_is_undone(mode):
 
 def test_samples_are_spread_and_readable(tmp_path, model):
     images = list_images(save_images(tmp_path / "images", 9), 1000)
-    transform = eval_transform(model)
-    assert [s.label for s in choose_samples(images, transform, 3, 3)] == ["class 1", "class 4", "class 7"]
+    prepared = preparation_of(model)
+    assert [s.label for s in choose_samples(images, prepared, 3)] == ["class 1", "class 4", "class 7"]
     (tmp_path / "images" / "4.png").write_bytes(b"no image")
-    assert [s.name for s in choose_samples(images, transform, 3, 3)] == ["1.png", "7.png"]
-    assert len(choose_samples(images, transform, 3, 99)) == 8
+    assert [s.name for s in choose_samples(images, prepared, 3)] == ["1.png", "7.png"]
+    assert len(choose_samples(images, prepared, 99)) == 8
 
 
 def test_the_first_of_a_classs_names_is_shown():
@@ -49,7 +50,7 @@ def test_the_first_of_a_classs_names_is_shown():
 
 def test_a_track_has_the_predicted_class_and_a_few_blocks(tmp_path, model):
     images = list_images(save_images(tmp_path / "images", 4), 1000)
-    samples = choose_samples(images, eval_transform(model), 3, 2)
+    samples = choose_samples(images, preparation_of(model), 2)
     folder = tmp_path / "pictures"
     folder.mkdir()
     entries = save_samples(samples, folder)
@@ -65,6 +66,6 @@ def test_a_track_has_the_predicted_class_and_a_few_blocks(tmp_path, model):
 
 def test_a_method_that_reduces_nothing_has_no_panels(tmp_path, model):
     images = list_images(save_images(tmp_path / "images", 2), 1000)
-    samples = choose_samples(images, eval_transform(model), 3, 2)
+    samples = choose_samples(images, preparation_of(model), 2)
     reduce_tokens(model, "evit", keep_rate=1.0)
     assert [track["panels"] for track in save_tracks(model, samples, None, ("evit", "keep 1"), tmp_path)] == [[], []]

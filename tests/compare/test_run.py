@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import shutil
+from dataclasses import asdict, replace
 
 import pytest
 from PIL import Image
@@ -165,6 +166,27 @@ def test_rows_tell_how_diverse_the_last_tokens_are(tmp_path):
     unreduced, reduced = compare(small_job(tmp_path)).rows
     assert unreduced.diversity is None
     assert 0 < reduced.diversity < 1.5
-    table = (tmp_path / "out" / "results.csv").read_text().splitlines()
-    assert table[0].endswith(",diversity")
-    assert table[2].endswith(f",{reduced.diversity}")
+    with (tmp_path / "out" / "results.csv").open(newline="") as file:
+        assert [row["diversity"] for row in csv.DictReader(file)] == ["", str(reduced.diversity)]
+
+
+def test_rows_tell_how_images_were_prepared_and_where_labels_come_from(tmp_path):
+    rows = compare(small_job(tmp_path)).rows
+    with (tmp_path / "out" / "results.csv").open(newline="") as file:
+        written = list(csv.DictReader(file))
+    for row in (*map(asdict, rows), *written):
+        assert row["labels"] == "labels.csv"
+        assert row["preparation"].startswith("timm: ") and '"crop_pct": 0.95' in row["preparation"]
+
+
+def test_an_assumed_order_of_classes_is_told_in_every_output(tmp_path):
+    job = small_job(tmp_path)
+    data = tmp_path / "folders"
+    for i in range(1000):
+        (data / f"c{i:04}").mkdir(parents=True)
+    shutil.copy(job.data / "0.png", data / "c0007")
+    run = compare(replace(job, data=data))
+    assert "the order of the classes is assumed: the sorted folders (c0000, c0001, c0002, ...)" in run.assumption
+    assert run.assumption in (job.output / "report.html").read_text()
+    assert json.loads((job.output / "results.json").read_text())["assumption"] == run.assumption
+    assert "assumed" in (job.output / "results.csv").read_text()

@@ -222,7 +222,7 @@ def huge_png(path: Path, side: int) -> None:
     path.write_bytes(b"\x89PNG\r\n\x1a\n" + chunk)
 
 
-@pytest.mark.parametrize("kind", ["truncated jpeg", "truncated png", "text", "empty", "bomb", "large"])
+@pytest.mark.parametrize("kind", ["truncated jpeg", "truncated png", "text", "empty", "bomb"])
 def test_a_file_that_is_no_whole_image_is_named(tmp_path, kind):
     path = tmp_path / ("bad.jpg" if "jpeg" in kind else "bad.png")
     if kind.startswith("truncated"):
@@ -230,8 +230,8 @@ def test_a_file_that_is_no_whole_image_is_named(tmp_path, kind):
         path.write_bytes(path.read_bytes()[: -path.stat().st_size // 4])
     elif kind in ("text", "empty"):
         path.write_text("hello" if kind == "text" else "", encoding="utf-8")
-    elif kind in ("bomb", "large"):
-        huge_png(path, 30_000 if kind == "bomb" else 11_000)  # Pillow raises for one and warns for the other
+    elif kind == "bomb":
+        huge_png(path, 30_000)
     with pytest.raises(ImageDataError, match=r"bad\.(jpg|png) is not an image that can be read") as error:
         open_image(path, 3)
     assert "\n" not in str(error.value)

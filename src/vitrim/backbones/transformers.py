@@ -114,7 +114,7 @@ def read(model: Any) -> Backbone:
         num_prefix=num_prefix,
         has_cls=num_prefix > 0,
         pools_patches=found.pools,
-        num_patches=_num_patches(found.module),
+        num_patches=_num_patches(found.module, getattr(model, "image_preparation", None)),
         channels=config.hidden_size,
         num_heads=attention.q_proj.out_features // attention.head_dim,
         attention_channels=attention.q_proj.out_features,
@@ -152,8 +152,11 @@ def _find(model: nn.Module) -> Found | None:
     return found and found._replace(pools=found.pools or averages, classifies=classifies)
 
 
-def _num_patches(module: Any) -> int:
-    """Patches at the resolution that the tower was built for."""
+def _num_patches(module: Any, preparation: Any) -> int:
+    """Patches at the resolution of its images, if it brings that along, or else of the tower as it was built."""
+    if preparation is not None:
+        _, height, width = preparation.input_size
+        return int((height // module.config.patch_size) * (width // module.config.patch_size))
     rope = getattr(module, "rope_embeddings", None)
     if rope is not None:
         return int(rope.num_patches_h * rope.num_patches_w)

@@ -76,6 +76,7 @@ def compare(
             raise KeyboardInterrupt(
                 f"finished rows are kept in {output}, the same command goes on from there."
             ) from None
+    options.note(run.assumption)
     typer.echo(f"{output / 'report.html'} is ready, with results.csv and results.json beside it.{_skipped(run)}")
 
 

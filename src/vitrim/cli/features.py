@@ -46,12 +46,12 @@ def features(
     import torch
 
     from ..api import reduce_tokens
-    from ..compare.pictures import as_seen
     from ..dense import features as features_of
     from ..draw import SUFFIXES
     from ..load import build_model, load_model
     from ..measure.evaluate import eval_transform, input_size_of
     from ..measure.images import open_image
+    from ..measure.preparation import as_seen
 
     wanted = (*SUFFIXES, TENSORS)
     if output.suffix.lower() not in wanted or not output.resolve().parent.is_dir():

@@ -73,6 +73,7 @@ def evaluate(
         f"{what}: top-1 {score.top1:.2f} %, top-5 {score.top5:.2f} % of {score.num_images} images "
         f"({score.num_images / score.seconds:.3g} images/s, decoding included){skipped}"
     )
+    options.note(score.assumption)
 
 
 def benchmark(

@@ -204,14 +204,20 @@ def image_folder(model: str, data: Path | None) -> Iterator[Path]:
 def batches_for(
     net: nn.Module, folder: Path, limit: int | None, batch_size: int, skip_bad: bool, **settings: Any
 ) -> ImageBatches:
-    """The labelled images of a folder, prepared by timm's transform for the model; settings: of load_images."""
+    """The labelled images of a folder, prepared for the model; settings: of load_images. Tells an assumed order."""
     from ..measure.batches import load_images
-    from ..measure.evaluate import eval_transform, input_size_of, num_classes_of
-    from ..measure.images import list_images
+    from ..measure.evaluate import eval_transform, input_size_of, labelled_images
 
-    found = list_images(folder, num_classes_of(net), limit)
+    found = labelled_images(net, folder, limit)
+    note(found.assumption)
     channels = input_size_of(net)[0]
     return load_images(found, eval_transform(net), channels, batch_size=batch_size, skip_bad=skip_bad, **settings)
+
+
+def note(sentence: str) -> None:
+    """Say what a user should know of the numbers; nothing if there is nothing to say."""
+    if sentence:
+        typer.echo(f"note: {sentence}")
 
 
 def check_output(path: Path | None) -> None:

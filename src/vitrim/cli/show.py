@@ -30,11 +30,12 @@ def draw(
 ) -> None:
     """Show which patches methods keep, fuse and merge in images of yours, side by side."""
     from ..api import reduce_tokens
-    from ..compare.pictures import Sample, as_seen, trace_samples
+    from ..compare.pictures import Sample, trace_samples
     from ..draw import SUFFIXES, draw_tokens
     from ..load import build_model, load_model
     from ..measure.evaluate import eval_transform, input_size_of
     from ..measure.images import open_image
+    from ..measure.preparation import as_seen
 
     if output.suffix.lower() not in SUFFIXES or not output.resolve().parent.is_dir():
         raise ValueError(f"--output is a {' or '.join(SUFFIXES)} file in a folder that exists, not {output}.")

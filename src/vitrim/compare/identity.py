@@ -10,13 +10,16 @@ from torch import nn
 
 from ..measure.evaluate import input_size_of
 from ..measure.images import LabelledImages
+from ..measure.preparation import Preparation
 from .environment import device_name, versions
 from .job import Job
 
 LENGTH = 16  # hex digits
 
 
-def identity(job: Job, model: nn.Module, images: LabelledImages, device: torch.device) -> dict[str, Any]:
+def identity(
+    job: Job, model: nn.Module, images: LabelledImages, preparation: Preparation, device: torch.device
+) -> dict[str, Any]:
     """What all rows of a run share, in the order in which a difference is looked for."""
     return {
         "model": job.model,
@@ -25,6 +28,8 @@ def identity(job: Job, model: nn.Module, images: LabelledImages, device: torch.d
         "data": images.folder.resolve().name,
         "number of images": len(images),
         "images": images_hash(images),
+        "labels": images.labels_by,
+        "preparation": str(preparation),
         "bad images": "skipped" if job.skip_bad else "refused",
         "batch size": job.batch_size,
         "rounds": job.rounds,

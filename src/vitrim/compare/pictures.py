@@ -5,7 +5,7 @@ Shape letters: B batch, C channels, H height, W width.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from ..measure.evaluate import logits_of
 from ..measure.images import ImageDataError, LabelledImages, open_image
+from ..measure.preparation import Preparation, as_seen
 from ..tracing import Trace, trace
 
 SHORT_SIDE = 200  # pixels that a picture has at least
@@ -31,11 +32,9 @@ class Sample(NamedTuple):
     image: Image.Image
 
 
-def choose_samples(
-    images: LabelledImages, transform: Callable[[Image.Image], Tensor], channels: int, count: int
-) -> list[Sample]:
+def choose_samples(images: LabelledImages, preparation: Preparation, count: int) -> list[Sample]:
     """At most count images, evenly spread over the classes; unreadable ones are left out."""
-    count = min(count, len(images))
+    count, transform, channels = min(count, len(images)), preparation.transform, preparation.input_size[0]
     samples = []
     for i in range(count):
         index = (2 * i + 1) * len(images) // (2 * count)
@@ -51,18 +50,6 @@ def choose_samples(
 def class_name(class_names: Sequence[str] | None, label: int) -> str:
     """The first of a class's names, or its number."""
     return f"class {label}" if class_names is None else class_names[label].split(",")[0]
-
-
-def as_seen(x_CHW: Tensor, transform: Any) -> Image.Image:
-    """The image back from a model's input: resized and cropped, its normalisation undone."""
-    from torchvision.transforms import Normalize
-
-    for step in transform.transforms:
-        if isinstance(step, Normalize):
-            mean, std = (torch.as_tensor(values).view(-1, 1, 1) for values in (step.mean, step.std))
-            x_CHW = x_CHW * std + mean
-    x_HWC = (x_CHW.clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0)
-    return Image.fromarray(x_HWC.squeeze(2).numpy())
 
 
 def save_samples(samples: Sequence[Sample], folder: Path) -> list[dict[str, Any]]:

@@ -19,12 +19,13 @@ from ..api import reduce_tokens
 from ..backbones.reader import find_stack, read_backbone
 from ..core.method import Method, ViTSpec
 from ..load import build_model, load_model
-from ..measure.batches import Batch, Transform, load_images
+from ..measure.batches import Batch, load_images
 from ..measure.benchmark import DTYPES, Timing, benchmark
 from ..measure.diversity import diversity
-from ..measure.evaluate import Score, check_device, eval_transform, evaluate, input_size_of, num_classes_of
-from ..measure.images import LabelledImages, list_images
+from ..measure.evaluate import Score, check_device, evaluate, input_size_of, labelled_images, preparation_of
+from ..measure.images import LabelledImages
 from ..measure.macs import count_macs, token_counts
+from ..measure.preparation import Preparation
 from ..measure.varying import images_to_count_on, mean_token_counts
 from ..quantize import INT8, check_torchao, quantize_int8, torchao_version
 from ..tracing import trace
@@ -49,8 +50,7 @@ class Bench:
     spec: ViTSpec
     methods: dict[Key, Method]
     images: LabelledImages
-    transform: Transform
-    channels: int
+    preparation: Preparation
     identity: dict[str, Any]
 
     @property
@@ -80,6 +80,7 @@ def compare(job: Job, watcher: Watcher | None = None) -> Run:
     bench = prepare(job)
     with locked(job.output):
         run = open_run(job.output, bench.identity, environment(bench.device), job.command)
+        run = replace(run, assumption=bench.images.assumption)
         write_run(job.output, run)
         watcher.begins(tuple(bench.keys), run)
         todo = [key for key in bench.keys if run.row(key) is None]
@@ -100,12 +101,12 @@ def prepare(job: Job) -> Bench:
     methods = {each.key: each.make(bare, job.seed) for each in job.configurations}
     for key, method in methods.items():
         _check_counts(spec, method, " ".join(key), job)
-    channels = input_size_of(bare)[0]
-    images = list_images(job.data, num_classes_of(bare), job.limit)
+    labelled_images(bare, job.data, job.limit)  # whether the data fit shows before weights are fetched
     model = load_model(job.model, job.checkpoint, img_size=job.img_size)
-    shared = identity(job, model, images, device)
+    images, preparation = labelled_images(model, job.data, job.limit), preparation_of(model)
+    shared = identity(job, model, images, preparation, device)
     model = model.to(device, DTYPES[job.dtype])
-    return Bench(job, device, model, spec, methods, images, eval_transform(model), channels, shared)
+    return Bench(job, device, model, spec, methods, images, preparation, shared)
 
 
 def _check_counts(spec: ViTSpec, method: Method, name: str, job: Job) -> None:
@@ -121,13 +122,13 @@ def _measure_all(bench: Bench, run: Run, todo: Sequence[Key], watcher: Watcher) 
     job = bench.job
     batches = load_images(
         bench.images,
-        bench.transform,
-        bench.channels,
+        bench.preparation.transform,
+        bench.preparation.input_size[0],
         batch_size=job.batch_size,
         skip_bad=job.skip_bad,
         progress=partial(watcher.works, todo[0], "images"),
     )
-    samples = choose_samples(bench.images, bench.transform, bench.channels, NUM_SAMPLES)
+    samples = choose_samples(bench.images, bench.preparation, NUM_SAMPLES)
     for key in todo:
         model = bench.reduced(key)
         score = evaluate(
@@ -185,6 +186,8 @@ def _row(
         versions=", ".join(f"{name} {version}" for name, version in used.items()),
         seed=job.seed,
         precision=job.dtype if key == plain else INT8,
+        preparation=str(bench.preparation),
+        labels=bench.images.labels_by,
     )
 
 

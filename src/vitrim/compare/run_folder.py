@@ -12,7 +12,7 @@ import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +53,8 @@ class Row:
     seed: int
     precision: str = ""  # int8, or as dtype says; rows of before there was int8 do not tell
     diversity: float | None = None  # of the tokens that leave the last reducing block (BAT, eq. 4), relative
+    preparation: str = ""  # how images became the model's input; rows of before it was told do not tell
+    labels: str = ""  # where the labels come from: a table, numbers or names of folders, or an assumed order
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "precision", self.precision or self.dtype)
@@ -79,6 +81,7 @@ class Run:
     rows: Sequence[Row] = ()
     skipped_files: Sequence[str] = ()
     pictures: Sequence[Mapping[str, Any]] = field(default=())
+    assumption: str = ""  # a sentence on the order of the classes, if it was assumed
 
     def row(self, key: Key) -> Row | None:
         """The finished row of that configuration."""
@@ -136,7 +139,7 @@ def open_run(folder: Path, identity: Mapping[str, Any], environment: Mapping[str
                 "name another folder."
             )
     commands = run.commands if command in run.commands else (*run.commands, command)
-    return Run(run.identity, environment, commands, run.rows, run.skipped_files, run.pictures)
+    return replace(run, environment=environment, commands=commands)
 
 
 def read_run(path: Path) -> Run:

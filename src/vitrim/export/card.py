@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from ..core.method import Method
-from ..measure.evaluate import data_config
+from ..measure.evaluate import preparation_of
 from .route import Route
 from .timing import Speed
 from .verify import Difference
@@ -69,12 +69,14 @@ def method_settings(method: Method) -> dict[str, Any]:
 
 
 def preparation(model: nn.Module) -> dict[str, Any]:
-    """How images become input, in timm's terms; empty where the model does not say."""
+    """How images become input, in the terms of the library that does it; empty where the model does not say."""
     try:
-        config = data_config(model)
+        found = preparation_of(model)
     except ValueError:
         return {}
-    return {key: config[key] for key in PREPARATION}
+    if found.library == "timm":
+        return {key: found.settings[key] for key in PREPARATION}
+    return {"prepared_by": found.library, "settings": found.settings}
 
 
 def versions(route: Route) -> dict[str, str]:

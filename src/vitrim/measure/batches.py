@@ -12,16 +12,15 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from .images import ImageDataError, LabelledImages, open_image
+from .preparation import Transform
 
 MAX_BYTES = 2 * 1024**3  # tensors beyond this are not kept in memory
 FEW_IMAGES = 512  # up to here, starting worker processes takes longer than they save
 
-Transform = Callable[[Image.Image], Tensor]
 Progress = Callable[[int, int], None]  # images done, images in all
 
 

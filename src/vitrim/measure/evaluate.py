@@ -8,15 +8,18 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from .batches import Batch, ImageBatches, Progress, Transform, load_images
-from .images import list_images
+from ..other_libraries import image_processor
+from .batches import Batch, ImageBatches, Progress, load_images
+from .class_names import class_names_of
+from .images import LabelledImages, list_images
+from .preparation import Preparation, Transform, given_to
 
 OTHERS = ("transformers", "torchvision", "open_clip")  # libraries with image preparations of their own
 
@@ -30,6 +33,7 @@ class Score:
     num_images: int  # without the skipped ones
     skipped: tuple[str, ...]  # images that could not be read
     seconds: float  # decoding included where images are decoded on the way
+    assumption: str = ""  # a sentence on the order of the classes, if it was assumed
 
 
 def evaluate(
@@ -76,24 +80,37 @@ def evaluate_folder(
     skip_bad: bool = False,
     num_workers: int | None = None,
     progress: Progress | None = None,
+    transform: Transform | None = None,
 ) -> Score:
-    """Top-1 and top-5 on a folder of images (`list_images`), prepared by timm's transform for the model."""
-    images = list_images(folder, num_classes_of(model), limit)
+    """Top-1 and top-5 on a folder of images (`labelled_images`), prepared by the model's own library.
+
+    transform: prepares the images in its place, image -> [C, H, W].
+    """
+    images = labelled_images(model, folder, limit)
     batches = load_images(
         images,
-        eval_transform(model),
+        eval_transform(model) if transform is None else transform,
         input_size_of(model)[0],
         batch_size=batch_size,
         skip_bad=skip_bad,
         num_workers=num_workers,
         max_bytes=0,
     )
-    return evaluate(model, batches, device=device, amp=amp, progress=progress)
+    score = evaluate(model, batches, device=device, amp=amp, progress=progress)
+    return replace(score, assumption=images.assumption)
+
+
+def labelled_images(model: nn.Module, folder: Path | str, limit: int | None = None) -> LabelledImages:
+    """The labelled images of a folder, its classes matched with the model's by what the model calls them."""
+    num_classes = num_classes_of(model)
+    return list_images(folder, num_classes, limit, names=class_names_of(model, num_classes))
 
 
 def num_classes_of(model: nn.Module) -> int:
     """Classes that a model tells apart; ValueError for one that does not say, or has none."""
     num_classes = getattr(model, "num_classes", None)
+    if num_classes is None and "ForImageClassification" in type(model).__name__:  # a model as transformers gives it
+        num_classes = getattr(getattr(model, "config", None), "num_labels", None)
     if not isinstance(num_classes, int):
         raise ValueError(f"{type(model).__name__} does not say its num_classes: use list_images and evaluate.")
     if num_classes < 1:
@@ -102,27 +119,37 @@ def num_classes_of(model: nn.Module) -> int:
 
 
 def eval_transform(model: nn.Module) -> Transform:
-    """timm's evaluation transform for the model at the size it was built for: image -> [C, H, W], normalised.
+    """What makes an image the model's input, as `preparation_of` says: image -> [C, H, W], normalised."""
+    return preparation_of(model).transform
 
-    ValueError for a model of another library, whose mean, deviation and crop timm does not know.
+
+def preparation_of(model: nn.Module) -> Preparation:
+    """How the model's library prepares images for it: by timm's evaluation transform at the size it was built for.
+
+    Models of other libraries bring their own, from `load_model`, or from the folder of transformers they came from.
+    ValueError for one that does not.
     """
+    if (given := given_to(model)) is not None:
+        return given
+    library = next((name for cls in type(model).__mro__ if (name := cls.__module__.partition(".")[0]) in OTHERS), None)
+    if library == "transformers" and (name := getattr(getattr(model, "config", None), "_name_or_path", "")):
+        return image_processor.preparation_at(name, model.config)
+    if library is not None:
+        raise ValueError(
+            f"{type(model).__name__} is a model of {library} and does not say how its images are prepared: load it by "
+            f"name ({library}:NAME), pass a transform to evaluate_folder, or batches of images to evaluate."
+        )
     from timm import data
 
     timm_data: Any = data  # untyped
-    transform: Transform = timm_data.create_transform(**data_config(model), is_training=False)
-    return transform
+    config = data_config(model)
+    return Preparation("timm", timm_data.create_transform(**config, is_training=False), config["input_size"], config)
 
 
 def data_config(model: nn.Module) -> dict[str, Any]:
-    """What `eval_transform` does, in timm's terms: input_size, mean, std, interpolation, crop_pct, crop_mode."""
+    """timm's terms for its preparation: input_size, mean, std, interpolation, crop_pct, crop_mode."""
     from timm import data
 
-    library = next((name for cls in type(model).__mro__ if (name := cls.__module__.partition(".")[0]) in OTHERS), None)
-    if library is not None and not getattr(model, "pretrained_cfg", None):  # which load_model gives it
-        raise ValueError(
-            f"{type(model).__name__} is a model of {library}: prepare its images as {library} does, and use evaluate "
-            "with batches of them."
-        )
     size = input_size_of(model)
     timm_data: Any = data  # untyped
     config: dict[str, Any] = timm_data.resolve_model_data_config(model, args={"input_size": size})
@@ -133,7 +160,9 @@ def data_config(model: nn.Module) -> dict[str, Any]:
 
 
 def input_size_of(model: nn.Module) -> tuple[int, int, int]:
-    """Channels, height and width of the images that a model was built for."""
+    """Channels, height and width of a model's images: as its preparation makes them, or as it was built for them."""
+    if (given := given_to(model)) is not None:
+        return given.input_size
     tower: Any = getattr(model, "visual", model)  # a vision tower beside a text tower, in open_clip
     embed: Any = getattr(tower, "patch_embed", None)
     size: Any = getattr(embed, "img_size", None)

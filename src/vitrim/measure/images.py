@@ -1,31 +1,27 @@
-"""Labelled images: found in a folder and opened.
+"""Labelled images: found in a folder, each with the index of its class.
 
 Two layouts: a folder with labels.csv (header file,label; files relative to the folder or to its images/ folder), or
-one sub-folder per class.
+one sub-folder per class. Folders named by whole numbers are those classes; others are matched with the names that the
+model knows, or with classes.txt; where nothing says which class a folder is, their sorted order is assumed, and told.
 """
 
 from __future__ import annotations
 
 import csv
 import re
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from PIL import Image
+from .class_folders import ADVICE, class_index
+from .class_names import WNID, ClassNames, imagenet_names, whole_number, with_wordnet_ids
+from .pixels import SUFFIXES, ImageDataError, images_below, is_hidden, open_image
 
-SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".pnm"))
+__all__ = ["SUFFIXES", "ImageDataError", "LabelledImages", "class_folders", "list_files", "list_images", "open_image"]
+
 SPLITS = frozenset(("train", "val", "valid", "validation", "test"))
 HEADER = ["file", "label"]
 NAME_FILES = ("classes.txt", "synset_words.txt")
-WNID = re.compile(r"n\d{8}")  # WordNet id, the name of an ImageNet class folder
-MODES = {1: "L", 3: "RGB"}  # Pillow's mode by number of channels
-
-
-class ImageDataError(ValueError):
-    """A folder of images, or one image, cannot be used; the message is one line."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +32,8 @@ class LabelledImages:
     files: tuple[Path, ...]
     labels: tuple[int, ...]
     class_names: tuple[str, ...] | None  # one per class of the model; None if nothing says
+    labels_by: str = ""  # where the labels come from, in words
+    assumed: bool = False  # nothing says which class a folder is, and their sorted order was taken
 
     def __len__(self) -> int:
         return len(self.files)
@@ -45,57 +43,55 @@ class LabelledImages:
         file = self.files[index]
         return file.relative_to(self.folder).as_posix() if file.is_relative_to(self.folder) else str(file)
 
+    @property
+    def assumption(self) -> str:
+        """A sentence on an order of classes that was assumed; empty if it was not."""
+        if not self.assumed or self.class_names is None:
+            return ""
+        shown = ", ".join(self.class_names[:3]) + (", ..." if len(self.class_names) > 3 else "")
+        return (
+            f"the order of the classes is assumed: the sorted folders ({shown}) are taken for the classes 0 to "
+            f"{len(self.class_names) - 1}, for nothing says which is which; if the model has another order, {ADVICE}."
+        )
 
-def list_images(folder: Path | str, num_classes: int, limit: int | None = None) -> LabelledImages:
+
+def list_images(
+    folder: Path | str, num_classes: int, limit: int | None = None, *, names: ClassNames | None = None
+) -> LabelledImages:
     """The labelled images of a folder, for a model with num_classes classes.
 
     limit: at most so many, evenly spaced over the images sorted by class, so that all classes occur; always the same.
-    Sub-folders are classes in sorted order if there are as many as the model has; folders named by WordNet id
-    (n01440764) are found in timm's label sets, so that a part of the ImageNet classes is enough.
+    names: what the model's classes are called (`class_names_of`); without them ImageNet's, where there are as many.
     """
     if limit is not None and limit < 1:
         raise ValueError(f"the limit on images must be at least 1, not {limit}.")
     folder = Path(folder)
     _check_folder(folder)
+    known = imagenet_names(num_classes) if names is None else names
     if (folder / "labels.csv").is_file():
-        found, class_names = _from_table(folder, num_classes), _names_in_file(folder, num_classes)
+        listed = _listed_names(folder, num_classes, known, strict=True)
+        found = _from_table(folder, num_classes, known or listed)
+        shown, said, assumed = (None if listed is None else listed.names), "labels.csv", False
     else:
-        found, class_names = _from_tree(folder, num_classes)
+        listed = _listed_names(folder, num_classes, known, strict=False)
+        classes, images = class_folders(folder)
+        index, shown, said, assumed = class_index(folder, classes, images, num_classes, listed or known)
+        found = [(file, index[name]) for name in classes for file in images[name]]
     found = sorted(found, key=lambda pair: (pair[1], str(pair[0])))
     if limit is not None and limit < len(found):
         found = [found[i * len(found) // limit] for i in range(limit)]
     files, labels = zip(*found, strict=True)
-    return LabelledImages(folder, files, labels, class_names)
+    return LabelledImages(folder, files, labels, shown, said, assumed)
 
 
 def list_files(folder: Path | str, limit: int) -> tuple[Path, ...]:
     """Image files below a folder, whatever they show: at most so many, evenly spaced over their sorted paths."""
     folder = Path(folder)
     _check_folder(folder)
-    found = sorted(_images_below(folder))
+    found = sorted(images_below(folder))
     if not found:
         raise ImageDataError(f"{folder} holds no images.")
     return tuple(found[i * len(found) // limit] for i in range(limit)) if limit < len(found) else tuple(found)
-
-
-def open_image(path: Path, channels: int) -> Image.Image:
-    """The image, fully decoded, in gray (1 channel) or RGB (3). ImageDataError names a file that cannot be read."""
-    if not path.exists():
-        raise ImageDataError(f"there is no file {path}.")
-    if path.is_dir():
-        raise ImageDataError(f"{path} is a folder, and an image file is wanted.")
-    if channels not in MODES:
-        raise ValueError(f"images are read with 1 channel (gray) or 3 (RGB), and the model takes {channels}.")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path) as image:
-                # Pillow warns about a palette with transparency unless it becomes RGBA first.
-                opaque = image.convert("RGBA") if "transparency" in image.info else image
-                return opaque.convert(MODES[channels])
-    except Exception as error:  # decoders raise whatever the bytes lead them to
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise ImageDataError(f"{path} is not an image that can be read ({reason}): repair or remove it.") from error
 
 
 def _check_folder(folder: Path) -> None:
@@ -105,7 +101,7 @@ def _check_folder(folder: Path) -> None:
         raise ImageDataError(f"{folder} is a file: images come from a folder (unpack an archive first).")
 
 
-def _from_table(folder: Path, num_classes: int) -> list[tuple[Path, int]]:
+def _from_table(folder: Path, num_classes: int, names: ClassNames | None) -> list[tuple[Path, int]]:
     table = folder / "labels.csv"
     rows = _read_rows(table)
     header = [cell.strip() for cell in rows[0][1]] if rows else []
@@ -114,7 +110,7 @@ def _from_table(folder: Path, num_classes: int) -> list[tuple[Path, int]]:
     found: dict[Path, int] = {}
     first_line: dict[Path, int] = {}
     for line, row in rows[1:]:
-        file, label = _check_row(row, num_classes, f"{table}, line {line}")
+        file, label = _check_row(row, num_classes, names, f"{table}, line {line}")
         path = next((path for path in (folder / file, folder / "images" / file) if path.is_file()), None)
         if path is None:
             raise ImageDataError(f"{table}, line {line}: there is no file {file} in {folder} or its folder images.")
@@ -136,73 +132,56 @@ def _read_rows(table: Path) -> list[tuple[int, list[str]]]:
         raise ImageDataError(f"{table} is not a table in UTF-8 text ({error}).") from error
 
 
-def _check_row(row: Sequence[str], num_classes: int, where: str) -> tuple[str, int]:
+def _check_row(row: Sequence[str], num_classes: int, names: ClassNames | None, where: str) -> tuple[str, int]:
     if len(row) != len(HEADER):
         raise ImageDataError(f"{where}: wanted a file and a label, and {len(row)} entries came: {','.join(row)!r}.")
     file, label = (cell.strip() for cell in row)
-    if not (label.isascii() and label.isdecimal() and int(label) < num_classes):
+    index = whole_number(label)
+    if index is None and names is not None and label:
+        index = names.find(label)
+    if index is None or index >= num_classes:
         raise ImageDataError(
             f"{where}: the label of {file} is {label!r}, and the model's classes are the whole numbers "
             f"0 to {num_classes - 1}."
         )
-    return file, int(label)
+    return file, index
 
 
-def _names_in_file(folder: Path, num_classes: int) -> tuple[str, ...] | None:
-    """The lines of classes.txt or synset_words.txt, without WordNet ids in front; None if there is neither."""
+def _listed_names(folder: Path, num_classes: int, known: ClassNames | None, *, strict: bool) -> ClassNames | None:
+    """The lines of classes.txt or synset_words.txt; None if there is neither, or, unless strict, of another number."""
     file = next((folder / name for name in NAME_FILES if (folder / name).is_file()), None)
     if file is None:
         return None
     lines = file.read_text(encoding="utf-8-sig", errors="replace").strip("\r\n").splitlines()
     if len(lines) != num_classes:
+        if not strict:
+            return None
         raise ImageDataError(f"{file} names {len(lines)} classes, one a line, and the model has {num_classes}.")
-    return tuple(re.sub(rf"^{WNID.pattern}\s+(?=\S)", "", line.strip()) for line in lines)
+    parts = [re.match(rf"(?:({WNID.pattern})\s+(?=\S))?(.*)", line.strip()) for line in lines]
+    names = tuple(part[2] if part else "" for part in parts)
+    wnids = {part[1]: i for i, part in enumerate(parts) if part and part[1]}
+    listed = ClassNames(names, f"{file.name} has it", wordnet_ids=wnids)
+    odd = known.conflict(names) if known is not None and known.certain else None
+    if odd is not None and known is not None:
+        raise ImageDataError(
+            f"{file} calls class {odd} {names[odd]!r}, which is class {known.find(names[odd])} as {known.source}: "
+            "give the classes in the model's order."
+        )
+    return listed if wnids else with_wordnet_ids(listed)
 
 
-def _from_tree(folder: Path, num_classes: int) -> tuple[list[tuple[Path, int]], tuple[str, ...] | None]:
-    classes = sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+def class_folders(folder: Path) -> tuple[list[str], dict[str, list[Path]]]:
+    """Names of the class folders, sorted, and the images in each; ImageDataError where there are none."""
+    _check_folder(folder)
+    classes = sorted(path.name for path in folder.iterdir() if path.is_dir() and not is_hidden(path.name))
     if classes and SPLITS.issuperset(classes):
         split = "val" if "val" in classes else classes[-1]
         raise ImageDataError(f"{folder} holds {' and '.join(classes)}, not classes: pass {folder / split}.")
-    images = {name: _images_below(folder / name) for name in classes}
+    images = {name: images_below(folder / name) for name in classes}
     if not any(images.values()):
         loose = any(path.suffix.lower() in SUFFIXES for path in folder.iterdir())
         what = "images, but no labels" if loose else "no images"
         raise ImageDataError(
             f"{folder} holds {what}: wanted labels.csv (header file,label) or one sub-folder of images per class."
         )
-    index, class_names = _class_index(folder, classes, num_classes)
-    return [(file, index[name]) for name in classes for file in images[name]], class_names
-
-
-def _images_below(folder: Path) -> list[Path]:
-    return [path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and not path.name.startswith(".")]
-
-
-def _class_index(folder: Path, classes: Sequence[str], num_classes: int) -> tuple[dict[str, int], tuple[str, ...]]:
-    """Index of each class folder, and the names of all classes of the model."""
-    if all(WNID.fullmatch(name) for name in classes):
-        wnids, descriptions = _imagenet(num_classes)
-        unknown = [name for name in classes if name not in wnids]
-        if wnids and not unknown:
-            return {name: wnids[name] for name in classes}, descriptions
-        if wnids and len(classes) != num_classes:
-            raise ImageDataError(f"{folder}: {unknown[0]} is none of the {num_classes} ImageNet classes of the model.")
-    if len(classes) == num_classes:
-        return {name: i for i, name in enumerate(classes)}, tuple(classes)
-    raise ImageDataError(
-        f"{folder} has {len(classes)} class folders ({', '.join(classes[:3])}{', ...' if len(classes) > 3 else ''}), "
-        f"and the model has {num_classes} classes: wanted as many folders, or folders named by ImageNet's WordNet "
-        "ids, or labels.csv (header file,label)."
-    )
-
-
-def _imagenet(num_classes: int) -> tuple[dict[str, int], tuple[str, ...]]:
-    """Index by WordNet id, and descriptions, of timm's label set of that size; empty if there is none."""
-    from timm.data import ImageNetInfo, infer_imagenet_subset
-
-    subset = infer_imagenet_subset({"num_classes": num_classes})
-    if subset is None:
-        return {}, ()
-    info: Any = ImageNetInfo(subset)  # untyped
-    return {name: i for i, name in enumerate(info.label_names())}, tuple(info.label_descriptions())
+    return classes, images

@@ -5,8 +5,8 @@
                                                          of CLIP and SigLIP, the vision tower
     open_clip:ViT-B-32/laion2b_s34b_b79k                 the vision tower; weights after the slash, random without
 
-How a library wants its images becomes the model's `pretrained_cfg`, from which one transform, timm's, is made for
-all; the libraries' own resizing differs from it by rounding. `num_classes` is set where the model has classes.
+A model brings its library's own transform as `image_preparation`, so that its pixels are those of the library's
+pipeline. `num_classes` is set where the model has classes.
 """
 
 from __future__ import annotations

@@ -8,9 +8,10 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from ..measure.preparation import prepared_by
 from ..network import check_answer
 from ..weight_files import check_fit, first_line, read_checkpoint
-from .shared import check_multiple, describe, import_module, quiet
+from .shared import check_multiple, import_module, quiet
 
 TOWER = "visual."  # what the names of its weights begin with
 
@@ -78,9 +79,9 @@ def _fill(whole: Any, state: Mapping[str, Tensor], name: str, checkpoint: Path, 
 
 def _tower(whole: Any) -> nn.Module:
     tower = whole.visual
-    cfg = tower.preprocess_cfg
-    pixels = cfg["size"] if isinstance(cfg["size"], int) else cfg["size"][0]
-    mode = {"shortest": "center", "squash": "squash", "longest": "border"}[cfg["resize_mode"]]
-    describe(tower, pixels, cfg["mean"], cfg["std"], cfg["interpolation"], 1.0, mode)
+    transforms: Any = import_module("open_clip.transform")
+    cfg = transforms.PreprocessCfg(**tower.preprocess_cfg)
+    transform = transforms.image_transform_v2(cfg, is_train=False)
+    tower.image_preparation = prepared_by("open_clip", transform, 3, tower.preprocess_cfg)
     tower.num_classes = 0
     return tower

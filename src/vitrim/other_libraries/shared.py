@@ -1,4 +1,4 @@
-"""What the three libraries share: how they are imported, and how their image sizes and preparations are told."""
+"""What the three libraries share: how they are imported, and how their image sizes are checked."""
 
 from __future__ import annotations
 
@@ -27,18 +27,6 @@ def check_multiple(name: str, img_size: int, patch: int) -> None:
         below, above = img_size // patch * patch, (img_size // patch + 1) * patch
         close = f"{below} or {above}" if below else str(above)
         raise ValueError(f"{name} has patches of {patch} pixels, so --img-size is a multiple of it: {close}.")
-
-
-def describe(model: Any, pixels: int, mean: Any, std: Any, interpolation: str, crop_pct: float, mode: str) -> None:
-    """Say how the images are prepared, in timm's terms."""
-    model.pretrained_cfg = {
-        "input_size": (3, pixels, pixels),
-        "mean": tuple(mean),
-        "std": tuple(std),
-        "interpolation": interpolation,
-        "crop_pct": crop_pct,
-        "crop_mode": mode,
-    }
 
 
 @contextmanager

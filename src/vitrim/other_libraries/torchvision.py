@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from ..measure.preparation import Preparation, prepared_by
 from ..weight_files import check_fit, first_line, read_checkpoint
-from .shared import check_multiple, describe, import_module
+from .shared import check_multiple, import_module
 
 
 def build(name: str, img_size: int | None) -> nn.Module:
@@ -19,11 +20,20 @@ def build(name: str, img_size: int | None) -> nn.Module:
     recipe = models.get_model_weights(name).DEFAULT.transforms()
     own = recipe.crop_size[0]
     model = _create(models, name, img_size, own)
-    crop = own / recipe.resize_size[0]
-    pixels = getattr(model, "image_size", own)
-    describe(model, pixels, recipe.mean, recipe.std, recipe.interpolation.value, crop, "center")
+    model.image_preparation = _preparation(recipe, getattr(model, "image_size", own))
     model.num_classes = getattr(list(model.modules())[-1], "out_features", 0)
     return model
+
+
+def _preparation(recipe: Any, pixels: int) -> Preparation:
+    """The transform of the weights; at another resolution the same, its resizing in proportion."""
+    settings = dict(vars(recipe))
+    if pixels != recipe.crop_size[0]:
+        settings = {key: value for key, value in settings.items() if not key.startswith("_") and key != "training"}
+        resize = round(pixels * recipe.resize_size[0] / recipe.crop_size[0])
+        recipe = type(recipe)(**settings | {"crop_size": pixels, "resize_size": resize})
+    names = ("crop_size", "resize_size", "interpolation", "antialias", "mean", "std")
+    return prepared_by("torchvision", recipe, 3, {name: getattr(recipe, name) for name in names})
 
 
 def _check_name(models: Any, name: str) -> None:
@@ -56,7 +66,9 @@ def load(name: str, checkpoint: Path | None, img_size: int | None) -> nn.Module:
     if checkpoint is not None:
         state: Any = read_checkpoint(checkpoint)
     else:
-        state = import_module("torchvision").models.get_model_weights(name).DEFAULT.get_state_dict(progress=False)
+        weights = import_module("torchvision").models.get_model_weights(name).DEFAULT
+        state = weights.get_state_dict(progress=False)
+        model.categories = weights.meta["categories"]
     if img_size is not None and "encoder.pos_embedding" in state:
         resample = import_module("torchvision.models.vision_transformer").interpolate_embeddings
         state = resample(img_size, model.patch_size, dict(state))

@@ -12,13 +12,13 @@ from torch import nn
 
 from ..network import check_hub
 from ..weight_files import first_line
-from .shared import describe, import_module, quiet
+from .image_processor import check_size, preparation, processor_of
+from .shared import import_module, quiet
 
 TOWERS = {  # model of images and texts -> the part that gives its embedding of an image
     "CLIPModel": "CLIPVisionModelWithProjection",
     "SiglipModel": "SiglipVisionModel",
 }
-INTERPOLATIONS = ("nearest", "lanczos", "bilinear", "bicubic", "box", "hamming")  # by PIL's numbers
 
 Make = Callable[[str, Any, Any], Any]  # of the name, the class and its configuration
 
@@ -51,16 +51,17 @@ def _model(name: str, img_size: int | None, make: Make) -> nn.Module:
     if not Path(path).is_dir():
         check_hub(path, "model.safetensors")
     try:
-        config = library.AutoConfig.from_pretrained(path)
-        processor = library.AutoImageProcessor.from_pretrained(path).to_dict()
+        config, processor = library.AutoConfig.from_pretrained(path), processor_of(path)
     except (OSError, ValueError) as error:
         raise ValueError(
             f"transformers:{name} is no model with a configuration and an image processor: {first_line(error)}."
         ) from error
     cls, config = _class_and_config(library, name, config)
-    preparation = _preparation(name, processor, getattr(getattr(config, "vision_config", config), "image_size", None))
+    vision = getattr(config, "vision_config", config)
+    prepared = preparation(name, processor, vision)
+    check_size(name, cls, vision, prepared)
     model = make(path, cls, config)
-    describe(model, *preparation)
+    model.image_preparation = prepared
     model.num_classes = config.num_labels if "ForImageClassification" in cls.__name__ else 0
     return model
 
@@ -98,25 +99,3 @@ def _with_weights(path: str, cls: Any, config: Any) -> Any:
         said = f"{differing[0]} is of another shape" if differing else f"{lacking[0]} is missing"
         raise ValueError(f"the weights in {path} are not those of the {cls.__name__} in its configuration: {said}.")
     return model
-
-
-def _preparation(name: str, processor: dict[str, Any], own: Any) -> tuple[Any, ...]:
-    """Pixels, mean, deviation, interpolation, crop share and crop mode of an image processor; own: the model's size."""
-    size, crop = processor.get("size"), processor.get("crop_size") if processor.get("do_center_crop") else None
-    if not size and isinstance(own, int):
-        size, crop = {"height": own, "width": own}, None  # it leaves the size alone, and the model wants its own
-    size = size or {}
-    resized = size.get("shortest_edge", size.get("height"))
-    if resized is None:
-        raise ValueError(
-            f"the image processor of transformers:{name} has the size {size}, which does not make all images alike: "
-            'set size to {"height": H, "width": W} or {"shortest_edge": S} in its preprocessor_config.json.'
-        )
-    mean, std = (
-        (processor["image_mean"], processor["image_std"]) if processor.get("do_normalize") else ((0,) * 3, (1,) * 3)
-    )
-    pixels = crop["height"] if crop else resized
-    resample = processor.get("resample")
-    interpolation = INTERPOLATIONS[2 if resample is None else int(resample)]
-    mode = "center" if "shortest_edge" in size else "squash"
-    return pixels, mean, std, interpolation, pixels / resized, mode

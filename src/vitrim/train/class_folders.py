@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
-from ..measure.images import SUFFIXES, ImageDataError, LabelledImages
+from ..measure.images import ImageDataError, LabelledImages
+from ..measure.pixels import images_below, is_hidden
 
 
 def classes_of(data: Path) -> list[str]:
@@ -32,10 +33,10 @@ def class_folders(folder: Path) -> list[str]:
     """Names of the class folders with images in them, sorted. ImageDataError says what is missing."""
     if not folder.is_dir():
         raise ImageDataError(f"there is no folder {folder}: data holds train and val, each with its class folders.")
-    names = sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
-    if not names:
+    images = {path.name: images_below(path) for path in folder.iterdir() if path.is_dir() and not is_hidden(path.name)}
+    if not images:
         raise ImageDataError(f"{folder} holds no classes: wanted one sub-folder of images per class.")
-    empty = [name for name in names if not any(p.suffix.lower() in SUFFIXES for p in (folder / name).rglob("*"))]
+    empty = sorted(name for name, found in images.items() if not found)
     if empty:
         raise ImageDataError(f"{folder / empty[0]} holds no images: remove it, or fill it ({len(empty)} such folders).")
-    return names
+    return sorted(images)
