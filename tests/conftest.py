@@ -35,6 +35,12 @@ def imagenet_val(shared: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
+def photographs() -> list[Path]:
+    """Twenty of them; none where the shared assets are not at hand."""
+    return sorted((SHARED / "assets" / "imagenet_val_1300" / "images").glob("*.JPEG"))[:600:30]
+
+
+@pytest.fixture(scope="session")
 def tiny_vit() -> Callable[..., VisionTransformer]:
     """Builds a ViT of 12 blocks with 8 x 8 patches and random weights, the same each time, in eval mode."""
     return _tiny_vit

@@ -43,11 +43,8 @@ PROCESSORS: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """Photographs of the shared assets where they are, and pictures of every kind that is stored otherwise."""
-    from conftest import SHARED
-
-    found = sorted((SHARED / "assets" / "imagenet_val_1300" / "images").glob("*.JPEG"))[:600:30]
+def pictures(photographs: list[Path], tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Photographs, where there are any, and pictures of every kind that is stored otherwise."""
     folder = tmp_path_factory.mktemp("pictures")
     rng = np.random.default_rng(0)
     colour = Image.fromarray(rng.integers(0, 256, (57, 83, 3), np.uint8))
@@ -60,7 +57,7 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
         image = colour.convert(mode)
         image.putalpha(Image.fromarray(rng.integers(0, 256, (57, 83), np.uint8)))
         image.save(folder / f"{mode}.png")
-    return [*found, *sorted(folder.iterdir())]
+    return [*photographs, *sorted(folder.iterdir())]
 
 
 def check(ours: Callable[[Any], Tensor], theirs: Callable[[Any], Tensor], pictures: list[Path]) -> None:
