@@ -349,3 +349,11 @@ def test_unmerge_refuses_what_it_cannot_lay_out():
         by_hand().unmerge(torch.zeros(1, 2))
     with pytest.raises(ValueError, match="give a fill"):
         by_hand().unmerge(torch.zeros(1, 3, dtype=torch.long))
+
+
+def test_a_batch_of_no_images_can_be_traced():
+    t = traced(reduced_vit(), torch.randn(0, 3, 64, 64))
+    assert t.batch_size == 0
+    assert [(layer.num_tokens, layer.source_BP.shape[0], layer.counted) for layer in t.layers] == [
+        (n, 0, str(n)) for n in (layer.num_tokens for layer in traced(reduced_vit()).layers)
+    ]

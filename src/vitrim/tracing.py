@@ -236,7 +236,7 @@ def _layer(snapshot: Snapshot, features: bool) -> LayerTrace:
     assert tokens.weight_BP is not None
     return LayerTrace(
         snapshot.layer,
-        max(tokens.num_tokens_B),
+        tokens.num_prefix + tokens.num_patches,
         tokens.num_prefix,
         tokens.source_BP,
         tokens.weight_BP.detach(),

@@ -12,8 +12,9 @@ from typing import Any, NamedTuple
 
 from torch import nn
 
-from ..core.block_reader import BlockReader, check_reader
+from ..core.block_reader import BlockReader
 from ..core.method import ViTSpec
+from ..core.self_check import check_reader
 from ..core.stack import TokenStack
 
 # Where a model's class is defined -> the module beside this one that reads it.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import torch
@@ -64,7 +65,9 @@ class LayerReader(BlockReader):
         return out
 
     def plain(self, block: Any, x_BNC: Tensor, **beside: Any) -> Tensor:
-        getattr(block, self.attention_name).config._attn_implementation = "eager"  # of a copy: runs everywhere, in fp32
+        attention = getattr(block, self.attention_name)
+        attention.config = copy.copy(attention.config)  # the block is a copy that shares it
+        attention.config._attn_implementation = "eager"  # runs everywhere, in fp32
         out: Tensor = block(x_BNC, None, **beside)
         return out
 

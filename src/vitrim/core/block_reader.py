@@ -1,15 +1,13 @@
-"""What `TokenStack` needs to know of one class of blocks, and the check that it is known rightly."""
+"""What `TokenStack` needs to know of one class of blocks. Whether it is known rightly, `self_check` tells."""
 
 from __future__ import annotations
 
-import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map
 
 from . import packing
 from .attention import Attention
@@ -110,31 +108,3 @@ class PaddingReader(BlockReader):
     def add_mlp(self, block: Any, x_BNC: Tensor) -> Tensor:
         added_BNC = self.reader.add_mlp(block, packing.pad(x_BNC[0], self.lengths))
         return packing.pack(added_BNC, self.lengths).unsqueeze(0)
-
-
-@torch.no_grad()
-def check_reader(block: nn.Module, reader: BlockReader, channels: int, num_prefix: int = 0) -> float:
-    """Relative difference between the residual updates of the block and of its reader, on random input.
-
-    Updates, not outputs, are compared: under a small LayerScale a wrong reader hardly shows in the output. It is
-    done on a copy, without the user's hooks, and not in half precision, where a small update vanishes. 0 where the
-    weights are on the meta device, or the block is not taken apart.
-    """
-    weight = next(block.parameters())
-    if weight.is_meta or reader.opaque:
-        return 0.0
-    block = copy.deepcopy(block).eval().to(torch.promote_types(weight.dtype, torch.float32))
-    for module in block.modules():
-        module._forward_hooks.clear()
-        module._forward_pre_hooks.clear()
-    generator = torch.Generator().manual_seed(0)
-    place: Any = {"device": weight.device, "dtype": next(block.parameters()).dtype}
-    x = torch.randn(2, num_prefix + 17, channels, generator=generator).to(**place)
-    beside = tree_map(lambda table: table.to(**place), reader.example(block, 17, generator))
-    wanted = reader.plain(block, x, **beside) - x
-    attention, rotation = reader.attention(block, x), reader.rotation(**beside)
-    if rotation is not None:
-        attention = reader.turn(block, attention, rotation.rows(None))
-    read = reader.add_attention(block, x, attention.output())
-    got = reader.add_mlp(block, read) - x
-    return float((got - wanted).norm() / wanted.norm().clamp(min=1e-30))

@@ -51,9 +51,7 @@ class TokenBlock(nn.Module):
         for name in ("_parameters", "_buffers", "_modules", "_non_persistent_buffers_set"):
             self.__dict__[name] = block.__dict__[name]
         # Plain attributes, set past nn.Module: registered, they would add keys to the state_dict.
-        weights, weight = method.make_weights(layer, spec), next(block.parameters())
-        if weights is not None:
-            weights = weights.to(weight.device, weight.dtype).train(block.training)
+        weights = _make_weights(method, layer, spec, block)
         self.__dict__.update(block=block, reader=reader, weights=weights, outbox=None, traced=False)
         self.__dict__.update(recorder=None, records_all=False)
         self.__dict__.update({name: getattr(block, name) for name in reader.shared if hasattr(block, name)})
@@ -227,6 +225,15 @@ class TokenStack(nn.Sequential):
         for block in self:
             cast(TokenBlock, block).release()
         return original
+
+
+@torch.inference_mode(False)  # inference tensors could not be trained
+def _make_weights(method: Method, layer: int, spec: ViTSpec, block: nn.Module) -> nn.Module | None:
+    """What the method learns in the block, where and as the block's own weights are."""
+    with torch.device("cpu"):  # whatever the default device is: its values could not be moved from meta
+        weights = method.make_weights(layer, spec)
+    like = next(block.parameters())
+    return None if weights is None else weights.to(like.device, like.dtype).train(block.training)
 
 
 def _warn_about_hooks(blocks: list[nn.Module], name: str) -> None:

@@ -1,0 +1,82 @@
+"""The check that a reader reads a block rightly: both compute the same on random input.
+
+It runs in fp32 on the block's own device, whatever autocast, default device or inference mode the caller is in, and
+leaves no trace: not on the block, whose hooks are not called, nor in the global generator.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from types import MethodType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_map
+
+from .block_reader import BlockReader
+
+NUM_PATCHES = 17
+HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+
+
+def check_reader(block: nn.Module, reader: BlockReader, channels: int, num_prefix: int = 0) -> float:
+    """Relative difference between the residual updates of the block and of its reader, on random input.
+
+    Updates, not outputs, are compared: under a small LayerScale a wrong reader hardly shows in the output. It is
+    done on a copy, without the user's hooks, and not in half precision, where a small update vanishes. 0 where the
+    weights are on the meta device, or the block is not taken apart.
+    """
+    weight = next(block.parameters())
+    if weight.is_meta or reader.opaque:
+        return 0.0
+    kind = weight.device.type
+    with torch.inference_mode(False), torch.no_grad(), torch.autocast(kind, enabled=False), torch.device(weight.device):
+        twin = bare_copy(block, torch.promote_types(weight.dtype, torch.float32))
+        return _difference(twin, reader, channels, num_prefix)
+
+
+def _difference(block: nn.Module, reader: BlockReader, channels: int, num_prefix: int) -> float:
+    weight = next(block.parameters())
+    place: Any = {"device": weight.device, "dtype": weight.dtype}
+    generator = torch.Generator("cpu").manual_seed(0)
+    with torch.device("cpu"):
+        x = torch.randn(2, num_prefix + NUM_PATCHES, channels, generator=generator)
+        beside = reader.example(block, NUM_PATCHES, generator)
+    x, beside = x.to(**place), tree_map(lambda table: table.to(**place), beside)
+    wanted = reader.plain(block, x, **beside) - x
+    attention, rotation = reader.attention(block, x), reader.rotation(**beside)
+    if rotation is not None:
+        attention = reader.turn(block, attention, rotation.rows(None))
+    read = reader.add_attention(block, x, attention.output())
+    got = reader.add_mlp(block, read) - x
+    return float((got - wanted).norm() / wanted.norm().clamp(min=1e-30))
+
+
+def bare_copy(module: nn.Module, dtype: torch.dtype, known: dict[nn.Module, nn.Module] | None = None) -> nn.Module:
+    """The module in eval mode with tensors of its own, of that dtype, and no hooks. Other attributes are shared.
+
+    Not deepcopy: what a user keeps on a module, such as a tensor with its graph (torch's pruning and older weight norm
+    do so) or a lock, cannot be copied.
+    """
+    known = {} if known is None else known
+    if module not in known:
+        twin = known[module] = module.__new__(type(module))
+        twin.__dict__.update({name: _own(value, dtype) for name, value in module.__dict__.items()})
+        bound = {name: v for name, v in module.__dict__.items() if isinstance(v, MethodType) and v.__self__ is module}
+        twin.__dict__.update({name: MethodType(method.__func__, twin) for name, method in bound.items()})
+        twin.__dict__.update({name: OrderedDict() for name in HOOKS}, training=False)
+        weights = ((name, _own(weight, dtype)) for name, weight in module._parameters.items())
+        twin._parameters = {name: w if w is None else nn.Parameter(w, requires_grad=False) for name, w in weights}
+        twin._buffers = {name: _own(buffer, dtype) for name, buffer in module._buffers.items()}
+        twin._modules = {
+            name: None if child is None else bare_copy(child, dtype, known) for name, child in module._modules.items()
+        }
+    return known[module]
+
+
+def _own(value: Any, dtype: torch.dtype) -> Any:
+    """A tensor's copy without its graph, floats in that dtype; anything else as it is."""
+    if not isinstance(value, Tensor):
+        return value
+    return value.detach().clone().to(dtype if value.is_floating_point() else value.dtype)
