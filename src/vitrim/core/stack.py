@@ -7,7 +7,6 @@ the last turns them back, so code that walks the list block by block (gradient c
 
 from __future__ import annotations
 
-import warnings
 from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Any, NamedTuple, cast
@@ -18,6 +17,7 @@ from torch import Tensor, nn
 from . import ops
 from .attention import Attention, longest_in_steps
 from .block_reader import BlockReader, PaddingReader
+from .hooks import warn_about_hooks
 from .method import Method, ViTSpec, check_opaque
 from .rotary import Rotation
 from .tokens import Tokens
@@ -171,7 +171,7 @@ class TokenStack(nn.Sequential):
     def __init__(self, blocks: nn.Module, readers: Sequence[BlockReader], method: Method, spec: ViTSpec):
         names, layers = zip(*blocks.named_children(), strict=True)
         check_opaque(method, spec)
-        _warn_about_hooks(list(layers), spec.name)
+        warn_about_hooks(list(layers), spec.name)
         views = (
             TokenBlock(block, reader, method, spec, i)
             for i, (block, reader) in enumerate(zip(layers, readers, strict=True))
@@ -234,20 +234,3 @@ def _make_weights(method: Method, layer: int, spec: ViTSpec, block: nn.Module) -
         weights = method.make_weights(layer, spec)
     like = next(block.parameters())
     return None if weights is None else weights.to(like.device, like.dtype).train(block.training)
-
-
-def _warn_about_hooks(blocks: list[nn.Module], name: str) -> None:
-    hooked = [i for i, block in enumerate(blocks) if any(_has_hooks(part) for part in (block, _attention_of(block)))]
-    if hooked:
-        warnings.warn(
-            f"{name}: forward hooks on blocks {hooked}, or on their attention, do not run while tokens are reduced.",
-            stacklevel=4,
-        )
-
-
-def _has_hooks(module: nn.Module | None) -> bool:
-    return module is not None and bool(module._forward_hooks or module._forward_pre_hooks)
-
-
-def _attention_of(block: nn.Module) -> nn.Module | None:
-    return next((child for name, child in block.named_children() if name.startswith(("attn", "attention"))), None)
