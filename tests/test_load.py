@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import argparse
+import pathlib
+
 import pytest
 import timm
 import torch
@@ -10,7 +13,7 @@ from safetensors.torch import save_file
 from small_job import MODEL, save_checkpoint
 from vitrim import load
 from vitrim.load import build_model, load_model
-from vitrim.weight_files import read_checkpoint
+from vitrim.weight_files import check_fit, read_checkpoint
 
 
 @pytest.fixture
@@ -91,6 +94,97 @@ def test_a_pickle_of_objects_is_not_executed(tmp_path):
     torch.save({"model": timm.create_model(MODEL)}, file)
     with pytest.raises(ValueError, match="not a PyTorch file of plain tensors"):
         read_checkpoint(file)
+
+
+def test_the_arguments_of_a_training_script_may_lie_beside_the_weights(tmp_path, weights):
+    state = read_checkpoint(weights)
+    torch.save({"model": state, "args": argparse.Namespace(lr=5e-4), "epoch": 3}, tmp_path / "args.pth.tar")
+    assert same(load_model(MODEL, str(tmp_path / "args.pth.tar")), state)
+
+
+def test_what_cannot_be_read_safely_is_named(tmp_path):
+    torch.save({"model": {}, "where": pathlib.PurePosixPath("a")}, tmp_path / "path.pth")
+    with pytest.raises(ValueError, match="it holds a pathlib"):
+        read_checkpoint(tmp_path / "path.pth")
+
+
+@pytest.mark.parametrize("prefix", ["model.", "net.", "model._orig_mod."])
+def test_checkpoints_of_lightning_are_read(tmp_path, weights, prefix):
+    state = read_checkpoint(weights)
+    torch.save({"state_dict": {prefix + key: value for key, value in state.items()}}, tmp_path / "last.ckpt")
+    assert same(load_model(MODEL, tmp_path / "last.ckpt"), state)
+
+
+def test_of_weights_and_their_moving_average_it_is_said_which_are_taken(tmp_path, weights):
+    state = read_checkpoint(weights)
+    torch.save({"state_dict_ema": state, "state_dict": state}, tmp_path / "both.pth")
+    with pytest.warns(UserWarning, match="took state_dict, not state_dict_ema"):
+        load_model(MODEL, tmp_path / "both.pth")
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.int8, torch.bool, torch.complex64, torch.float8_e5m2])
+def test_numbers_that_are_no_weights_are_refused(tmp_path, weights, dtype):
+    state = read_checkpoint(weights)
+    for name, value in (("head.bias", state["head.bias"]), ("pos_embed", state["pos_embed"])):
+        save_file(state | {name: value.to(dtype)}, tmp_path / "kinds.safetensors")
+        kind = str(dtype).removeprefix("torch.")
+        with pytest.raises(ValueError, match=rf"1 no floating-point weights \({name} is {kind}\)"):
+            load_model(MODEL, tmp_path / "kinds.safetensors")
+
+
+def test_buffers_that_count_stay_whole_numbers_even_from_a_file_in_half_precision(tmp_path):
+    model = build_model("lvvit_tiny", img_size=32, depth=2)
+    counts = [key for key, value in model.state_dict().items() if value.dtype == torch.int64]
+    assert counts
+    halves = {key: value.half() for key, value in model.state_dict().items()}
+    check_fit(model, model.state_dict(), "it", tmp_path)
+    check_fit(model, halves, "it", tmp_path)
+    with pytest.raises(ValueError, match=counts[0]):
+        check_fit(model, halves | {counts[0]: torch.tensor(0.5)}, "it", tmp_path)
+
+
+def test_weights_that_are_not_finite_are_told(tmp_path, weights):
+    state = read_checkpoint(weights)
+    save_file(state | {"head.bias": state["head.bias"] * torch.nan}, tmp_path / "nan.safetensors")
+    with pytest.warns(UserWarning, match=r"NaN or infinity: 1 tensors \(head.bias\)"):
+        read_checkpoint(tmp_path / "nan.safetensors")
+
+
+def odd_contents():
+    loop = {}
+    loop["model"] = loop
+    yield "numbers for names", {1: torch.zeros(2)}, "holds no state_dict"
+    yield "in itself", loop, "holds no state_dict"
+    yield "sparse", {"a": torch.eye(3).to_sparse()}, "a is a tensor that is sparse_coo"
+    yield "meta", {"a": torch.zeros(3, device="meta")}, "a is a tensor without numbers"
+    yield "long", {"module." * 2000 + "a\nb": torch.zeros(3)}, r"unknown \(module.*\.\.\.\)"
+    yield "odd characters", {"a\n\x1b[2Jb": torch.zeros(3)}, r"unknown \(a\?\?\[2Jb\)"
+
+
+@pytest.mark.parametrize(
+    ("content", "message"), [each[1:] for each in odd_contents()], ids=[e[0] for e in odd_contents()]
+)
+def test_odd_contents_are_refused_in_one_short_line(tmp_path, content, message):
+    torch.save(content, tmp_path / "odd.pth")
+    with pytest.raises(ValueError, match=message) as error:
+        load_model(MODEL, tmp_path / "odd.pth")
+    assert str(error.value).isprintable()
+    assert len(str(error.value)) < 500 + len(str(tmp_path))
+
+
+def test_weights_in_several_files_are_told(tmp_path):
+    (tmp_path / "model.safetensors.index.json").write_text("{}")
+    with pytest.raises(ValueError, match="several files"):
+        load_model(MODEL, tmp_path / "model.safetensors.index.json")
+
+
+@pytest.mark.parametrize("name", [MODEL, "test_vit.r160_in1k"])
+def test_a_model_has_the_classes_of_the_checkpoints_head(tmp_path, name):
+    state = timm.create_model(MODEL, num_classes=10).state_dict()
+    torch.save(state, tmp_path / "mine.pth")
+    model = load_model(name, tmp_path / "mine.pth")
+    assert model.num_classes == len(model.head.weight) == 10
+    assert same(model, state)
 
 
 def test_a_file_without_weights_is_refused(tmp_path):

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, TypeVar
 
 from torch import nn
 
-from .backbones.reader import find_stack, read_backbone
+from .backbones.reader import Backbone, find_stack, read_backbone
 from .core.method import Method
 from .core.stack import TokenStack
 from .methods import METHODS
@@ -33,11 +34,15 @@ def method_from(name: str, **settings: Any) -> Method:
         raise ValueError(f"method {name!r} does not take these settings: {error}.") from error
 
 
-def reduce_tokens(model: M, method: Method | str, **settings: Any) -> M:
+def reduce_tokens(model: M, method: Method | str, *, pools_patches: bool | None = None, **settings: Any) -> M:
     """Make the model carry fewer tokens, in place; returns the same model. Applying again replaces the method.
 
-    method: a method (`EViT(keep_rate=0.7)`) or its name, then with its settings. Errors: UnsupportedModel where a
-    block cannot be read, ValueError where the method does not fit the model; the model is then left as it was.
+    method: a method (`EViT(keep_rate=0.7)`) or its name, then with its settings.
+    pools_patches: whether what comes after the blocks averages patch tokens, or pools them otherwise. Each patch then
+        comes out with the features of the token that holds it, so that a merged token counts as all its patches. None:
+        as the library's own head does; a model without classes hands its tokens to code of yours, and counts as True.
+    Errors: UnsupportedModel where a block cannot be read, ValueError where the method does not fit the model; the model
+    is then left as it was.
     """
     if isinstance(method, str):
         method = method_from(method, **settings)
@@ -48,11 +53,21 @@ def reduce_tokens(model: M, method: Method | str, **settings: Any) -> M:
             f"method must be a method such as EViT(keep_rate=0.7), or one of the names {', '.join(list_methods())}, "
             f"not {method!r}."
         )
-    backbone = read_backbone(model)
+    backbone = _pooling(read_backbone(model), pools_patches)
     stack = TokenStack(backbone.blocks, backbone.readers, method.build(backbone.spec), backbone.spec)
     restore(model)
     backbone.place.install(stack)
     return model
+
+
+def _pooling(backbone: Backbone, pools_patches: bool | None) -> Backbone:
+    """The backbone with the caller's word on what comes after the blocks."""
+    spec = backbone.spec
+    if pools_patches not in (None, True, False):
+        raise ValueError(f"pools_patches is True, False or None, not {pools_patches!r}.")
+    if pools_patches is False and spec.pools_patches and spec.num_classes > 0:
+        raise ValueError(f"the head of {spec.name} pools patch tokens: leave pools_patches out.")
+    return backbone if pools_patches is None else replace(backbone, spec=replace(spec, pools_patches=pools_patches))
 
 
 def restore(model: M) -> M:

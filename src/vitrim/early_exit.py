@@ -25,7 +25,9 @@ from .backbones.reader import find_stack
 from .core import ops
 from .core.stack import TRAINING_ONLY, TokenBlock, TokenStack
 from .core.tokens import Tokens
+from .heads import logits_of, num_classes, width
 from .measure.certainty import MEASURES, Measure, check_thresholds
+from .methods.metr import check_widths
 
 
 class Prediction(NamedTuple):
@@ -51,6 +53,7 @@ class Anytime(nn.Module):
         self.by = by
         self.exits = exits_of(stack)
         self.thresholds = check_thresholds(threshold, len(self.exits))
+        _check_classes(stack, self.exits, num_classes(model))
         self.exits_B: Tensor | None = None
         self.model = model
         self.training = model.training
@@ -102,7 +105,7 @@ class Anytime(nn.Module):
         run = _Run(stack, self.exits, MEASURES[self.by], thresholds)
         token = _RUN.set(run)
         try:
-            final_SK = self.model(x_BCHW)
+            final_SK = logits_of(self.model(x_BCHW))
         except _NoneIsLeft:
             return run, None
         finally:
@@ -213,6 +216,13 @@ def _stack_of(model: nn.Module) -> TokenStack:
     if found is None:
         raise ValueError("a model that carries all its tokens has no exits: reduce it with METR and load its weights.")
     return found.stack
+
+
+def _check_classes(stack: TokenStack, exits: Sequence[int], head: int | None) -> None:
+    """ValueError where the model's head was exchanged, so that images would leave with logits of other classes."""
+    widths = [width(_head_of(stack[layer])) for layer in exits]
+    if head:
+        check_widths([each for each in widths if each is not None], head)
 
 
 def _head_of(block: Any) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,21 +13,22 @@ from . import other_libraries
 from .network import check_hub
 from .other_libraries import split_name
 from .pretrained.config import WEIGHTS_FILE, Config, check_folder, is_learned, read_config
-from .weight_files import check_fit, first_line, read_checkpoint
+from .weight_files import fill, first_line, read_checkpoint
 
 HUB, FOLDER = "hf-hub:", "local-dir:"  # beginnings of names that timm looks up outside its own registry
 
 
-def load_model(name: str, checkpoint: Path | None = None, *, img_size: int | None = None) -> nn.Module:
+def load_model(name: str, checkpoint: str | Path | None = None, *, img_size: int | None = None) -> nn.Module:
     """The timm model of that name in eval mode, with the checkpoint's weights, or with timm's if none is given.
 
     name: or one of another library (`other_libraries`), torchvision:vit_b_16; or a folder that `save_pretrained`
         wrote: its model and weights with *all* tokens, for any method to act on.
     checkpoint: a .safetensors file, or a .pth file of tensors (never unpickled beyond that). All keys and shapes
-    must fit, but for what only training needs (METR's exits), which is left out; with img_size, position embeddings
-    are resampled to that resolution.
+    must fit, but for what only training needs (METR's exits), which is left out; the model has as many classes as the
+    checkpoint's head. With img_size, position embeddings are resampled to that resolution.
     Errors: ValueError for a name, file or size that does not fit; OSError where weights cannot be had.
     """
+    checkpoint = None if checkpoint is None else Path(checkpoint).expanduser()
     if (other := split_name(name)) is not None:
         return other_libraries.load(*other, checkpoint, img_size)
     saved = is_saved(name)
@@ -37,12 +39,21 @@ def load_model(name: str, checkpoint: Path | None = None, *, img_size: int | Non
     if checkpoint is None:
         return _pretrained(name, img_size)
     state = read_checkpoint(checkpoint)
-    model = build_model(name, img_size=img_size)
+    model = build_model(name, img_size=img_size) if saved else build_for(name, state, img_size)
     state = {key: value for key, value in state.items() if not is_learned(key, only_for_training=not saved)}
     state = adapt_state(model, state) if img_size is None else resample_positions(model, state)
-    check_fit(model, state, name, checkpoint)
-    model.load_state_dict(state)
+    fill(model, state, name, checkpoint)
     return model
+
+
+def build_for(name: str, state: Mapping[str, Tensor], img_size: int | None) -> nn.Module:
+    """`build_model` with as many classes as the classifier among these weights has."""
+    model: Any = build_model(name, img_size=img_size)
+    names = (getattr(model, "pretrained_cfg", None) or {}).get("classifier") or "head"
+    weight = state.get(f"{names if isinstance(names, str) else names[0]}.weight")
+    if weight is None or weight.ndim != 2 or len(weight) == model.num_classes:
+        return model
+    return build_model(name, img_size=img_size, num_classes=len(weight))
 
 
 def build_model(name: str, *, img_size: int | None = None, **settings: Any) -> nn.Module:

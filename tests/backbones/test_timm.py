@@ -14,12 +14,12 @@ import vitrim
 from vitrim.backbones.reader import read_backbone
 
 # name, prefix tokens, has a class token, head reads the patches, patches
-NAMED = [
+NAMED = [  # a model without classes hands its patches to code that may pool them
     ("deit_tiny_patch16_224", 1, True, False, 196),
     ("deit_tiny_distilled_patch16_224", 2, True, False, 196),
     ("deit3_small_patch16_224", 1, True, False, 196),
-    ("vit_small_patch14_dinov2", 1, True, False, 1369),
-    ("vit_small_patch14_reg4_dinov2", 5, True, False, 1369),
+    ("vit_small_patch14_dinov2", 1, True, True, 1369),
+    ("vit_small_patch14_reg4_dinov2", 5, True, True, 1369),
     ("vit_base_patch32_clip_224", 1, True, False, 49),
     ("vit_base_patch16_siglip_224", 0, False, True, 196),
     ("vit_base_patch16_siglip_gap_224", 0, False, True, 196),

@@ -131,6 +131,50 @@ def test_proportional_attention_makes_merging_equal_patches_change_nothing_in_an
     assert not torch.allclose(without(image), wanted, atol=1e-3)
 
 
+@pytest.mark.parametrize("name", POOLED)
+@torch.no_grad()
+def test_a_pool_of_ones_own_behind_a_model_without_classes_is_the_librarys(name: str) -> None:
+    images = families.small_images("vit").double()
+    whole = model_with("average_beside_class", fc_norm=False)
+    bare = model_with("average_beside_class", fc_norm=False)
+    bare.reset_classifier(0, "token")
+    for each in (whole, bare):
+        vitrim.reduce_tokens(each, method_at(name, (1, DEPTH - 1)))
+    features_BNC = bare.forward_features(images)
+    assert features_BNC.shape[1] == 1 + 64
+    torch.testing.assert_close(whole.head(features_BNC[:, 1:].mean(dim=1)), whole(images))
+    assert vitrim.reduce_tokens(bare, "tome", r=8, pools_patches=False).forward_features(images).shape[1] < 64
+
+
+@torch.no_grad()
+def test_the_callers_word_on_pooling_counts_and_a_head_that_pools_is_not_denied() -> None:
+    model = VisionTransformer(**families.SMALL).double().eval()
+    images = families.small_images("vit").double()
+    vitrim.reduce_tokens(model, "tome", r=8, pools_patches=True)
+    assert model.forward_features(images).shape[1] == 1 + 64
+    for wrong, message in ((False, "leave pools_patches out"), ("yes", "not 'yes'")):
+        with pytest.raises(ValueError, match=message):
+            vitrim.reduce_tokens(model_with("average"), "tome", r=8, pools_patches=wrong)  # type: ignore[arg-type]
+
+
+@torch.no_grad()
+def test_a_pool_that_is_chosen_after_the_reduction_is_noticed() -> None:
+    images = families.small_images("vit").double()
+    model = VisionTransformer(**families.SMALL, fc_norm=False).double().eval()
+    vitrim.reduce_tokens(model, "tome", r=8)
+    model.global_pool = "avg"
+    with pytest.raises(ValueError, match="global_pool='avg'.* reduce_tokens again"):
+        model(images)
+    again = vitrim.reduce_tokens(model, "tome", r=8)(images)
+    assert torch.equal(vitrim.restore(model)(images), model(images))
+    assert not torch.equal(again, model(images))
+    vitrim.reduce_tokens(model, "evit-nofuse")  # what only drops patches has nothing to weigh
+    model.global_pool = "token"
+    vitrim.reduce_tokens(model, "evit-nofuse")
+    model.global_pool = "avg"
+    assert model(images).isfinite().all()
+
+
 def last_tokens_before_pooling(model: VisionTransformer, images: Tensor) -> int:
     """Tokens that enter the last block."""
     counts: list[int] = []

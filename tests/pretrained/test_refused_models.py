@@ -25,7 +25,7 @@ def other_activation(model):
 
 
 def other_head(model):
-    model.head = nn.Linear(48, 8)
+    model.head = nn.Sequential(nn.LayerNorm(48), nn.Linear(48, 8))
 
 
 @pytest.mark.parametrize(

@@ -87,6 +87,15 @@ def test_arguments_that_timm_did_not_note_are_read_off_too(tmp_path):
     assert torch.equal(outputs(again), outputs(model))
 
 
+def test_an_exchanged_head_comes_back_with_its_classes(tmp_path):
+    model = built()
+    model.head = torch.nn.Linear(48, 3)
+    again = vitrim.from_pretrained(vitrim.save_pretrained(vitrim.reduce_tokens(model, "metr"), tmp_path / "saved"))
+    assert torch.equal(outputs(again), outputs(model))
+    assert again.num_classes == 3
+    assert [method.exits for method in (method_of(again),)] == [method_of(model).exits]
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
 def test_the_precision_of_the_weights_stays(dtype, tmp_path):
     model = reduced("metr").to(dtype)

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
+from timm.models.deit import VisionTransformerDistilled
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.nn.functional import one_hot
 
 import vitrim
+from library_models import HF, of_transformers
 from vitrim.backbones.reader import find_stack
 from vitrim.models.lvvit import LVViT
 from vitrim.train import token_labeling as tl
@@ -49,6 +52,36 @@ def test_probabilities_are_not_smoothed_again(tiny_vit: TinyViT, images: Tensor)
     target = torch.rand(B, K, generator=torch.Generator().manual_seed(2)).softmax(1)
     losses = ClassificationTask(tiny_vit(), label_smoothing=0.1)(images, target)
     torch.testing.assert_close(losses.loss, soft_cross_entropy(losses.logits_BK, target))
+
+
+@pytest.mark.parametrize("taught", [False, True])
+def test_two_heads_in_distilled_training_learn_as_deits_do(images: Tensor, taught: bool) -> None:
+    torch.manual_seed(0)
+    size = {"img_size": 32, "patch_size": 8, "embed_dim": 24, "depth": 3, "num_heads": 3, "num_classes": K}
+    model = VisionTransformerDistilled(**size)
+    model.set_distilled_training()
+    teacher = nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, K)) if taught else None
+    more: Any = {"teacher": teacher, "distillation": "hard", "weight": 0.3} if taught else {}
+    losses = ClassificationTask(model.train(), **more)(images, LABELS)
+    cls_BK, distilled_BK = model(images)
+    target = one_hot(LABELS, K).float()
+    theirs = one_hot(teacher(images).argmax(1), K).float() if teacher is not None else target
+    weight = 0.3 if taught else 0.5
+    wanted = (1 - weight) * soft_cross_entropy(cls_BK, target) + weight * soft_cross_entropy(distilled_BK, theirs)
+    torch.testing.assert_close(losses.loss, wanted)
+    torch.testing.assert_close(losses.logits_BK, (cls_BK + distilled_BK) / 2)
+
+
+def test_a_classifier_of_transformers_is_trained_by_its_logits(images: Tensor) -> None:
+    model = vitrim.reduce_tokens(of_transformers("ViTForImageClassification", "ViTConfig", **HF, num_labels=K), "metr")
+    losses = ClassificationTask(model.train())(images, LABELS)
+    torch.testing.assert_close(losses.parts["class"], soft_cross_entropy(losses.logits_BK, one_hot(LABELS, K).float()))
+    assert set(losses.parts) == {"class", "exits", "distillation"}
+
+
+def test_what_is_no_classifier_is_refused(images: Tensor) -> None:
+    with pytest.raises(ValueError, match="logits .* not a Tensor"):
+        ClassificationTask(nn.Identity())(images, LABELS)
 
 
 @pytest.mark.parametrize("kind", ["soft", "hard"])

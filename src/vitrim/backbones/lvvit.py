@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from ..core.attention import Attention
 from ..core.method import ViTSpec
 from ..core.stack import BlockReader
+from ..heads import num_classes
 from ..models.lvvit import LVViT
 from .reader import Backbone, Place
 
@@ -44,19 +45,20 @@ def read(model: LVViT) -> Backbone:
     """The backbone of an LV-ViT."""
     blocks: list[Any] = list(model.blocks)
     cfg = getattr(model, "pretrained_cfg", None) or {}
+    classes = num_classes(model) or 0
     spec = ViTSpec(
         name=cfg.get("architecture") or type(model).__name__,
         depth=len(blocks),
         num_prefix=model.num_prefix_tokens,
         has_cls=True,
-        pools_patches=False,  # the maximum over tokens is the same however many patches each stands for
+        pools_patches=classes == 0,  # the head's maximum over tokens is the same however many patches each stands for
         num_patches=model.patch_embed.num_patches,
         channels=model.embed_dim,
         num_heads=blocks[0].attn.num_heads,
         attention_channels=blocks[0].attn.proj.in_features,
         attention_macs=_linear_macs(blocks[0].attn),
         mlp_macs=_linear_macs(blocks[0].mlp),
-        num_classes=model.num_classes,
+        num_classes=classes,
         head_macs=_linear_macs(model.aux_head),
     )
     return Backbone("vitrim", Place(model, "blocks", REFUSED), model.blocks, [READER] * len(blocks), spec)

@@ -15,7 +15,7 @@ from ..core.block_reader import BlockReader
 from ..core.method import ViTSpec
 from ..core.multihead import join_multihead, multihead_macs, split_multihead, why_unreadable
 from . import timm
-from .reader import Backbone, Place, UnsupportedModel, linear_macs, version
+from .reader import Backbone, Place, UnsupportedModel, check_pooling, linear_macs, version
 
 REFUSED = {name: timm.REFUSED[name] for name in ("forward_intermediates", "prune_intermediate_layers")}
 
@@ -64,8 +64,21 @@ def place(model: nn.Module) -> Place | None:
     if isinstance(tower, TimmModel):
         return timm.place(tower.trunk)
     if isinstance(tower, VisionTransformer) and isinstance(tower.transformer, Transformer):
-        return Place(tower.transformer, "resblocks", REFUSED)
+        return Place(tower.transformer, "resblocks", REFUSED, guards=[(tower, refuse_new_pooling)])
     return None
+
+
+def pools(tower: Any) -> bool:
+    """Whether what comes out depends on each patch token."""
+    return bool(tower.attn_pool is not None or tower.pool_type != "tok" or tower.output_tokens)
+
+
+def refuse_new_pooling(tower: Any, _: tuple[Any, ...], __: dict[str, Any]) -> None:
+    """Before a pool that was chosen after the reduction counts a merged token once."""
+    if pools(tower):
+        check_pooling(
+            tower.transformer.resblocks, f"pool_type={tower.pool_type!r}, output_tokens={tower.output_tokens}"
+        )
 
 
 def read(model: nn.Module) -> Backbone:
@@ -89,7 +102,7 @@ def read(model: nn.Module) -> Backbone:
         depth=len(blocks),
         num_prefix=1,
         has_cls=True,
-        pools_patches=tower.attn_pool is not None or tower.pool_type != "tok" or tower.output_tokens,
+        pools_patches=pools(tower),
         num_patches=tower.grid_size[0] * tower.grid_size[1],
         channels=channels,
         num_heads=blocks[0].attn.num_heads,

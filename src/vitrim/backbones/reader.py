@@ -149,6 +149,15 @@ def _library(model: nn.Module) -> Any:
     return None
 
 
+def check_pooling(stack: TokenStack, how: str) -> None:
+    """ValueError where patches are pooled, and the tokens were merged for a head that does not pool them."""
+    if not stack.spec.pools_patches and (stack.method.merges or stack.method.varies):
+        raise ValueError(
+            f"{stack.spec.name} pools its patch tokens ({how}), and they were reduced for a head that does not, so a "
+            "merged one would count once: call reduce_tokens again, with pools_patches left out or True."
+        )
+
+
 def version(library: str) -> str:
     """'timm 1.0.31' for the installed version."""
     return f"{library} {importlib.import_module(library).__version__}"

@@ -17,10 +17,10 @@ from torch import Tensor, nn
 from ..core.attention import Attention
 from ..core.block_reader import BlockReader, through
 from ..core.method import ViTSpec
+from ..heads import num_classes
 from . import timm_eva
-from .reader import Backbone, Place, UnsupportedModel, linear_macs, version
+from .reader import Backbone, Place, UnsupportedModel, check_pooling, linear_macs, version
 
-POOLS_PATCHES = ("avg", "avgmax", "max", "map")  # values of timm's global_pool that read the patch tokens
 OFF_GRID = (
     "its features no longer lie on the patch grid; vitrim.features(model, images) gives maps that do, and "
     "vitrim.trace(model) where each patch went; or restore(model) first."
@@ -71,7 +71,19 @@ def place(model: nn.Module) -> Place | None:
     """Where the model keeps its blocks; None if it is no Vision Transformer."""
     if not isinstance(model, MODELS):
         return None
-    return Place(model, "blocks", {name: why for name, why in REFUSED.items() if hasattr(type(model), name)})
+    refused = {name: why for name, why in REFUSED.items() if hasattr(type(model), name)}
+    return Place(model, "blocks", refused, guards=[(model, refuse_new_pooling)])
+
+
+def pools(model: Any) -> bool:
+    """Whether what comes out depends on each patch token: by an average, another pool, or because all are handed out."""
+    return model.attn_pool is not None or model.global_pool != "token"
+
+
+def refuse_new_pooling(model: Any, _: tuple[Any, ...], __: dict[str, Any]) -> None:
+    """Before a pool that was chosen after the reduction counts a merged token once."""
+    if pools(model):
+        check_pooling(model.blocks, f"global_pool={model.global_pool!r}")
 
 
 def read(model: nn.Module, readers_of: Mapping[type[nn.Module], BlockReader] = READERS) -> Backbone:
@@ -94,20 +106,20 @@ def read(model: nn.Module, readers_of: Mapping[type[nn.Module], BlockReader] = R
         raise UnsupportedModel(
             f"{name}: its blocks differ in how many heads share keys and values, and vitrim reads models of equal ones."
         )
-    pools = model.attn_pool is not None or model.global_pool in POOLS_PATCHES
+    classes = num_classes(model) or 0
     spec = ViTSpec(
         name=name,
         depth=len(blocks),
         num_prefix=model.num_prefix_tokens,
         has_cls=model.cls_token is not None,
-        pools_patches=pools,
+        pools_patches=pools(model) or classes == 0,
         num_patches=model.patch_embed.num_patches,
         channels=model.embed_dim,
         num_heads=blocks[0].attn.num_heads,
         attention_channels=blocks[0].attn.proj.in_features,
         attention_macs=linear_macs(blocks[0].attn),
         mlp_macs=linear_macs(blocks[0].mlp),
-        num_classes=model.num_classes,
+        num_classes=classes,
     )
     return Backbone("timm", where, model.blocks, readers, spec)
 

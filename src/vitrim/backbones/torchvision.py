@@ -11,6 +11,7 @@ from ..core.attention import Attention
 from ..core.block_reader import BlockReader
 from ..core.method import ViTSpec
 from ..core.multihead import join_multihead, multihead_macs, split_multihead, why_unreadable
+from ..heads import num_classes
 from .reader import Backbone, Place, UnsupportedModel, linear_macs, version
 
 
@@ -54,19 +55,19 @@ def read(model: nn.Module) -> Backbone:
             )
         if (reason := why_unreadable(block.self_attention)) is not None:
             raise UnsupportedModel(f"{name}: block {i} ({version('torchvision')}) cannot be read: {reason}.")
-    head = list(model.heads.modules())[-1]
+    classes = num_classes(model) or 0
     spec = ViTSpec(
         name=name,
         depth=len(blocks),
         num_prefix=1,
         has_cls=True,
-        pools_patches=False,
+        pools_patches=classes == 0,
         num_patches=model.seq_length - 1,
         channels=model.hidden_dim,
         num_heads=blocks[0].num_heads,
         attention_channels=model.hidden_dim,
         attention_macs=multihead_macs(blocks[0].self_attention),
         mlp_macs=linear_macs(blocks[0].mlp),
-        num_classes=getattr(head, "out_features", 0),  # model.num_classes stays 1000 when the head is exchanged
+        num_classes=classes,
     )
     return Backbone("torchvision", Place(model.encoder, "layers"), model.encoder.layers, [READER] * len(blocks), spec)

@@ -13,6 +13,7 @@ from torch import nn
 
 from ..core.block_reader import MASKED
 from ..core.method import ViTSpec
+from ..heads import num_classes
 from .reader import Backbone, Place, UnsupportedModel, linear_macs, version
 from .transformers_layers import (
     CAPTURES,
@@ -71,7 +72,6 @@ class Found(NamedTuple):
     module: Any
     tower: Tower
     pools: bool
-    classifies: bool
 
     def place(self) -> Place | None:
         """Where its blocks are; None if this version of the library has them elsewhere."""
@@ -107,20 +107,20 @@ def read(model: Any) -> Backbone:
             f"5.23; {version('transformers')} is installed."
         )
     config, attention = found.module.config, getattr(blocks[0], tower.reader.attention_name)
-    num_prefix = tower.num_prefix + getattr(config, "num_register_tokens", 0)
+    num_prefix, classes = tower.num_prefix + getattr(config, "num_register_tokens", 0), num_classes(model) or 0
     spec = ViTSpec(
         name=getattr(model.config, "_name_or_path", "") or name,
         depth=len(blocks),
         num_prefix=num_prefix,
         has_cls=num_prefix > 0,
-        pools_patches=found.pools,
+        pools_patches=found.pools or classes == 0,
         num_patches=_num_patches(found.module, getattr(model, "image_preparation", None)),
         channels=config.hidden_size,
         num_heads=attention.q_proj.out_features // attention.head_dim,
         attention_channels=attention.q_proj.out_features,
         attention_macs=linear_macs(attention),
         mlp_macs=linear_macs(blocks[0].mlp),
-        num_classes=model.config.num_labels if found.classifies else 0,
+        num_classes=classes,
     )
     return Backbone("transformers", where, getattr(where.parent, where.attribute), [tower.reader] * len(blocks), spec)
 
@@ -142,14 +142,13 @@ def _find(model: nn.Module) -> Found | None:
     cls = next(cls for cls in type(model).__mro__ if cls.__module__.partition(".")[0] == "transformers")
     if cls.__name__ in TOWERS:
         tower = TOWERS[cls.__name__]
-        return Found(model, tower, tower.pools, classifies=False)
+        return Found(model, tower, tower.pools)
     if cls.__name__ not in HEADS:
         return None
     attribute, averages = HEADS[cls.__name__]
     inner: Any = getattr(model, attribute)
     found = _find(inner)
-    classifies = "ForImageClassification" in cls.__name__
-    return found and found._replace(pools=found.pools or averages, classifies=classifies)
+    return found and found._replace(pools=found.pools or averages)
 
 
 def _num_patches(module: Any, preparation: Any) -> int:

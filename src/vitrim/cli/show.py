@@ -79,7 +79,7 @@ def doctor(
         "input": "x".join(map(str, input_size_of(net))),
         "tokens": f"{spec.num_patches} patches, {spec.num_prefix} more that are never reduced",
         "scores": scoring,
-        "head": "reads the patches, merged ones by their size" if spec.pools_patches else "reads prefix tokens only",
+        "head": _head(spec),
         "GMACs": f"{count_macs(net) / 1e9:.3f}",
     }
     table = terminal.table("", last="")
@@ -87,6 +87,12 @@ def doctor(
         table.add_row(f"[bold]{name}", fact)
     table.show_header = False
     terminal.show(table)
+
+
+def _head(spec: Any) -> str:
+    if spec.pools_patches and spec.num_classes == 0:
+        return "none: as many patches come out as went in"
+    return "reads the patches, merged ones by their size" if spec.pools_patches else "reads prefix tokens only"
 
 
 def methods() -> None:

@@ -20,7 +20,7 @@ def load_with_exits(
     """
     from ..api import method_from, reduce_tokens
     from ..backbones.reader import find_stack
-    from ..load import is_saved
+    from ..load import build_for, is_saved
     from ..methods import METR
     from ..weight_files import read_checkpoint
 
@@ -40,21 +40,21 @@ def load_with_exits(
     exits = exits_in(state)
     if not exits:
         raise ValueError(f"{checkpoint} has no exit heads (keys blocks.N.method.exit.*): train the model with METR.")
-    net = _build(model, state, img_size)
+    net = build_for(model, state, img_size)
     reduce_tokens(net, METR(method=method_from(method or "evit", **settings), exits=exits))
     return _fill(net, state, model, checkpoint, img_size)
 
 
 def load_without_method(model: str, checkpoint: Path | None, img_size: int | None) -> nn.Module:
     """The model with all its tokens; what the checkpoint holds of a method is left out."""
-    from ..load import load_model
+    from ..load import build_for, load_model
     from ..pretrained.config import is_learned
     from ..weight_files import read_checkpoint
 
     if checkpoint is None:
         return load_model(model, img_size=img_size)
     state = {key: value for key, value in read_checkpoint(checkpoint).items() if not is_learned(key)}
-    return _fill(_build(model, state, img_size), state, model, checkpoint, img_size)
+    return _fill(build_for(model, state, img_size), state, model, checkpoint, img_size)
 
 
 def exits_in(state: Mapping[str, object]) -> tuple[int, ...]:
@@ -65,23 +65,10 @@ def exits_in(state: Mapping[str, object]) -> tuple[int, ...]:
     return tuple(sorted({int(match[1]) for match in found if match}))
 
 
-def _build(model: str, state: Mapping[str, Tensor], img_size: int | None) -> nn.Module:
-    """The model with random weights and as many classes as the classifier in the state."""
-    from ..load import build_model
-
-    net: Any = build_model(model, img_size=img_size)
-    names = (getattr(net, "pretrained_cfg", None) or {}).get("classifier") or "head"
-    weight = state.get(f"{names if isinstance(names, str) else names[0]}.weight")
-    if weight is None or weight.ndim != 2 or len(weight) == net.num_classes:
-        return net
-    return build_model(model, img_size=img_size, num_classes=len(weight))
-
-
 def _fill(net: nn.Module, state: dict[str, Tensor], model: str, checkpoint: Path, img_size: int | None) -> nn.Module:
     from ..load import adapt_state, resample_positions
-    from ..weight_files import check_fit
+    from ..weight_files import fill
 
     state = adapt_state(net, state) if img_size is None else resample_positions(net, state)
-    check_fit(net, state, model, checkpoint)
-    net.load_state_dict(state)
+    fill(net, state, model, checkpoint)
     return net

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from ..measure.evaluate import logits_of
+from ..heads import logits_of
 from ..measure.images import ImageDataError, LabelledImages, open_image
 from ..measure.preparation import Preparation, as_seen
 from ..tracing import Trace, trace

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..heads import classifier_of, logits_of, num_classes
 from ..other_libraries import image_processor
 from .batches import Batch, ImageBatches, Progress, load_images
 from .class_names import class_names_of
@@ -107,15 +108,15 @@ def labelled_images(model: nn.Module, folder: Path | str, limit: int | None = No
 
 
 def num_classes_of(model: nn.Module) -> int:
-    """Classes that a model tells apart; ValueError for one that does not say, or has none."""
-    num_classes = getattr(model, "num_classes", None)
-    if num_classes is None and "ForImageClassification" in type(model).__name__:  # a model as transformers gives it
-        num_classes = getattr(getattr(model, "config", None), "num_labels", None)
-    if not isinstance(num_classes, int):
-        raise ValueError(f"{type(model).__name__} does not say its num_classes: use list_images and evaluate.")
-    if num_classes < 1:
+    """Classes that a model tells apart, by its head; ValueError for one that does not say, or has none."""
+    known = classifier_of(model) is not None
+    found = num_classes(model) if known else getattr(model, "num_classes", None)
+    if not isinstance(found, int):
+        what = "has a head that does not tell how many classes it knows" if known else "does not say its num_classes"
+        raise ValueError(f"{type(model).__name__} {what}: use list_images and evaluate.")
+    if found < 1:
         raise ValueError(f"{type(model).__name__} has no classes, so there is no accuracy to measure.")
-    return num_classes
+    return found
 
 
 def eval_transform(model: nn.Module) -> Transform:
@@ -220,11 +221,6 @@ def autocast(device: torch.device, amp: bool) -> Any:
         return nullcontext()
     half = device.type == "cuda" and not torch.cuda.is_bf16_supported()
     return torch.autocast(device.type, torch.float16 if half else torch.bfloat16)
-
-
-def logits_of(output: Any) -> Any:
-    """What a classifier says: its output, or the logits among others that a model of transformers gives."""
-    return getattr(output, "logits", output)
 
 
 def _logits(model: nn.Module, x_BCHW: Tensor, device: torch.device) -> Tensor:

@@ -14,7 +14,7 @@ detached, mean over the batch, times T squared.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from torch import Tensor, nn
@@ -74,7 +74,10 @@ class METR(Method):
         if not spec.has_cls:
             raise ValueError(f"{self.name} puts its exit heads on the class token, and {spec.name} has none.")
         if spec.num_classes < 1:
-            raise ValueError(f"{self.name}: {spec.name} has no classifier, so its exits have nothing to predict.")
+            raise ValueError(
+                f"{self.name}: {spec.name} has no classifier, so its exits have nothing to predict (a head of your own "
+                "counts as none where it does not show how many classes it tells)."
+            )
         for setting in ("exit_weight", "distill_weight"):
             if not _is_finite(getattr(self, setting)) or getattr(self, setting) < 0:
                 raise ValueError(f"{self.name}: {setting} must be at least 0, not {getattr(self, setting)!r}.")
@@ -123,6 +126,7 @@ class METR(Method):
         return self.method.finish(tokens)
 
     def losses(self, carry: tuple[Tensor, ...], logits_BK: Tensor, criterion: Criterion) -> dict[str, Tensor]:
+        check_widths((exit_BK.shape[1] for exit_BK in carry), logits_BK.shape[1])
         zero = logits_BK.new_zeros(())
         exits = sum((criterion(exit_BK) for exit_BK in carry), zero)
         distillation = sum((divergence(exit_BK, logits_BK, self.temperature) for exit_BK in carry), zero)
@@ -134,6 +138,16 @@ def exit_head(channels: int, num_classes: int) -> nn.Sequential:
     return nn.Sequential(
         nn.LayerNorm(channels, eps=1e-6), nn.Linear(channels, channels), nn.Tanh(), nn.Linear(channels, num_classes)
     )
+
+
+def check_widths(exits: Iterable[int], head: int) -> None:
+    """ValueError unless the exits tell as many classes as the head."""
+    for width in exits:
+        if width != head:
+            raise ValueError(
+                f"METR's exits tell {width} classes and the model's head {head}: where the head was exchanged, "
+                "restore(model) and reduce again."
+            )
 
 
 def divergence(student_BK: Tensor, teacher_BK: Tensor, temperature: float = 1.0) -> Tensor:

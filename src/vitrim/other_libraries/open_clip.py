@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ..measure.preparation import prepared_by
 from ..network import check_answer
-from ..weight_files import check_fit, first_line, read_checkpoint
+from ..weight_files import fill, first_line, read_checkpoint
 from .shared import check_multiple, import_module, quiet
 
 TOWER = "visual."  # what the names of its weights begin with
@@ -72,8 +72,7 @@ def _fill(whole: Any, state: Mapping[str, Tensor], name: str, checkpoint: Path, 
     if resample:
         import_module("open_clip.model").resize_pos_embed(state, whole)
     state = {key.removeprefix(TOWER): value for key, value in state.items() if key.startswith(TOWER)}
-    check_fit(tower, state, name, checkpoint)
-    tower.load_state_dict(state)
+    fill(tower, state, name, checkpoint)
     return tower
 
 

@@ -8,20 +8,24 @@ from typing import Any
 import torch
 from torch import nn
 
+from ..heads import num_classes
 from ..measure.preparation import Preparation, prepared_by
-from ..weight_files import check_fit, first_line, read_checkpoint
+from ..weight_files import fill, first_line, read_checkpoint
 from .shared import check_multiple, import_module
 
 
-def build(name: str, img_size: int | None) -> nn.Module:
-    """The model with random weights, for images of the size that its weights by torchvision are for."""
+def build(name: str, img_size: int | None, **settings: Any) -> nn.Module:
+    """The model with random weights, for images of the size that its weights by torchvision are for.
+
+    settings: num_classes, where it is not torchvision's.
+    """
     models: Any = import_module("torchvision").models
     _check_name(models, name)
     recipe = models.get_model_weights(name).DEFAULT.transforms()
     own = recipe.crop_size[0]
-    model = _create(models, name, img_size, own)
+    model = _create(models, name, img_size, own, settings)
     model.image_preparation = _preparation(recipe, getattr(model, "image_size", own))
-    model.num_classes = getattr(list(model.modules())[-1], "out_features", 0)
+    model.num_classes = num_classes(model) or 0
     return model
 
 
@@ -46,14 +50,15 @@ def _check_name(models: Any, name: str) -> None:
     raise ValueError(f"torchvision has no model {name!r}; its Vision Transformers are {vits}.")
 
 
-def _create(models: Any, name: str, img_size: int | None, own: int) -> Any:
+def _create(models: Any, name: str, img_size: int | None, own: int, settings: dict[str, Any]) -> Any:
     if name.startswith("vit_"):
         with torch.device("meta"):
             patch = models.get_model(name, weights=None).patch_size
         check_multiple(f"torchvision:{name}", img_size or own, patch)
-        return models.get_model(name, weights=None, image_size=img_size or own)
+        return models.get_model(name, weights=None, image_size=img_size or own, **settings)
+    size = {} if img_size is None else {"image_size": img_size}
     try:
-        return models.get_model(name, weights=None, **({} if img_size is None else {"image_size": img_size}))
+        return models.get_model(name, weights=None, **size, **settings)
     except (TypeError, ValueError, RuntimeError) as error:  # an architecture without sizes
         raise ValueError(
             f"torchvision:{name} cannot be built for images of {img_size} pixels: {first_line(error)}."
@@ -61,10 +66,13 @@ def _create(models: Any, name: str, img_size: int | None, own: int) -> Any:
 
 
 def load(name: str, checkpoint: Path | None, img_size: int | None) -> nn.Module:
-    """The model with torchvision's weights, or the checkpoint's."""
+    """The model with torchvision's weights, or the checkpoint's, and then with as many classes as these have."""
     model: Any = build(name, img_size)
     if checkpoint is not None:
         state: Any = read_checkpoint(checkpoint)
+        weight = state.get(f"{_head_name(model)}.weight")
+        if weight is not None and weight.ndim == 2 and len(weight) != model.num_classes:
+            model = build(name, img_size, num_classes=len(weight))
     else:
         weights = import_module("torchvision").models.get_model_weights(name).DEFAULT
         state = weights.get_state_dict(progress=False)
@@ -72,6 +80,10 @@ def load(name: str, checkpoint: Path | None, img_size: int | None) -> nn.Module:
     if img_size is not None and "encoder.pos_embedding" in state:
         resample = import_module("torchvision.models.vision_transformer").interpolate_embeddings
         state = resample(img_size, model.patch_size, dict(state))
-    check_fit(model, state, f"torchvision:{name}", checkpoint or Path(name))
-    model.load_state_dict(state)
+    fill(model, state, f"torchvision:{name}", checkpoint or Path(name))
     return model
+
+
+def _head_name(model: nn.Module) -> str:
+    """The name of the last linear layer, which gives the logits."""
+    return [name for name, module in model.named_modules() if isinstance(module, nn.Linear)][-1]

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from ..backbones.reader import restored
+from ..heads import num_classes
 from ..load import build_saved
 from ..measure.evaluate import input_size_of
 from .config import DATA_KEYS, REFUSED_ARGUMENTS, Config
@@ -31,9 +32,10 @@ SHOWN: Mapping[str, Callable[[Any], Any]] = {
     "dynamic_img_size": lambda model: model.dynamic_img_size,
 }
 # What may differ without a difference in evaluation.
-FOR_TRAINING = (
+MAY_DIFFER = (
     *("training", "grad_checkpointing", "fused_attn", "weight_init_mode", "fix_init"),
     *("distilled_training", "return_dense", "mix_token"),  # what comes out in training mode
+    *("num_classes",),  # stays behind where the head is exchanged, whose own shape is compared
 )
 PLAIN = (bool, int, float, str, tuple)
 
@@ -51,7 +53,9 @@ def describe(model: nn.Module) -> tuple[str, dict[str, Any], dict[str, Any]]:
     arguments = {key: value for key, value in noted.items() if key not in REFUSED_ARGUMENTS and _is_plain(value)}
     channels, height, width = input_size_of(model)
     data = {key: cfg[key] for key in DATA_KEYS if cfg.get(key) is not None} | {"input_size": (channels, height, width)}
-    arguments |= {"num_classes": getattr(model, "num_classes"), "img_size": (height, width), "in_chans": channels}  # noqa: B009
+    classes = num_classes(model)
+    classes = getattr(model, "num_classes", 0) if classes is None else classes
+    arguments |= {"num_classes": classes, "img_size": (height, width), "in_chans": channels}
     with restored(model):
         built = _build(architecture, arguments, data)
         shown = {key: _shown(model, key) for key in SHOWN}
@@ -98,7 +102,7 @@ def _difference(name: str, ours: Mapping[str, nn.Module], theirs: Mapping[str, n
         kinds = ["missing" if each is None else f"a {type(each).__name__}" for each in (here, there)]
         return f"{name or 'the model'} is {kinds[0]} here and {kinds[1]} there"
     for key, value in vars(there).items():
-        if key.startswith("_") or key in FOR_TRAINING or not isinstance(value, PLAIN) or _only_drops(there):
+        if key.startswith("_") or key in MAY_DIFFER or not isinstance(value, PLAIN) or _only_drops(there):
             continue
         if vars(here).get(key) != value:
             return f"{f'{name}.' if name else ''}{key} is {vars(here).get(key)} here and {value} there"

@@ -108,7 +108,7 @@ def _load(model: nn.Module, state: dict[str, Tensor], folder: Path) -> None:
     check_fit(model, state, "the model that its config describes", folder / WEIGHTS_FILE)
     tensors: list[tuple[str, Any]] = [*model.named_parameters(), *model.named_buffers()]
     for name, tensor in tensors:
-        if name in state:
+        if name in state and tensor.is_floating_point():
             tensor.data = tensor.data.to(state[name].dtype)  # load_state_dict would round to the model's own
     model.load_state_dict(state)
 

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from ..api import method_from, reduce_tokens
 from ..core.stack import TRAINING_ONLY, WEIGHTS
 from ..load import adapt_state, build_model, load_model, resample_positions
-from ..weight_files import check_fit, read_checkpoint
+from ..weight_files import fill, read_checkpoint
 from .recipe import Recipe
 
 PRETRAINED = "pretrained"  # the checkpoint that stands for timm's own weights
@@ -127,8 +127,7 @@ def _load(model: nn.Module, start: Start) -> str:
             state[key] = own[key]
         elif rows is not None and len(state[key]) != start.num_classes:
             state[key] = state[key][rows]
-    check_fit(model, state, start.model, Path(start.checkpoint))
-    model.load_state_dict(state)
+    fill(model, state, start.model, Path(start.checkpoint))
     said = f"weights of {start.checkpoint}"
     if learned:
         said += ", new weights of the method"

@@ -14,6 +14,7 @@ from torch.nn.functional import cross_entropy, kl_div
 from ..backbones.reader import find_stack
 from ..core.stack import TokenStack
 from ..core.tokens import Tokens
+from ..heads import logits_of
 from ..models.mix_token import Grid
 from .token_labeling import mix_box, reduced_targets, token_labeling_loss
 
@@ -28,6 +29,10 @@ class Losses(NamedTuple):
 
 class ClassificationTask(nn.Module):
     """Cross-entropy, the method's own losses, and distillation from a teacher.
+
+    A model in distilled training gives two logits, as DeiT's with a distillation token: the class token's learn from
+    the targets and the distillation token's from the teacher; without a teacher both from the targets, half each.
+    What else counts as the model's logits is their mean, as at inference.
 
     Targets are class indices [B], or probabilities [B, K] (mixup). The teacher is frozen and not part of the
     state_dict. distillation (DeiT, eq. 2 and 3): soft is KL(teacher || student) times T squared; hard is the
@@ -68,12 +73,14 @@ class ClassificationTask(nn.Module):
     def forward(self, x_BCHW: Tensor, target: Any) -> Losses:
         """Losses of one batch."""
         self.outbox.clear()
-        logits_BK: Tensor = self.model(x_BCHW)
-        tokens = self._published()
-        parts = {"class": self.criterion(logits_BK, target)} | self._of_method(tokens, logits_BK, target)
+        heads = _heads(self.model(x_BCHW))
+        logits_BK = heads[0] if len(heads) == 1 else (heads[0] + heads[1]) / 2
+        taught = heads[:1] if self.teacher is not None else heads
+        loss = torch.stack([self.criterion(head_BK, target) for head_BK in taught]).mean()
+        parts = {"class": loss} | self._of_method(self._published(), logits_BK, target)
         if self.teacher is not None:
             parts = {name: (1 - self.weight) * part for name, part in parts.items()}
-            parts["teacher"] = self.weight * self._distil(x_BCHW, logits_BK)
+            parts["teacher"] = self.weight * self._distil(x_BCHW, heads[-1])
         return _losses(parts, logits_BK)
 
     def _published(self) -> Tokens | None:
@@ -94,7 +101,7 @@ class ClassificationTask(nn.Module):
     def _distil(self, x_BCHW: Tensor, logits_BK: Tensor) -> Tensor:
         assert self.teacher is not None
         with torch.no_grad():
-            teacher_BK = self.teacher(x_BCHW).float()
+            teacher_BK = _heads(self.teacher(x_BCHW))[0].float()
         if self.distillation == "hard":
             return cross_entropy(logits_BK.float(), teacher_BK.argmax(dim=1))
         T = self.temperature
@@ -140,6 +147,17 @@ class TokenLabelingTask(ClassificationTask):
             target_BNK = reduced_targets(target_BNK, tokens.source_BP, aux_BNK.shape[1], tokens.num_prefix)
         parts = token_labeling_loss(cls_BK, aux_BNK, target_BK, target_BNK, dense_weight=self.dense_weight)
         return _losses(parts | self._of_method(tokens, cls_BK, target_BK), cls_BK)
+
+
+def _heads(output: Any) -> tuple[Tensor, ...]:
+    """The logits that came out, [B, K] each: one, or two of a model in distilled training."""
+    logits = logits_of(output)
+    heads = logits if isinstance(logits, tuple) else (logits,)
+    if len(heads) > 2 or not all(isinstance(head, Tensor) and head.ndim == 2 for head in heads):
+        raise ValueError(
+            f"training takes a model that gives logits [batch, classes], or two of them, not a {type(output).__name__}."
+        )
+    return heads
 
 
 def _losses(parts: dict[str, Tensor], logits_BK: Tensor) -> Losses:

@@ -1,0 +1,91 @@
+"""How many classes a classifier tells apart, asked of its head: heads get exchanged, and `num_classes` stays behind."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+# Library -> where its classifiers have their head, and a part of the classes' names; timm's have get_classifier.
+NAMES = {
+    "torchvision": (("heads", "head", "fc", "classifier"), ""),
+    "transformers": (("classifier", "cls_classifier"), "ForImageClassification"),
+}
+NOTHING = (nn.Identity, nn.Dropout, nn.Sequential)  # a head of these alone is none
+
+
+def classifier_of(model: nn.Module) -> nn.Module | None:
+    """The module that gives the logits, the first where there are two; None for a model of which it is not known."""
+    get = getattr(model, "get_classifier", None)
+    if callable(get):
+        found = get()
+        found = found[0] if isinstance(found, tuple) else found
+        return found if isinstance(found, nn.Module) else None
+    for cls in type(model).__mro__:
+        names, part = NAMES.get(cls.__module__.partition(".")[0], ((), ""))
+        if names and part in cls.__name__:
+            heads = (getattr(model, name, None) for name in names)
+            return next((head for head in heads if isinstance(head, nn.Module)), None)
+    return None
+
+
+def num_classes(model: nn.Module) -> int | None:
+    """Classes of the model's head, 0 where it has none; None where that cannot be told."""
+    head = classifier_of(model)
+    return None if head is None else width(head, *_channels(model))
+
+
+def logits_of(output: Any) -> Any:
+    """What a classifier says: its output, or the logits among others that a model of transformers gives."""
+    return getattr(output, "logits", output)
+
+
+def width(head: nn.Module, *channels: int) -> int | None:
+    """Features that come out of a head; a head of one's own is run on zeros, of channels features among others."""
+    if all(isinstance(part, NOTHING) for part in head.modules()):
+        return 0
+    last = head[-1] if isinstance(head, nn.Sequential) else head
+    for name in ("out_features", "out_channels"):
+        if isinstance(found := getattr(last, name, None), int):
+            return found
+    return _probed(head, [*_inputs(head), *channels])
+
+
+@torch.no_grad()
+def _probed(head: nn.Module, channels: list[int]) -> int | None:
+    modes = [(part, part.training) for part in head.modules()]
+    weight = next((tensor for tensor in head.parameters() if tensor.is_floating_point()), torch.empty(0))
+    head.eval()
+    try:
+        for count in dict.fromkeys(channels):
+            try:
+                out = head(weight.new_zeros(2, count))
+            except Exception:  # whatever a head of one's own says to features of another number
+                continue
+            if isinstance(out, Tensor) and out.ndim == 2 and len(out) == 2:
+                return out.shape[1]
+    finally:
+        for part, mode in modes:
+            part.training = mode
+    return None
+
+
+def _inputs(head: nn.Module) -> Iterator[int]:
+    """Numbers of features that the head's first layers say they take."""
+    for part in head.modules():
+        for name in ("in_features", "num_features"):
+            if isinstance(found := getattr(part, name, None), int):
+                yield found
+        if isinstance(part, nn.LayerNorm):
+            yield part.normalized_shape[-1]
+
+
+def _channels(model: Any) -> list[int]:
+    """Numbers of features that a model hands its head."""
+    config = getattr(model, "config", None)
+    found = [getattr(model, name, None) for name in ("head_hidden_size", "num_features", "hidden_dim")]
+    hidden = getattr(getattr(config, "vision_config", config), "hidden_size", None)
+    found += [hidden, 2 * hidden] if isinstance(hidden, int) else []  # DINOv2's head reads two vectors
+    return [count for count in found if isinstance(count, int)]
