@@ -161,9 +161,10 @@ def odd_contents():
     yield "odd characters", {"a\n\x1b[2Jb": torch.zeros(3)}, r"unknown \(a\?\?\[2Jb\)"
 
 
-@pytest.mark.parametrize(
-    ("content", "message"), [each[1:] for each in odd_contents()], ids=[e[0] for e in odd_contents()]
-)
+ODD = {name: each for name, *each in odd_contents()}
+
+
+@pytest.mark.parametrize(("content", "message"), ODD.values(), ids=ODD)
 def test_odd_contents_are_refused_in_one_short_line(tmp_path, content, message):
     torch.save(content, tmp_path / "odd.pth")
     with pytest.raises(ValueError, match=message) as error:

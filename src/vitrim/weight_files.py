@@ -53,7 +53,8 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
 def _read_torch(path: Path) -> object:
     try:
         # What timm's, DeiT's and EViT's scripts keep beside the weights; making one runs no code.
-        with torch.serialization.safe_globals([argparse.Namespace]):
+        with warnings.catch_warnings(), torch.serialization.safe_globals([argparse.Namespace]):
+            warnings.simplefilter("ignore")  # of sparse tensors, which are refused
             return torch.load(path, map_location="cpu", weights_only=True)
     except OSError:
         raise
@@ -78,9 +79,9 @@ def _named_tensors(content: object, path: Path) -> dict[str, Tensor]:
                 f"{path} holds weights and their moving average: took {nested[0]}, not {averages[0]}.", stacklevel=3
             )
         content = content[nested[0]]
-    if isinstance(content, Mapping) and content:
-        if all(isinstance(key, str) and isinstance(value, Tensor) for key, value in content.items()):
-            return dict(content)
+    entries = list(content.items()) if isinstance(content, Mapping) else []
+    if entries and all(isinstance(key, str) and isinstance(value, Tensor) for key, value in entries):
+        return dict(entries)
     raise ValueError(
         f"{path} holds no state_dict, names with tensors, neither as it is nor under {', '.join(NESTED_UNDER)}."
     )
@@ -111,7 +112,7 @@ def _without_prefix(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def fill(model: nn.Module, state: Mapping[str, Tensor], name: str, checkpoint: Path) -> None:
-    """Put the weights into the model. ValueError, naming what differs, unless all keys, shapes and kinds are its own."""
+    """Put the weights into the model; ValueError, naming what differs, unless all of them are its own."""
     check_fit(model, state, name, checkpoint)
     model.load_state_dict(state)
 

@@ -334,7 +334,7 @@ def test_accuracy_and_multiply_adds_are_measured() -> None:
     model = vitrim.reduce_tokens(vit(), "evit")
     labels = model(images(4)).logits.argmax(dim=1)
     assert evaluate(model, [(images(4), labels)]).top1 == 100
-    with pytest.raises(ValueError, match="is a model of transformers: prepare its images as transformers does"):
+    with pytest.raises(ValueError, match="is a model of transformers and does not say how its images are prepared"):
         eval_transform(model)
     two = clip()
     assert input_size_of(two.vision_model) == (3, 32, 32)

@@ -163,7 +163,7 @@ def test_a_pool_that_is_chosen_after_the_reduction_is_noticed() -> None:
     model = VisionTransformer(**families.SMALL, fc_norm=False).double().eval()
     vitrim.reduce_tokens(model, "tome", r=8)
     model.global_pool = "avg"
-    with pytest.raises(ValueError, match="global_pool='avg'.* reduce_tokens again"):
+    with pytest.raises(ValueError, match=r"global_pool='avg'.* reduce_tokens again"):
         model(images)
     again = vitrim.reduce_tokens(model, "tome", r=8)(images)
     assert torch.equal(vitrim.restore(model)(images), model(images))

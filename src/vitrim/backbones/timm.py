@@ -76,7 +76,7 @@ def place(model: nn.Module) -> Place | None:
 
 
 def pools(model: Any) -> bool:
-    """Whether what comes out depends on each patch token: by an average, another pool, or because all are handed out."""
+    """Whether what comes out depends on each patch token: by a pool, or because all of them do."""
     return model.attn_pool is not None or model.global_pool != "token"
 
 

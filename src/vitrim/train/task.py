@@ -154,9 +154,8 @@ def _heads(output: Any) -> tuple[Tensor, ...]:
     logits = logits_of(output)
     heads = logits if isinstance(logits, tuple) else (logits,)
     if len(heads) > 2 or not all(isinstance(head, Tensor) and head.ndim == 2 for head in heads):
-        raise ValueError(
-            f"training takes a model that gives logits [batch, classes], or two of them, not a {type(output).__name__}."
-        )
+        came = tuple(logits.shape) if isinstance(logits, Tensor) else type(output).__name__
+        raise ValueError(f"training takes a model that gives logits [batch, classes], or two of them, not {came}.")
     return heads
 
 
