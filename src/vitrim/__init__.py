@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from .measure.cls_quality import cls_quality
     from .measure.diversity import diversity
     from .measure.evaluate import evaluate_folder
-    from .measure.macs import count_macs, method_for_keep_rate, method_for_macs
+    from .measure.macs import count_macs
+    from .measure.targets import method_for_keep_rate, method_for_macs
     from .methods import METR, AttentionMass, BeyondAttentive, EViT, Random, TokenMergence, ToMe
     from .pretrained.hub import push_to_hub
     from .pretrained.read import from_pretrained
@@ -93,7 +94,8 @@ _HOME = {
     ".measure.cls_quality": ("cls_quality",),
     ".measure.diversity": ("diversity",),
     ".measure.evaluate": ("evaluate_folder",),
-    ".measure.macs": ("count_macs", "method_for_keep_rate", "method_for_macs"),
+    ".measure.macs": ("count_macs",),
+    ".measure.targets": ("method_for_keep_rate", "method_for_macs"),
     ".methods": ("METR", "AttentionMass", "BeyondAttentive", "EViT", "Random", "ToMe", "TokenMergence"),
     ".pretrained.hub": ("push_to_hub",),
     ".pretrained.read": ("from_pretrained",),

@@ -10,7 +10,7 @@ Shape letters as in `core.tokens`; H W: rows and columns of the patch grid, but 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -50,6 +50,7 @@ def features(
     fill: str = "drift",
     shared: str | None = None,
     grid: tuple[int, int] | None = None,
+    **model_kwargs: Any,
 ) -> DenseFeatures:
     """Features of every patch after some blocks, whether the model's tokens are reduced or not.
 
@@ -62,6 +63,7 @@ def features(
         dropped patch gets). None takes fill where the method fuses all that is left over into one token, as EViT
         does, and offset where it merges what is alike.
     grid: rows and columns of the patches, needed only where no convolution makes them and they form no square.
+    model_kwargs: of the forward of the part that takes images, such as interpolate_pos_encoding=True.
     Gradients flow; modes, autocast and no_grad are the caller's; a compiled model runs uncompiled meanwhile.
     Errors: UnsupportedModel where the model cannot be read, ValueError for what does not fit it.
     """
@@ -77,7 +79,7 @@ def features(
         shared = "fill" if isinstance(anatomy.blocks, TokenStack) and anatomy.blocks.method.fuses else "offset"
     wanted = _check_layers(layers, anatomy.spec)
     finish = _final_norm(model, anatomy) if norm else nn.Identity()
-    run = _run(model, anatomy, images_BCHW)
+    run = _run(model, anatomy, images_BCHW, model_kwargs)
     rows, columns = _grid(run, anatomy.spec, grid)
     out = {}
     for layer, at_layer in _follow(run, anatomy.spec, fill, shared):
@@ -139,7 +141,7 @@ def _fits(model: nn.Module, name: str, attribute: str, spec: ViTSpec) -> bool:
     return len(list(parts.get(f"{name}.{attribute}".strip("."), nn.Identity()).children())) == spec.depth
 
 
-def _run(model: nn.Module, anatomy: _Anatomy, images_BCHW: Tensor) -> _Run:
+def _run(model: nn.Module, anatomy: _Anatomy, images_BCHW: Tensor, model_kwargs: Mapping[str, Any]) -> _Run:
     """A forward pass of the part that takes images, its head left out where that can be."""
     blocks, spec = anatomy.blocks, anatomy.spec
     entering: list[Tensor] = []
@@ -157,7 +159,7 @@ def _run(model: nn.Module, anatomy: _Anatomy, images_BCHW: Tensor) -> _Run:
         run_uncompiled(cleanup)
         towers = (getattr(model, name, None) for name in TOWERS)
         tower: Any = next((tower for tower in towers if isinstance(tower, nn.Module)), model)
-        getattr(tower, "forward_features", tower)(images_BCHW)
+        getattr(tower, "forward_features", tower)(images_BCHW, **model_kwargs)
     if [snapshot.layer for snapshot in leaving] != list(range(spec.depth)) or len(entering) != 1:
         raise ValueError("another forward of this model ran at the same time: call features() from one thread only.")
     return _Run(entering[0], leaving, convolved)

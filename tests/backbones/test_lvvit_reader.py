@@ -14,7 +14,8 @@ import vitrim
 from vitrim.backbones.reader import find_stack, read_backbone
 from vitrim.core.stack import TokenStack
 from vitrim.load import build_model
-from vitrim.measure.macs import count_macs, method_for_keep_rate, method_for_macs, reduced_macs, token_counts
+from vitrim.measure.macs import count_macs, reduced_macs, token_counts
+from vitrim.measure.targets import method_for_keep_rate, method_for_macs
 from vitrim.models.lvvit import LVViT
 
 SETTINGS: dict[str, dict[str, Any]] = {"tome": {"r": 5}}

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 import vitrim
 from vitrim.backbones.reader import find_stack, read_backbone
 from vitrim.core.block_reader import OpaqueReader
-from vitrim.measure.macs import block_macs, count_macs, method_for_macs, reduced_macs, token_counts
+from vitrim.measure.macs import block_macs, count_macs, reduced_macs, token_counts
+from vitrim.measure.targets import method_for_macs
 from vitrim.models.multiscale import MultiscaleViT
 
 FUSED = 2  # blocks that carry both groups

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import pytest
 import timm
 import torch
@@ -13,16 +11,7 @@ from torch.utils import flop_counter
 
 import vitrim
 from vitrim.backbones.reader import read_backbone
-from vitrim.core.method import Method
-from vitrim.measure import macs
-from vitrim.measure.macs import (
-    block_macs,
-    count_macs,
-    method_for_keep_rate,
-    method_for_macs,
-    reduced_macs,
-    token_counts,
-)
+from vitrim.measure.macs import block_macs, count_macs, reduced_macs, token_counts
 
 # Keep rate, tokens after blocks 3, 6, 9 with and without fusion, and GMACs of DeiT-T, S, B with, and S without fusion.
 TABLE = [
@@ -152,141 +141,97 @@ def test_counting_leaves_modes_and_precision_alone(tiny_vit):
     assert count_macs(model.bfloat16()) == wanted
 
 
-def brute_force(model, target, candidates) -> int:
-    """The largest multiply-adds up to the target, over all candidates that the model can take."""
-    spec, unreduced = read_backbone(model).spec, count_macs(model)
-    found = []
-    for method in candidates:
-        try:
-            found.append(reduced_macs(unreduced, spec, method))
-        except ValueError:
-            continue
-    return max(value for value in found if value <= target)
-
-
-@pytest.mark.parametrize("share", [0.98, 0.8, 0.61, 0.5])
-@pytest.mark.parametrize("name", ["evit", "evit-nofuse", "beyond_attentive", "evit+bat", "token_mergence", "tome"])
-def test_a_target_is_met_by_the_best_of_all_settings(tiny_vit, monkeypatch, name, share):
-    monkeypatch.setattr(macs, "RATE_STEPS", 500)
-    model = tiny_vit()
-    spec, unreduced = read_backbone(model).spec, count_macs(model)
-    target = int(unreduced * share)
-    if name == "tome":
-        candidates = [vitrim.ToMe(r=macs._spread(total, spec)) for total in range(12 * 32)]
-    else:
-        candidates = [vitrim.method_from(name, keep_rate=k / 500) for k in range(1, 501)]
-    method = method_for_macs(name, model, target / 1e9)
-    assert reduced_macs(unreduced, spec, method) == brute_force(model, target, candidates)
-
-
-def test_a_target_that_a_round_keep_rate_meets_gives_that_rate(deit):
-    spec, unreduced = deit["small"]
-    for keep_rate in (0.9, 0.7, 0.5, 1.0):
-        for name in ("evit", "evit-nofuse", "random"):
-            method = vitrim.method_from(name, keep_rate=keep_rate)
-            target = reduced_macs(unreduced, spec, method)
-            assert macs._solve(vitrim.method_from(name), spec, unreduced, target, {}) == method
-
-
-def test_the_solved_method_is_what_the_counter_sees(tiny_vit):
-    for name in ("evit", "tome"):
-        model = tiny_vit()
-        target = 0.7 * count_macs(model) / 1e9
-        vitrim.reduce_tokens(model, method_for_macs(name, model, target))
-        assert 0.97 * target < count_macs(model) / 1e9 <= target
-
-
-def test_a_target_keeps_the_other_settings_and_reads_a_reduced_model_as_unreduced(tiny_vit):
-    model = tiny_vit()
-    target = 0.8 * count_macs(model) / 1e9
-    method = method_for_macs("evit", model, target, layers=(2, 5), fuse=False)
-    assert (method.layers, method.fuse) == ((2, 5), False)
-    vitrim.reduce_tokens(model, "evit", keep_rate=0.5)
-    assert method_for_macs("evit", model, target, layers=(2, 5), fuse=False) == method
-
-
-def test_tome_merges_half_of_the_patches_where_an_even_share_is_more(tiny_vit):
-    model = tiny_vit()
-    method = method_for_macs("tome", model, 0.45 * count_macs(model) / 1e9)
-    counts = [count - 1 for count in token_counts(read_backbone(model).spec, method)]
-    for removed, before in zip(method.r, [64, *counts], strict=False):
-        assert removed in (method.r[0], method.r[0] - 1) or removed == before // 2 < method.r[0]
-    assert method.r[0] > method.r[-1] + 1
-    assert counts[-1] >= 1
-
-
-def test_tome_spreads_its_merges_evenly_with_more_in_the_first_blocks(tiny_vit):
-    model = tiny_vit()
-    r = method_for_macs("tome", model, 0.75 * count_macs(model) / 1e9).r
-    assert len(r) == 12
-    assert max(r) - min(r) <= 1
-    assert list(r) == sorted(r, reverse=True)
-
-
-@pytest.mark.parametrize("name", ["evit", "tome"])
-@pytest.mark.parametrize("share", [1.01, 0.01])
-def test_a_target_out_of_reach_is_an_error_with_the_range(tiny_vit, name, share):
-    model = tiny_vit()
-    with pytest.raises(ValueError, match=rf"{name} cannot bring .* to .* GMACs: it reaches 0\.\d+ to 0\.\d+") as error:
-        method_for_macs(name, model, share * count_macs(model) / 1e9)
-    assert "\n" not in str(error.value)
-
-
-@pytest.mark.parametrize("gmacs", [0.0, -1.0, float("nan"), float("inf")])
-def test_a_target_that_is_no_amount_is_an_error(tiny_vit, gmacs):
-    with pytest.raises(ValueError, match="positive number of GMACs"):
-        method_for_macs("evit", tiny_vit(), gmacs)
-
-
-@pytest.mark.parametrize(("name", "setting"), [("evit", {"keep_rate": 0.5}), ("tome", {"r": 3})])
-def test_what_is_solved_for_cannot_be_set(tiny_vit, name, setting):
-    with pytest.raises(ValueError, match=f"{next(iter(setting))} is what a MACs target solves for"):
-        method_for_macs(name, tiny_vit(), 0.01, **setting)
-
-
-def test_settings_that_do_not_fit_are_errors_of_the_method(tiny_vit):
-    with pytest.raises(ValueError, match="layers"):
-        method_for_macs("evit", tiny_vit(), 0.01, layers=(3, 30))
-    with pytest.raises(ValueError, match="no method is called 'nothing'"):
-        method_for_macs("nothing", tiny_vit(), 0.01)
-
-
-def test_a_method_without_a_number_to_solve_for_is_an_error(tiny_vit, monkeypatch):
-    @dataclass(frozen=True)
-    class Fixed(Method):
-        name = "fixed"
-
-    monkeypatch.setattr(macs, "method_from", lambda *_: Fixed())
-    with pytest.raises(ValueError, match="fixed has neither a keep rate nor r"):
-        method_for_macs("fixed", tiny_vit(), 0.01)
-
-
-def test_a_keep_rate_gives_the_method_itself_where_it_has_one(tiny_vit):
-    assert method_for_keep_rate("evit", tiny_vit(), 0.5, fuse=False) == vitrim.EViT(keep_rate=0.5, fuse=False)
-
-
-@pytest.mark.parametrize("keep_rate", [1.0, 0.9, 0.5])
-@pytest.mark.parametrize("settings", [{}, {"class_token": False, "global_pool": "avg"}], ids=str)
-def test_tome_at_a_keep_rate_costs_what_evit_costs(tiny_vit, keep_rate, settings):
-    model = tiny_vit(**settings)
-    tome = method_for_keep_rate("tome", model, keep_rate, prop_attn=False)
-    assert tome.prop_attn is False
-    scorer = "norm" if settings else "cls"
-    wanted = count_macs(vitrim.reduce_tokens(tiny_vit(**settings), "evit", keep_rate=keep_rate, scorer=scorer))
-    found = count_macs(vitrim.reduce_tokens(model, tome))
-    assert 0.97 * wanted < found <= wanted
-    if keep_rate == 1.0:
-        assert found == wanted
-
-
-@pytest.mark.parametrize("keep_rate", [0.0, 1.5])
-def test_a_keep_rate_that_is_none_is_an_error_for_tome_too(tiny_vit, keep_rate):
-    with pytest.raises(ValueError, match=f"above 0 and at most 1, not {keep_rate}"):
-        method_for_keep_rate("tome", tiny_vit(), keep_rate)
-
-
 def test_an_attention_pool_is_counted_too() -> None:
     settings = {"img_size": 32, "patch_size": 4, "embed_dim": 48, "depth": 4, "num_heads": 3, "num_classes": 10}
     pooled = timm.models.VisionTransformer(**settings, class_token=False, global_pool="map")
     plain = timm.models.VisionTransformer(**settings, class_token=False, global_pool="avg")
     assert count_macs(pooled) > count_macs(plain)
+
+
+class Layers(nn.Module):
+    """A convolution, then a linear layer, as a ViT begins."""
+
+    def __init__(self):
+        super().__init__()
+        self.quantized = torch.ao.quantization.QuantStub()
+        self.patches = nn.Conv2d(3, 8, 4, 4)
+        self.linear = nn.Linear(16, 6)
+        self.plain = torch.ao.quantization.DeQuantStub()
+
+    def forward(self, x_BCHW):
+        return self.plain(self.linear(self.patches(self.quantized(x_BCHW)).flatten(2)))
+
+
+LAYERS_MACS = 16 * 8 * 3 * 4 * 4 + 8 * 16 * 6
+
+
+@pytest.mark.parametrize("dtype", [torch.qint8, torch.float16], ids=str)
+@pytest.mark.filterwarnings("ignore")
+def test_torchs_dynamic_quantization_counts_as_floating_point(tiny_vit, dtype):
+    model = tiny_vit(depth=4)
+    wanted = count_macs(vitrim.reduce_tokens(model, "evit", keep_rate=0.5))
+    quantized = torch.ao.quantization.quantize_dynamic(vitrim.restore(model), {nn.Linear}, dtype=dtype)
+    assert count_macs(vitrim.reduce_tokens(quantized, "evit", keep_rate=0.5)) == wanted
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_torchs_static_quantization_counts_as_floating_point():
+    model = Layers().eval()
+    assert count_macs(model, (3, 16, 16)) == LAYERS_MACS
+    model.qconfig = torch.ao.quantization.get_default_qconfig("x86")
+    prepared = torch.ao.quantization.prepare(model)
+    prepared(torch.randn(1, 3, 16, 16))
+    assert count_macs(torch.ao.quantization.convert(prepared), (3, 16, 16)) == LAYERS_MACS
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("wrap", ["compile", "trace"])
+def test_a_compiled_or_traced_model_counts_as_itself(wrap):
+    model = Layers().eval()
+    wrapped = torch.compile(model) if wrap == "compile" else torch.jit.trace(model, torch.randn(1, 3, 16, 16))
+    assert count_macs(wrapped, (3, 16, 16)) == LAYERS_MACS
+
+
+class Elsewhere(nn.Linear):
+    """A layer that multiplies where torch does not see it, as kernels of other libraries do."""
+
+    def forward(self, x):
+        return torch.from_numpy(x.detach().numpy() @ self.weight.detach().numpy().T)
+
+
+class Sparse(nn.Module):
+    def forward(self, x_BCHW):
+        return torch.sparse.mm(torch.eye(16).to_sparse(), x_BCHW[0, 0])
+
+
+@pytest.mark.parametrize(
+    ("model", "named"),
+    [
+        (nn.Sequential(nn.Linear(16, 4), Elsewhere(4, 2)), "of 1 cannot be counted"),
+        (Sparse(), "_sparse_addmm cannot be counted"),
+    ],
+    ids=["layer", "operation"],
+)
+def test_what_multiplies_unseen_is_refused_by_name(model, named):
+    with pytest.raises(ValueError, match=named):
+        count_macs(model, (3, 16, 16))
+
+
+def test_a_product_with_a_vector_is_counted():
+    class Vector(nn.Module):
+        def forward(self, x_BCHW):
+            return x_BCHW[0, 0] @ x_BCHW[0, 0, 0]
+
+    assert count_macs(Vector(), (3, 16, 16)) == 16 * 16
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_flex_attention_is_counted():
+    from torch.nn.attention.flex_attention import flex_attention
+
+    class Flex(nn.Module):
+        def forward(self, x_BCHW):
+            return flex_attention(x_BCHW, x_BCHW, x_BCHW)
+
+    with torch.no_grad():
+        assert count_macs(Flex(), (3, 16, 16)) == 2 * 3 * 16 * 16 * 16

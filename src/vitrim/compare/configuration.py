@@ -13,7 +13,7 @@ from torch import nn
 from ..api import method_from
 from ..backbones.reader import read_backbone
 from ..core.method import Method, check_opaque
-from ..measure.macs import method_for_keep_rate, method_for_macs
+from ..measure.targets import method_for_keep_rate, method_for_macs
 from ..methods import METHODS
 
 Amount = Literal["keep_rate", "gmacs", "r", "mass"]

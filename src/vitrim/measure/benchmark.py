@@ -62,6 +62,7 @@ def benchmark(
     baseline: str | None = None,
     images_ICHW: Tensor | None = None,
     progress: Callable[[int, int], None] | None = None,
+    **model_kwargs: Any,
 ) -> dict[str, Timing]:
     """Forward times of the models on random images, taking turns; by the models' names.
 
@@ -71,7 +72,7 @@ def benchmark(
     batch_size, for models whose work depends on what they see; a sample is then all of them. compile: by
     torch.compile, a string being its mode ("reduce-overhead": CUDA graphs). progress: called after each round with
     rounds done and rounds in all. Memory is the allocator's on CUDA, else that of tensors alive (`PeakMemory`), for one
-    batch; a compiled model counts as its uncompiled self.
+    batch; a compiled model counts as its uncompiled self. model_kwargs: of every model's forward.
     """
     first = _check(models, batch_size=batch_size, rounds=rounds, warmup=warmup, dtype=dtype, baseline=baseline)
     place = check_device(device)
@@ -83,7 +84,7 @@ def benchmark(
     batches = [part.to(place, DTYPES[dtype], copy=True) for part in torch.split(images_ICHW, batch_size)]
     copies: dict[int, Any] = {}
     placed = {name: _placed(model, place, DTYPES[dtype], copies) for name, model in models.items()}
-    runners = {name: _Runner(model, batches, compile) for name, model in placed.items()}
+    runners = {name: _Runner(model, batches, compile, model_kwargs) for name, model in placed.items()}
     with ExitStack() as stack, torch.inference_mode():
         if compile:
             stack.enter_context(importlib.import_module("torch._dynamo.config").patch(ANY_NUMBER))
@@ -123,9 +124,10 @@ class _Runner:
     model: nn.Module
     batches: Sequence[Tensor]  # [B, C, H, W] each, the first the largest
     compile: bool | str
+    model_kwargs: Mapping[str, Any]
     peak_bytes: int = 0
     calls: int = 1  # of the batches in a sample
-    forward: Callable[[Tensor], object] = field(init=False)
+    forward: Callable[..., object] = field(init=False)
 
     def __post_init__(self) -> None:
         mode = self.compile if isinstance(self.compile, str) else None
@@ -145,7 +147,7 @@ class _Runner:
         start = time.perf_counter()
         for _ in range(self.calls):
             for x_BCHW in self.batches:
-                self.forward(x_BCHW)
+                self.forward(x_BCHW, **self.model_kwargs)
         _wait(device)
         return (time.perf_counter() - start) / (self.calls * len(self.batches))
 
@@ -154,12 +156,12 @@ class _Runner:
         own = [*self.model.parameters(), *self.model.buffers(), x_BCHW]
         if device.type != "cuda":
             with PeakMemory(own) as memory:
-                self.model(x_BCHW)
+                self.model(x_BCHW, **self.model_kwargs)
             return memory.peak_bytes
         _wait(device)
         torch.cuda.reset_peak_memory_stats(device)
         before = torch.cuda.memory_allocated(device)
-        self.forward(x_BCHW)
+        self.forward(x_BCHW, **self.model_kwargs)
         _wait(device)
         return (
             torch.cuda.max_memory_allocated(device)

@@ -1,13 +1,19 @@
-"""torch's counter of operations, made to see all attention kernels and int8 products; multiply-adds are half."""
+"""torch's counter of operations, made to see all attention kernels and int8 products; multiply-adds are half.
+
+What multiplies and cannot be counted is an error: a count that leaves layers out looks like any other.
+"""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from math import prod
 from typing import Any
 
 import torch
-from torch import Size
+from torch import Size, Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 # Attention kernels that FlopCounterMode passes over, the first of them up to torch 2.14: DeiT-S would count 4.24 G.
@@ -16,31 +22,104 @@ UNCOUNTED_ATTENTION = (
     "_scaled_dot_product_attention_math_for_mps",
     "_scaled_dot_product_fused_attention_overrideable",
 )
+# Products of a matrix with rows of features, which come first, and so tell how long each product is.
+UNCOUNTED_PRODUCTS = {
+    "aten": ("mv", "dot", "_int_mm", "mkldnn_linear", "_weight_int8pack_mm", "_weight_int4pack_mm_for_cpu"),
+    "quantized": ("linear", "linear_relu", "linear_dynamic", "linear_relu_dynamic", "linear_dynamic_fp16"),
+}
+UNCOUNTED_CONVOLUTIONS = ("conv1d", "conv1d_relu", "conv2d", "conv2d_relu", "conv2d_dynamic", "conv2d_add")
+PRODUCT = re.compile(r"mm|mv|dot|conv|linear|gemm|matmul|attention|attn|lstm|gru|rnn")
+INPUTS = ("in_features", "infeatures", "in_channels")  # what layers of products call the length of their input
+MOST_NAMED = 3
 
 
 @contextmanager
-def counting() -> Iterator[FlopCounterMode]:
-    """Counts what runs inside; without the fused kernel of nn.MultiheadAttention, which hides its products."""
+def counting(model: nn.Module) -> Iterator[FlopCounterMode]:
+    """Counts what runs inside; without the fused kernel of nn.MultiheadAttention, which hides its products.
+
+    ValueError, at the end, where something multiplied that could not be counted: by its operation's name, or because
+    a layer of the model that has an `in_features` or the like ran and nothing was counted in it.
+    """
     counter = FlopCounterMode(display=False, custom_mapping=_formulas())
+    operations, layers = _Unknown(counter.flop_registry), _Silent(counter)
     before = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
         # With gradients on: its module hooks fail on a parameter passed to a module without (attention pools).
-        with torch.enable_grad(), counter:
+        with torch.enable_grad(), layers.listening(model), operations, counter:
             yield counter
     finally:
         torch.backends.mha.set_fastpath_enabled(before)
+    missed = [*operations.names, *layers.names]
+    if missed:
+        more = f" and {len(missed) - MOST_NAMED} more" if len(missed) > MOST_NAMED else ""
+        raise ValueError(
+            f"multiply-adds of {', '.join(missed[:MOST_NAMED])}{more} cannot be counted, and a count without them would "
+            "be too small: count the same model in floating point, with layers of torch."
+        )
+
+
+class _Unknown(TorchDispatchMode):
+    """Names of operations that multiply, by their name, and have no formula. Entered before the counter: it
+    takes operations apart first."""
+
+    supports_higher_order_operators = True
+
+    def __init__(self, formulas: Any):
+        super().__init__()
+        self.formulas, self.names = formulas, list[str]()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        packet = getattr(func, "_overloadpacket", func)
+        name = str(packet)
+        if packet not in self.formulas and PRODUCT.search(name.lower()) and name not in self.names:
+            self.names.append(name)
+        return func(*args, **(kwargs or {}))
+
+
+class _Silent:
+    """Names of layers that take features in, ran, and added nothing to the count."""
+
+    def __init__(self, counter: FlopCounterMode):
+        self.counter, self.names = counter, list[str]()
+
+    @contextmanager
+    def listening(self, model: nn.Module) -> Iterator[None]:
+        with ExitStack() as cleanup:
+            for name, module in model.named_modules():
+                takes_features = any(hasattr(module, attribute) for attribute in INPUTS)
+                if takes_features and not isinstance(module, torch.jit.ScriptModule):  # which takes no hooks
+                    self._listen(name or type(module).__name__, module, cleanup)
+            yield
+
+    def _listen(self, name: str, module: nn.Module, cleanup: ExitStack) -> None:
+        counted: list[int] = []
+
+        def enter(*_: object) -> None:
+            counted.append(self.counter.get_total_flops())
+
+        def leave(_: nn.Module, __: object, out: object) -> None:
+            empty = isinstance(out, Tensor) and out.numel() == 0
+            if self.counter.get_total_flops() == counted.pop() and not empty and name not in self.names:
+                self.names.append(name)
+
+        cleanup.callback(module.register_forward_pre_hook(enter).remove)
+        cleanup.callback(module.register_forward_hook(leave).remove)
 
 
 def _formulas() -> dict[Any, Any]:
-    def formula(q: Size, k: Size, v: Size, *_: object, **__: object) -> int:
+    def attention(q: Size, k: Size, v: Size, *_: object, **__: object) -> int:
         B, H, queries, D = q
         return 2 * B * H * queries * k[2] * (D + v[3])
 
-    ops = (getattr(torch.ops.aten, name, None) for name in UNCOUNTED_ATTENTION)
-    formulas: dict[Any, Any] = {op: formula for op in ops if op is not None}
+    def product(x: Size, *_: object, out_shape: Size, **__: object) -> int:
+        return 2 * prod(out_shape) * x[-1]
 
-    def integers(a: Size, b: Size, *_: object, **__: object) -> int:
-        return 2 * a[0] * a[1] * b[1]
+    def convolution(_: Size, packed: Any, *__: object, out_shape: Size, **___: object) -> int:
+        return 2 * prod(out_shape) * prod(packed.unpack()[0].shape[1:])
 
-    return formulas | {torch.ops.aten._int_mm: integers}
+    wanted = [("aten", name, attention) for name in UNCOUNTED_ATTENTION]
+    wanted += [(space, name, product) for space, names in UNCOUNTED_PRODUCTS.items() for name in names]
+    wanted += [("quantized", name, convolution) for name in UNCOUNTED_CONVOLUTIONS]
+    found = ((getattr(getattr(torch.ops, space), name, None), formula) for space, name, formula in wanted)
+    return {op: formula for op, formula in found if op is not None}

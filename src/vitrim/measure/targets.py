@@ -1,0 +1,179 @@
+"""Methods by what they cost: the setting that meets a target of multiply-adds, or the cost of EViT at a keep rate."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, fields, replace
+from functools import cache
+from typing import Any, NamedTuple
+
+from torch import nn
+
+from ..api import method_from
+from ..backbones.reader import read_backbone, restored
+from ..core.method import Method, ViTSpec
+from .macs import count_macs, reduced_macs
+
+RATE_STEPS = 100_000  # keep rates are exact to five decimals, see schedule.ceil_share
+
+
+def method_for_macs(
+    name: str,
+    model: nn.Module,
+    gmacs: float,
+    *,
+    input_size: tuple[int, int, int] | None = None,
+    model_kwargs: Mapping[str, Any] | None = None,
+    **settings: Any,
+) -> Method:
+    """The method of that name that comes closest to gmacs (1e9 multiply-adds an image) from below.
+
+    Solved exactly over one number: the keep rate, or for ToMe the sum of r, spread over the blocks as evenly as whole
+    numbers and its limit of half the patches allow, the first blocks taking the remainder. settings: the others.
+    input_size, model_kwargs: of the images and the model's forward, as for `count_macs`. ValueError with the reachable
+    range if gmacs is above the unreduced model or below all settings.
+    """
+    if not 0 < gmacs < math.inf:
+        raise ValueError(f"a target is a positive number of GMACs, not {gmacs}.")
+    spec, model_macs = _unreduced(model, input_size, model_kwargs or {})
+    return _solve(method_from(name, **settings), spec, model_macs, round(gmacs * 1e9), settings)
+
+
+def method_for_keep_rate(
+    name: str,
+    model: nn.Module,
+    keep_rate: float,
+    *,
+    input_size: tuple[int, int, int] | None = None,
+    model_kwargs: Mapping[str, Any] | None = None,
+    **settings: Any,
+) -> Method:
+    """The method of that name at a keep rate, so that methods can be compared at the same one.
+
+    A method without keep rate (ToMe) gets the setting that comes closest from below to the multiply-adds of EViT with
+    fusion at that rate, as in `method_for_macs`.
+    """
+    method = method_from(name, **settings)
+    if method.has_keep_rate:
+        return method.at_keep_rate(keep_rate)
+    spec, model_macs = _unreduced(model, input_size, model_kwargs or {})
+    evit = method_from("evit", keep_rate=keep_rate, scorer="cls" if spec.has_cls else "norm")
+    return _solve(method, spec, model_macs, min(model_macs, reduced_macs(model_macs, spec, evit)), settings)
+
+
+@dataclass(frozen=True)
+class Knob:
+    """The one setting that is solved for, as a whole number: the larger, the more tokens are kept."""
+
+    setting: str
+    make: Callable[[int], Method]
+    low: int
+    high: int
+
+
+def _knob(method: Method, spec: ViTSpec) -> Knob:
+    if method.has_keep_rate:
+        return Knob("keep_rate", lambda k: method.at_keep_rate(k / RATE_STEPS), 1, RATE_STEPS)
+    tome: Any = method
+    if any(field.name == "r" for field in fields(tome)):
+        most = (spec.depth - spec.opaque_layers) * (spec.num_patches // 2)
+        return Knob("r", lambda k: replace(tome, r=_spread(-k, spec)), -most, 0)
+    if method.varies:
+        raise ValueError(f"{method.name} decides per image, so it cannot be solved for multiply-adds: set its mass.")
+    raise ValueError(f"{method.name} has neither a keep rate nor r, so it cannot be solved for multiply-adds.")
+
+
+def _solve(method: Method, spec: ViTSpec, model_macs: int, target: int, settings: dict[str, Any]) -> Method:
+    """The method whose multiply-adds are the largest that do not exceed the target."""
+    knob = _knob(method, spec)
+    if knob.setting in settings:
+        raise ValueError(f"{method.name}: {knob.setting} is what a MACs target solves for, so it cannot be set too.")
+    knob.make(knob.high).build(spec)  # what is wrong with other settings is said here
+    runs = list(_runs(knob, lambda method: reduced_macs(model_macs, spec, method)))
+    lowest = min(run.macs for run in runs)
+    if not lowest <= target <= model_macs:
+        raise ValueError(
+            f"{method.name} cannot bring {spec.name} to {target / 1e9:.4g} GMACs: it reaches {lowest / 1e9:.4g} to "
+            f"{model_macs / 1e9:.4g} GMACs."
+        )
+    best = max((run for run in runs if run.macs <= target), key=lambda run: (run.macs, run.last))
+    return knob.make(_roundest(best.first, best.last) if knob.setting == "keep_rate" else best.last)
+
+
+class Run(NamedTuple):
+    """A stretch of a knob's values that cost the same."""
+
+    first: int
+    last: int
+    macs: int
+
+
+def _runs(knob: Knob, cost: Callable[[Method], int]) -> Iterator[Run]:
+    """All stretches of values with the same cost, without those that the model cannot take.
+
+    They are found by halving, not by a look at every value: what costs the same at both ends does so in between.
+    """
+
+    @cache
+    def macs(value: int) -> int | None:
+        try:
+            return cost(knob.make(value))
+        except ValueError:
+            return None
+
+    def ends(low: int, high: int) -> Iterator[int]:
+        if macs(low) == macs(high):
+            return
+        if high - low == 1:
+            yield low
+            return
+        middle = (low + high) // 2
+        yield from ends(low, middle)
+        yield from ends(middle, high)
+
+    first = knob.low
+    for last in (*ends(knob.low, knob.high), knob.high):
+        value = macs(last)
+        if value is not None:
+            yield Run(first, last, value)
+        first = last + 1
+
+
+def _roundest(first: int, last: int) -> int:
+    """The value from first to last with the most zeros at its end, and of those the largest."""
+    steps = (10**digits for digits in range(6, -1, -1))
+    return next(last // step * step for step in steps if last // step * step >= first)
+
+
+def _spread(total: int, spec: ViTSpec) -> tuple[int, ...]:
+    """Patches to merge in each block: as equal as possible, larger ones first, and at most half of what arrives.
+
+    None in opaque blocks.
+    """
+    blocks = spec.depth - spec.opaque_layers
+    share, rest = divmod(total, blocks)
+    patches, removed = spec.num_patches, [0] * spec.opaque_layers
+    for layer in range(blocks):
+        removed.append(min(share + (layer < rest), patches // 2))
+        patches -= removed[-1]
+    return tuple(removed)
+
+
+def _unreduced(
+    model: nn.Module, input_size: tuple[int, int, int] | None, model_kwargs: Mapping[str, Any]
+) -> tuple[ViTSpec, int]:
+    """The facts about a model, with the patches that enter its first block, and its multiply-adds unreduced."""
+    with restored(model):
+        backbone = read_backbone(model)
+        entering: list[int] = []
+        first = next(backbone.blocks.children())
+        hook = first.register_forward_pre_hook(lambda _, args: entering.append(args[0].shape[1]))
+        try:
+            macs = count_macs(model, input_size, **model_kwargs)
+        finally:
+            hook.remove()
+    spec = backbone.spec
+    if not spec.opaque_layers:  # such blocks take one number of patches, and may mean others by their tokens
+        spec = replace(spec, num_patches=entering[0] - spec.num_prefix)
+    return spec, macs
