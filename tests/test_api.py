@@ -134,7 +134,9 @@ def test_an_unknown_method_is_refused_with_the_names(model: VisionTransformer) -
 
 
 def test_an_unknown_setting_is_refused_with_its_name(model: VisionTransformer) -> None:
-    with Unchanged(model), pytest.raises(ValueError, match=r"'evit' does not take these settings: .*'keeprate'"):
+    with pytest.raises(ValueError, match=r"'tome' takes the settings r, prop_attn, clamp: not keep_rate"):
+        vitrim.method_from("metr", method="tome", keep_rate=0.5)
+    with Unchanged(model), pytest.raises(ValueError, match=r"'evit' takes the settings keep_rate, .*: not keeprate"):
         vitrim.reduce_tokens(model, "evit", keeprate=0.5)
 
 

@@ -192,6 +192,17 @@ def test_methods_lists_all_methods_with_their_settings(vitrim):
     for name in list_methods():
         assert any(line.startswith(f"{name} ") for line in out.splitlines())
     assert "EViT with fuse=False, scorer='norm'" in out
+    assert "_empty" not in out
+    assert "temperature=1.0" in out
+
+
+def test_tome_merges_what_it_can_where_that_is_asked_for(vitrim, capsys):
+    from vitrim.cli import app
+
+    with pytest.raises(SystemExit):
+        app(["macs", *SMALL, "--methods", "tome", "--r", "9"])
+    assert "--clamp" in capsys.readouterr().err
+    assert "r 9, clamp True" in vitrim("macs", *SMALL, "--methods", "tome", "--r", "9", "--clamp")
 
 
 def drawn(height: int, num_rows: int, num_finished: int) -> list[str]:

@@ -10,7 +10,7 @@ from torch import nn
 from .backbones.reader import Backbone, find_stack, read_backbone
 from .core.method import Method
 from .core.stack import TokenStack
-from .methods import METHODS
+from .methods import METHODS, method_from
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -18,20 +18,6 @@ M = TypeVar("M", bound=nn.Module)
 def list_methods() -> list[str]:
     """Names that `method_from` and `reduce_tokens` understand."""
     return sorted(METHODS)
-
-
-def method_from(name: str, **settings: Any) -> Method:
-    """The method of that name with those settings.
-
-    >>> method_from("evit", keep_rate=0.5).keep_rate
-    0.5
-    """
-    if name not in METHODS:
-        raise ValueError(f"no method is called {name!r}; there are {', '.join(list_methods())}.")
-    try:
-        return METHODS[name](**settings)
-    except TypeError as error:
-        raise ValueError(f"method {name!r} does not take these settings: {error}.") from error
 
 
 def reduce_tokens(model: M, method: Method | str, *, pools_patches: bool | None = None, **settings: Any) -> M:

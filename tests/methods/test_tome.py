@@ -59,6 +59,13 @@ def test_r_that_does_not_fit_is_refused(moment: Any, r: Any, message: str) -> No
         vitrim.ToMe(r=r).build(spec_of(moment))
 
 
+def test_clamped_the_last_blocks_merge_what_they_can(moment: Any) -> None:
+    built = vitrim.ToMe(r=16, clamp=True).build(spec_of(moment))
+    assert counts(built) == [181, 165, 149, 133, 117, 101, 85, 69, 53, 37, 21, 11]
+    with pytest.raises(ValueError, match="clamp=True"):
+        vitrim.ToMe(r=16).build(spec_of(moment))
+
+
 @pytest.mark.parametrize(("r", "wanted"), [((13, -1), (13, -1.0)), ((5, 1), (5, 1.0))])
 def test_a_pair_of_whole_numbers_is_a_pair(moment: Any, r: Any, wanted: Any) -> None:
     spec = spec_of(moment)

@@ -42,8 +42,8 @@ def merged_per_block(oracle: Oracle, num_tokens: int = 37) -> list[int]:
     return [before - after for before, after in zip(counts, counts[1:], strict=False)]
 
 
-def reduced(oracle: Oracle, r: int | tuple[int, float] | Sequence[int]) -> VisionTransformer:
-    return oracles.reduced(oracle, vitrim.ToMe(r=r, prop_attn=oracle.settings["prop_attn"]))
+def reduced(oracle: Oracle, r: int | tuple[int, float] | Sequence[int], clamp: bool = False) -> VisionTransformer:
+    return oracles.reduced(oracle, vitrim.ToMe(r=r, prop_attn=oracle.settings["prop_attn"], clamp=clamp))
 
 
 def assert_equal(model: VisionTransformer, oracle: Oracle) -> None:
@@ -94,6 +94,12 @@ def test_the_counts_that_the_official_code_merged_give_its_result(name: str) -> 
     merged = merged_per_block(oracle)
     assert merged != oracle["output.r"].tolist()
     assert_equal(reduced(oracle, merged), oracle)
+
+
+@pytest.mark.parametrize("name", CLAMPED)
+def test_clamped_a_block_merges_what_it_can_as_in_the_official_code(name: str) -> None:
+    oracle = oracles.read(SHARED, f"tome_{name}")
+    assert_equal(reduced(oracle, r_of(oracle), clamp=True), oracle)
 
 
 def test_a_distilled_model_equals_with_both_of_its_tokens_protected() -> None:

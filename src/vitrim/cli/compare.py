@@ -25,6 +25,7 @@ def compare(
     keep_rates: options.KeepRates = None,
     gmacs: options.Gmacs = None,
     r: options.Rs = None,
+    clamp: options.Clamp = False,
     mass: options.Masses = None,
     layers: options.Layers = None,
     scorer: options.Scorer = None,
@@ -48,7 +49,9 @@ def compare(
     from ..compare.run import compare as run_job
     from .live import watcher_for_terminal
 
-    found = options.chosen(methods, keep_rates, gmacs, r, layers, scorer, mass=mass, default=(0.9, 0.7, 0.5))
+    found = options.chosen(
+        methods, keep_rates, gmacs, r, layers, scorer, clamp=clamp, mass=mass, default=(0.9, 0.7, 0.5)
+    )
     saved.note(model)
     with options.image_folder(model, data) as folder, watcher_for_terminal() as watcher:
         job = Job(

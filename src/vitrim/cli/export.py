@@ -30,6 +30,7 @@ def export(
     keep_rate: Annotated[str | None, typer.Option(help="Share of patches to keep.")] = None,
     gmacs: Annotated[str | None, typer.Option(help="Target in 1e9 multiply-adds.")] = None,
     r: Annotated[str | None, typer.Option("--r", help="Patches to merge per block, for tome.")] = None,
+    clamp: options.Clamp = False,
     layers: options.Layers = None,
     scorer: options.Scorer = None,
     output: Annotated[Path | None, typer.Option(help="File to write; by default named after model and method.")] = None,
@@ -60,7 +61,7 @@ def export(
     route = find_route(to) if opset is None else find_route(to).at_opset(opset)
     if (absent := route.missing()) is not None:
         raise ValueError(f"{absent}.")
-    wanted = options.configuration(method, keep_rate, gmacs, r, layers, scorer)
+    wanted = options.configuration(method, keep_rate, gmacs, r, layers, scorer, clamp=clamp)
     sizes = options.numbers(batch_sizes, "--batch-sizes", int, least=1)
     if limit < max(2, *sizes):
         raise ValueError(f"--limit {limit} is too few images for --batch-sizes {batch_sizes}.")

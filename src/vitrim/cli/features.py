@@ -30,6 +30,7 @@ def features(
     ] = None,
     gmacs: options.Gmacs = None,
     r: options.Rs = None,
+    clamp: options.Clamp = False,
     mass: options.Masses = None,
     layers: options.Layers = None,
     scorer: options.Scorer = None,
@@ -56,7 +57,7 @@ def features(
     wanted = (*SUFFIXES, TENSORS)
     if output.suffix.lower() not in wanted or not output.resolve().parent.is_dir():
         raise ValueError(f"--output is a {' or '.join(wanted)} file in a folder that exists, not {output}.")
-    found = options.chosen(methods, keep_rates, gmacs, r, layers, scorer, mass=mass)
+    found = options.chosen(methods, keep_rates, gmacs, r, layers, scorer, clamp=clamp, mass=mass)
     saved.note(model)
     bare = build_model(model, img_size=img_size)
     made = {" ".join(each.key): each.make(bare, seed) for each in found}

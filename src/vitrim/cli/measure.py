@@ -24,6 +24,7 @@ def evaluate(
     keep_rate: Annotated[str | None, typer.Option(help="Share of patches to keep.")] = None,
     gmacs: Annotated[str | None, typer.Option(help="Target in 1e9 multiply-adds.")] = None,
     r: Annotated[str | None, typer.Option("--r", help="Patches to merge per block, for tome.")] = None,
+    clamp: options.Clamp = False,
     mass: Annotated[str | None, typer.Option(help="Share of the attention to keep, for attention_mass.")] = None,
     layers: options.Layers = None,
     scorer: options.Scorer = None,
@@ -47,7 +48,7 @@ def evaluate(
 
     if int8:
         check_torchao()
-    wanted = options.configuration(method, keep_rate, gmacs, r, layers, scorer, mass=mass)
+    wanted = options.configuration(method, keep_rate, gmacs, r, layers, scorer, clamp=clamp, mass=mass)
     with options.image_folder(model, data) as folder:
         if wanted is None:
             net, what = saved.load(model, checkpoint, img_size)
@@ -82,6 +83,7 @@ def benchmark(
     keep_rates: options.KeepRates = None,
     gmacs: options.Gmacs = None,
     r: options.Rs = None,
+    clamp: options.Clamp = False,
     mass: options.Masses = None,
     layers: options.Layers = None,
     scorer: options.Scorer = None,
@@ -104,7 +106,7 @@ def benchmark(
     from ..measure.macs import count_macs
     from ..quantize import quantize_int8
 
-    found = options.chosen(methods, keep_rates, gmacs, r, layers, scorer, mass=mass)
+    found = options.chosen(methods, keep_rates, gmacs, r, layers, scorer, clamp=clamp, mass=mass)
     options.refuse_varying(found, REAL_IMAGES)
     sizes = options.numbers(batch_sizes, "--batch-sizes", int, least=1)
     if json_file is not None and not json_file.resolve().parent.is_dir():
@@ -173,6 +175,7 @@ def macs(
     keep_rates: options.KeepRates = None,
     gmacs: options.Gmacs = None,
     r: options.Rs = None,
+    clamp: options.Clamp = False,
     mass: options.Masses = None,
     layers: options.Layers = None,
     scorer: options.Scorer = None,
@@ -183,7 +186,7 @@ def macs(
     from ..backbones.reader import read_backbone
     from ..measure.macs import count_macs, reduced_macs, token_counts
 
-    found = options.chosen(methods, keep_rates, gmacs, r, layers, scorer, mass=mass)
+    found = options.chosen(methods, keep_rates, gmacs, r, layers, scorer, clamp=clamp, mass=mass)
     options.refuse_varying(found, REAL_IMAGES)
     net = saved.build(model, img_size)
     spec, full = read_backbone(net).spec, count_macs(net)

@@ -63,6 +63,10 @@ Gmacs = Annotated[str | None, typer.Option(help="Targets in 1e9 multiply-adds: 3
 Rs = Annotated[
     str | None, typer.Option("--r", help="Patches to merge per block, for tome: 8,13", rich_help_panel=HOW_MUCH)
 ]
+Clamp = Annotated[
+    bool,
+    typer.Option("--clamp", help="Where --r is more than half of the patches, merge half.", rich_help_panel=HOW_MUCH),
+]
 Masses = Annotated[
     str | None,
     typer.Option(
@@ -134,6 +138,7 @@ def chosen(
     scorer: str | None = None,
     *,
     mass: str | None = None,
+    clamp: bool = False,
     default: Sequence[float] = (0.7,),
 ) -> tuple[Configuration, ...]:
     """The configurations that the options ask for; with no amount given, the default keep rates or masses."""
@@ -149,6 +154,8 @@ def chosen(
     settings: dict[str, Any] = {} if scorer is None else {"scorer": scorer}
     if layers is not None:
         settings["layers"] = tuple(numbers(layers, "--layers", int))
+    if clamp:
+        settings["clamp"] = True
     found = configurations(wanted, rates, targets, rs, settings, numbers(mass, "--mass", float))
     for name in settings:
         without = [method for method in wanted if not takes(method, name)]
@@ -166,15 +173,17 @@ def configuration(
     scorer: str | None,
     *,
     mass: str | None = None,
+    clamp: bool = False,
 ) -> Configuration | None:
     """The only configuration that the options ask for, none without a method; ValueError for more than one."""
     if method is None:
         given = {"--keep-rate": keep_rate, "--gmacs": gmacs, "--r": r, "--mass": mass, "--layers": layers}
-        without = [name for name, value in {**given, "--scorer": scorer}.items() if value is not None]
+        given |= {"--scorer": scorer, "--clamp": str(clamp) if clamp else None}
+        without = [name for name, value in given.items() if value is not None]
         if without:
             raise ValueError(f"without a --method there is no use for {' and '.join(without)}.")
         return None
-    found = chosen(method, keep_rate, gmacs, r, layers, scorer, mass=mass)
+    found = chosen(method, keep_rate, gmacs, r, layers, scorer, mass=mass, clamp=clamp)
     if len(found) > 1:
         raise ValueError("give one method and one of --keep-rate, --gmacs, --r and --mass.")
     return found[0]

@@ -22,6 +22,7 @@ def draw(
     ] = None,
     gmacs: options.Gmacs = None,
     r: options.Rs = None,
+    clamp: options.Clamp = False,
     mass: options.Masses = None,
     layers: options.Layers = None,
     scorer: options.Scorer = None,
@@ -39,7 +40,7 @@ def draw(
 
     if output.suffix.lower() not in SUFFIXES or not output.resolve().parent.is_dir():
         raise ValueError(f"--output is a {' or '.join(SUFFIXES)} file in a folder that exists, not {output}.")
-    found = options.chosen(methods, keep_rates, gmacs, r, layers, scorer, mass=mass)
+    found = options.chosen(methods, keep_rates, gmacs, r, layers, scorer, clamp=clamp, mass=mass)
     saved.note(model)
     bare = build_model(model, img_size=img_size)
     made = {" ".join(each.key): each.make(bare, seed) for each in found}
@@ -100,17 +101,15 @@ def methods() -> None:
     import inspect
     from functools import partial
 
-    from ..methods import METHODS
+    from ..methods import METHODS, settings_of
 
     table = terminal.table("name", last="what it does, and its settings")
     for name in sorted(METHODS):
         make: Any = METHODS[name]
-        signature = inspect.signature(make)
-        fixed = make.keywords if isinstance(make, partial) else {}
-        if fixed:
-            what = f"{make.func.__name__} with " + ", ".join(f"{key}={value!r}" for key, value in fixed.items())
+        if isinstance(make, partial):
+            what = f"{make.func.__name__} with " + ", ".join(f"{key}={value!r}" for key, value in make.keywords.items())
         else:
             what = (inspect.getdoc(make) or "").partition("\n")[0]
-        settings = [f"{key}={each.default!r}" for key, each in signature.parameters.items() if key not in fixed]
-        table.add_row(name, f"{what}\n[dim]{', '.join(settings)}[/dim]")
+        settings = ", ".join(f"{key}={default!r}" for key, default in settings_of(name).items())
+        table.add_row(name, f"{what}\n[dim]{settings}[/dim]")
     terminal.show(table)

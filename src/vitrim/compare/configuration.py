@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
-from functools import partial
 from typing import Any, Literal
 
 from torch import nn
@@ -14,7 +12,7 @@ from ..api import method_from
 from ..backbones.reader import read_backbone
 from ..core.method import Method, check_opaque
 from ..measure.targets import method_for_keep_rate, method_for_macs
-from ..methods import METHODS
+from ..methods import settings_of
 
 Amount = Literal["keep_rate", "gmacs", "r", "mass"]
 MASSES = (0.9,)  # for methods that keep a share of the attention, where none is asked for
@@ -120,12 +118,7 @@ def configurations(
 def takes(method: str, setting: str) -> bool:
     """Whether a method has a setting, and its name has not fixed it already. ValueError for an unknown method."""
     method_from(method)
-    make = METHODS[method]
-    fixed = make.keywords if isinstance(make, partial) else {}
-    parameters = inspect.signature(make).parameters
-    if setting not in parameters and any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
-        return takes(parameters["method"].default, setting)  # METR hands settings on to the method inside
-    return setting in parameters and setting not in fixed
+    return setting in settings_of(method)
 
 
 def seeded(method: Method, seed: int) -> Method:

@@ -6,7 +6,7 @@ What multiplies and cannot be counted is an error: a count that leaves layers ou
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from math import prod
 from typing import Any
@@ -54,19 +54,19 @@ def counting(model: nn.Module) -> Iterator[FlopCounterMode]:
     if missed:
         more = f" and {len(missed) - MOST_NAMED} more" if len(missed) > MOST_NAMED else ""
         raise ValueError(
-            f"multiply-adds of {', '.join(missed[:MOST_NAMED])}{more} cannot be counted, and a count without them would "
-            "be too small: count the same model in floating point, with layers of torch."
+            f"multiply-adds of {', '.join(missed[:MOST_NAMED])}{more} cannot be counted, and a count without "
+            "them would be too small: count the same model in floating point, with layers of torch."
         )
 
 
-class _Unknown(TorchDispatchMode):
+class _Unknown(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Names of operations that multiply, by their name, and have no formula. Entered before the counter: it
     takes operations apart first."""
 
     supports_higher_order_operators = True
 
     def __init__(self, formulas: Any):
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.formulas, self.names = formulas, list[str]()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -118,7 +118,7 @@ def _formulas() -> dict[Any, Any]:
     def convolution(_: Size, packed: Any, *__: object, out_shape: Size, **___: object) -> int:
         return 2 * prod(out_shape) * prod(packed.unpack()[0].shape[1:])
 
-    wanted = [("aten", name, attention) for name in UNCOUNTED_ATTENTION]
+    wanted: list[tuple[str, str, Callable[..., int]]] = [("aten", name, attention) for name in UNCOUNTED_ATTENTION]
     wanted += [(space, name, product) for space, names in UNCOUNTED_PRODUCTS.items() for name in names]
     wanted += [("quantized", name, convolution) for name in UNCOUNTED_CONVOLUTIONS]
     found = ((getattr(getattr(torch.ops, space), name, None), formula) for space, name, formula in wanted)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import fields
 from functools import partial
@@ -23,9 +24,7 @@ def metr(method: Method | str = "evit", **settings: Any) -> METR:
     own = {field.name for field in fields(METR)}
     inner = {name: value for name, value in settings.items() if name not in own}
     if isinstance(method, str):
-        if method not in METHODS:
-            raise ValueError(f"metr: no method is called {method!r}; there are {', '.join(sorted(METHODS))}.")
-        method = METHODS[method](**inner)
+        method = method_from(method, **inner)
     elif inner:
         raise TypeError(f"{', '.join(inner)} go with a method's name, and {method!r} is already made")
     return METR(method=method, **{name: value for name, value in settings.items() if name in own})
@@ -45,3 +44,30 @@ METHODS: Mapping[str, Callable[..., Method]] = MappingProxyType(
         "feature_norm": partial(EViT, fuse=False, scorer="norm"),
     }
 )
+
+
+def method_from(name: str, **settings: Any) -> Method:
+    """The method of that name with those settings.
+
+    >>> method_from("evit", keep_rate=0.5).keep_rate
+    0.5
+    """
+    if name not in METHODS:
+        raise ValueError(f"no method is called {name!r}; there are {', '.join(sorted(METHODS))}.")
+    try:
+        return METHODS[name](**settings)
+    except TypeError as error:
+        known = settings_of(name)
+        unknown = [setting for setting in settings if setting not in known]
+        wrong = f"not {' or '.join(unknown)}" if unknown else str(error)
+        raise ValueError(f"method {name!r} takes the settings {', '.join(known)}: {wrong}.") from error
+
+
+def settings_of(name: str) -> dict[str, Any]:
+    """The settings that go with a method's name, with their defaults; for METR, those of EViT inside it too."""
+    make = METHODS[name]
+    if make is metr:
+        own = {field.name: field.default for field in fields(METR)}
+        return {**own, "method": "evit", **settings_of("evit")}
+    fixed = make.keywords if isinstance(make, partial) else {}
+    return {key: each.default for key, each in inspect.signature(make).parameters.items() if key not in fixed}

@@ -6,8 +6,8 @@ the sequence (section 3.2), and attention weighs each token by the patches it st
 
 As in the official code: similarity of keys averaged over heads; unmerged tokens of the first half, then the second
 half, which shuffles the next split; the prefix is never merged.
-Different: a block asked to merge more than half of its patches is an error, where the official code merges fewer
-and says nothing; works with LayerScale, query-key norm, registers and gradient checkpointing.
+Different: a block asked to merge more than half of its patches is an error unless clamp=True, where the official code
+merges half of them and says nothing; works with LayerScale, query-key norm, registers and gradient checkpointing.
 """
 
 from __future__ import annotations
@@ -32,17 +32,19 @@ class ToMe(Method):
     r: patches to remove per block: one number; a pair (r, inflect), which runs linearly from r (1 - inflect) in the
         first block to r (1 + inflect) in the last, so (13, -1.0) removes more early on; or a list, one number per
         block, padded with 0. No block can remove more than half of its patches.
+    clamp: whether a block that is asked for more merges that half, as in the official code; otherwise it is an error.
     prop_attn: proportional attention, log(size) added to the logits; off for models trained without it that the
         paper finds better so (MAE off the shelf).
 
     >>> ToMe(r=13)
-    ToMe(r=13, prop_attn=True)
+    ToMe(r=13, prop_attn=True, clamp=False)
     """
 
     name = "tome"
 
     r: int | tuple[int, float] | Sequence[int] = 13
     prop_attn: bool = True
+    clamp: bool = False
 
     @property
     def merges(self) -> bool:
@@ -60,15 +62,16 @@ class ToMe(Method):
         return built
 
     def num_removed(self, layer: int, num_patches: int) -> int:
-        """Patches that block `layer` merges away; ValueError above half of them."""
+        """Patches that block `layer` merges away, at most half of them: ValueError above that, unless clamped."""
         assert isinstance(self.r, tuple), "build() comes first"
         removed = int(self.r[layer])
-        if removed > num_patches // 2:
+        if removed > num_patches // 2 and not self.clamp:
             raise ValueError(
                 f"tome: r = {removed} in block {layer} is too large: {num_patches} patches arrive there and at most "
-                f"half of them, {num_patches // 2}, can merge. Give a smaller r, or a list with one r per block."
+                f"half of them, {num_patches // 2}, can merge. Give a smaller r, a list with one r per block, "
+                "or clamp=True (--clamp), which merges half."
             )
-        return removed
+        return min(removed, num_patches // 2)
 
     def num_kept(self, layer: int, num_patches: int) -> int:
         return num_patches - self.num_removed(layer, num_patches)
