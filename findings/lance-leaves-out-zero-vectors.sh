@@ -1,5 +1,5 @@
 #!/bin/sh
-# version: pylance 14.0.2, pyarrow (newest), numpy 2.4.6
+# version: pylance 14.0.2, pyarrow 26.0.1, numpy 2.4.6
 # guess: the nearest ten of ten rows are ten rows; a vector of zeros has no angle and comes last, or is an error.
 # what happens: metric="cosine" leaves the row of zeros out and returns nine, without a word; metric="l2" returns it,
 #     and leaves out a row with NaN.
@@ -10,7 +10,7 @@ set -eu
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
 python3 -m venv "$folder/venv"
-"$folder/venv/bin/pip" install --quiet numpy==2.4.6 pylance==14.0.2
+"$folder/venv/bin/pip" install --quiet numpy==2.4.6 pylance==14.0.2 pyarrow==26.0.1
 "$folder/venv/bin/python" - <<'EOF'
 import tempfile
 from importlib.metadata import version

@@ -22,5 +22,5 @@ def test_a_script_has_its_four_lines_and_pins_what_it_installs_without_vitrim(sc
     text = script.read_text()
     assert all(f"# {word}: " in text for word in ("version", "guess", "what happens", "why it matters"))
     assert "vitrim" not in text
-    assert "pip\" install" in text and "==" in text
+    assert 'pip" install' in text and "==" in text
     subprocess.run(["sh", "-n", str(script)], check=True)
