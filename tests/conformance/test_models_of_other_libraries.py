@@ -30,7 +30,8 @@ def test_the_facts_are_read(family: str) -> None:
     assert (spec.depth, spec.channels, spec.attention_channels) == (DEPTH, 48, 48)
     assert spec.has_cls == (family not in others.NO_CLASS_TOKEN)
     averages = ("hf_dinov2", "hf_dinov2_registers", "hf_clip_classifier", "oc_custom_average")
-    assert spec.pools_patches == (family in (*averages, "hf_siglip", "oc_attention_pool"))
+    hands_out = ("hf_dinov3", "hf_clip")  # without classes: whoever takes the patches may pool them
+    assert spec.pools_patches == (family in (*averages, *hands_out, "hf_siglip", "oc_attention_pool"))
 
 
 @every_case
