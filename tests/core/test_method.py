@@ -33,7 +33,9 @@ def test_the_cls_score_is_the_head_mean_of_its_row_without_the_prefix() -> None:
 def test_the_norm_score_is_the_features_share_of_all_lengths() -> None:
     tokens = Tokens(torch.randn(2, 9, 12), 2)
     wanted = tokens.x_BNC[:, 2:].square().sum(dim=-1).sqrt()
-    torch.testing.assert_close(patch_scores("norm", tokens, some_attention(9)), wanted / wanted.sum(dim=1, keepdim=True))
+    torch.testing.assert_close(
+        patch_scores("norm", tokens, some_attention(9)), wanted / wanted.sum(dim=1, keepdim=True)
+    )
 
 
 @pytest.mark.parametrize("scorer", ["cls", "received", "norm"])
