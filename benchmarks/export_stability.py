@@ -47,7 +47,7 @@ def attempt(name: str, method: str, route: Route, runs: int) -> list[dict[str, o
     """Rows of one artefact, one for each number of threads and batch size; or one that says why there is none."""
     about = {"model": name, "method": method, "route": route.name}
     software = " ".join(f"{library} {version}" for library, version in versions(route).items())
-    model, images = reduced(name, method), some_images(name)
+    model, images = reduced(name, method), some_images(name, max(BATCH_SIZES))
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / f"model{route.suffix}"
@@ -94,17 +94,17 @@ def reduced(name: str, method: str) -> nn.Module:
     return vitrim.reduce_tokens(model, plain, **{**AMOUNTS.get(plain, KEEP), **VARIANTS.get(method, {})}).eval()
 
 
-def some_images(name: str) -> Tensor:
-    """As many as the largest batch: the model's own, or random ones."""
+def some_images(name: str, count: int) -> Tensor:
+    """So many: the model's own, or random ones."""
     if name != DEFAULT:
-        return torch.randn(max(BATCH_SIZES), 3, 224, 224, generator=torch.Generator().manual_seed(0))
+        return torch.randn(count, 3, 224, 224, generator=torch.Generator().manual_seed(0))
     from vitrim.cli.options import image_folder
     from vitrim.measure.evaluate import eval_transform
     from vitrim.measure.images import list_files, open_image
 
     transform = eval_transform(vitrim.load_model(name))
     with image_folder(name, None) as folder:
-        return torch.stack([transform(open_image(path, 1)) for path in list_files(folder, max(BATCH_SIZES))])
+        return torch.stack([transform(open_image(path, 1)) for path in list_files(folder, count)])
 
 
 def parse() -> argparse.Namespace:

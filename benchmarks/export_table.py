@@ -125,7 +125,7 @@ def with_table(text: str) -> str:
 
 def table() -> str:
     """One line a method, one column a route; the newest row of each pair counts."""
-    newest = max((ROOT / "results").glob("export_*.csv"), key=lambda path: path.stem[-10:])
+    newest = max((ROOT / "results").glob("export_torch*.csv"), key=lambda path: path.stem[-10:])
     with newest.open(newline="") as file:
         rows = {(row["method"], row["route"]): row for row in csv.DictReader(file)}
     methods, routes = (list(dict.fromkeys(pair[i] for pair in rows)) for i in (0, 1))
