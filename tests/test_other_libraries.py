@@ -18,7 +18,7 @@ import torchvision
 import transformers
 from PIL import Image
 
-from vitrim import count_macs, evaluate_folder, reduce_tokens
+from vitrim import count_macs, evaluate_folder, from_pretrained, reduce_tokens
 from vitrim.cli import app
 from vitrim.export.logits import Logits
 from vitrim.load import build_model, load_model
@@ -124,6 +124,26 @@ def test_a_tower_of_open_clip_is_measured_and_has_no_accuracy(images: Path, caps
     assert f"{full / 1e9:.4f}" in capsys.readouterr().out
     with pytest.raises(ValueError, match="has no classes, so there is no accuracy to measure"):
         evaluate_folder(build_model("open_clip:ViT-B-32"), images)
+
+
+def test_a_folder_of_transformers_needs_no_prefix(vit: Path) -> None:
+    one, other = load_model(f"transformers:{vit}").parameters(), load_model(str(vit)).parameters()
+    assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+    assert vitrim("macs", "--model", vit, "--methods", "tome", "--r", 2) == 0
+    with pytest.raises(ValueError, match=r"was not written by vitrim.* --model, takes a folder of transformers'"):
+        from_pretrained(vit)
+
+
+def test_a_checkpoint_of_torchvision_brings_its_classes_and_whole_numbers_only_where_they_count(tmp_path: Path) -> None:
+    name, file = "torchvision:shufflenet_v2_x0_5", tmp_path / "mine.pth"
+    mine = torchvision.models.shufflenet_v2_x0_5(num_classes=10).state_dict()
+    torch.save(mine, file)
+    model = load_model(name, str(file))
+    assert all(torch.equal(value, mine[key]) for key, value in model.state_dict().items())
+    assert model.num_classes == 10
+    torch.save({key: value.to(torch.int8) for key, value in mine.items()}, file)
+    with pytest.raises(ValueError, match="no floating-point weights"):
+        load_model(name, file)
 
 
 @pytest.mark.parametrize(("name", "embedding"), [("CLIPModel", "image_embeds"), ("SiglipModel", "pooler_output")])

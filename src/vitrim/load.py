@@ -22,7 +22,7 @@ def load_model(name: str, checkpoint: str | Path | None = None, *, img_size: int
     """The timm model of that name in eval mode, with the checkpoint's weights, or with timm's if none is given.
 
     name: or one of another library (`other_libraries`), torchvision:vit_b_16; or a folder that `save_pretrained`
-        wrote: its model and weights with *all* tokens, for any method to act on.
+        wrote: its model and weights with *all* tokens, for any method to act on; or a folder of transformers'.
     checkpoint: a .safetensors file, or a .pth file of tensors (never unpickled beyond that). All keys and shapes
     must fit, but for what only training needs (METR's exits), which is left out; the model has as many classes as the
     checkpoint's head. With img_size, position embeddings are resampled to that resolution.
@@ -74,7 +74,7 @@ def is_saved(name: str) -> bool:
     """Whether the name is a folder's; for a folder called like one of timm's models, write ./name."""
     import timm
 
-    return Path(name).is_dir() and not timm.is_model(name)
+    return Path(name).is_dir() and not timm.is_model(name) and split_name(name) is None
 
 
 def build_saved(config: Config, *, img_size: int | None = None, **settings: Any) -> nn.Module:
@@ -83,7 +83,9 @@ def build_saved(config: Config, *, img_size: int | None = None, **settings: Any)
     arguments["pretrained_cfg_overlay"] = config.data
     try:
         return _create(config.architecture, arguments.pop("img_size", None), pretrained=False, **arguments)
-    except (TypeError, RuntimeError, AssertionError, AttributeError, KeyError) as error:
+    except (ValueError, OSError):
+        raise
+    except Exception as error:  # whatever arguments of the wrong kind lead timm's builder to
         raise ValueError(f"{config.architecture} cannot be built as it was saved: {first_line(error)}.") from error
 
 

@@ -73,7 +73,27 @@ ARGUMENTS = {"num_classes": 7, "img_size": [32, 32], "in_chans": 3}
         ({"arguments": {"pretrained": True}}, "the argument pretrained is no business"),
         ({"arguments": {"checkpoint_path": "x.pth"}}, "the argument checkpoint_path is no business"),
         ({"arguments": {"nonsense": 1}}, "vit_tiny_patch16_224 cannot be built as it was saved: .*nonsense"),
-        ({"arguments": ARGUMENTS | {"depth": "five"}}, r"cannot be built for images of \(32, 32\) pixels: unsupported"),
+        ({"arguments": ARGUMENTS | {"depth": "five"}}, "argument depth is a whole number from 1 to 1024, not 'five'"),
+        ({"arguments": ARGUMENTS | {"depth": 0}}, "argument depth is a whole number from 1"),
+        ({"arguments": ARGUMENTS | {"depth": 10**9}}, "argument depth is a whole number from 1 to 1024"),
+        ({"arguments": ARGUMENTS | {"num_heads": 0}}, "argument num_heads is"),
+        ({"arguments": ARGUMENTS | {"num_heads": 5}}, "cannot be built as it was saved|cannot be built for images"),
+        ({"arguments": ARGUMENTS | {"patch_size": 0}}, "argument patch_size is a whole number of pixels"),
+        ({"arguments": ARGUMENTS | {"img_size": [32, 0]}}, "argument img_size is"),
+        ({"arguments": ARGUMENTS | {"init_values": 1e300}}, "argument init_values has numbers"),
+        ({"arguments": ARGUMENTS | {"init_values": float("nan")}}, "argument init_values has numbers"),
+        ({"data": {"mean": "x"}}, "data entry mean is one number per channel, not 'x'"),
+        ({"data": {"std": [0.2, 0, 0.2]}}, "data entry std is one number above 0"),
+        ({"data": {"crop_pct": "a"}}, "data entry crop_pct is a number from"),
+        ({"data": {"crop_pct": 1e-9}}, "data entry crop_pct is a number from"),
+        ({"data": {"interpolation": "evil"}}, "data entry interpolation is one of nearest"),
+        ({"data": {"crop_mode": "evil" * 1000}}, "data entry crop_mode is one of center"),
+        ({"data": {"input_size": [3, 32]}}, "data entry input_size is channels, height and width"),
+        ({"data": {"label_names": 5}}, "data entry label_names is words"),
+        ({"pools_patches": "yes"}, "pools_patches cannot be 'yes'"),
+        ({"method": {"class": "ToMe", "settings": {"r": [5, 1e308]}}}, "ToMe.r has numbers from"),
+        ({"method": {"class": "ToMe", "settings": {"r": 10**400}}}, "ToMe.r has whole numbers of at most 64 bits"),
+        ({"method": {"class": "ToMe", "settings": {"r": [5, 1e5]}}}, "tome: r must be|r = .* is too large"),
         ({"arguments": ARGUMENTS}, "is not a checkpoint of the model that its config describes: "),
         ({"data": {"url": "http://x"}}, "unknown data entry url"),
         ({"method": "evit"}, "method cannot be 'evit'"),
@@ -92,6 +112,17 @@ def test_a_config_that_is_not_as_we_write_it_is_refused_in_one_line(changes, sai
     with pytest.raises(ValueError, match=said) as error:
         vitrim.from_pretrained(change(saved, **changes))
     assert "\n" not in str(error.value)
+    assert len(str(error.value)) < 700
+
+
+def test_methods_in_methods_without_end_are_refused(saved):
+    method = {"class": "METR", "settings": {"method": None}}
+    nested = method
+    for _ in range(400):
+        nested["settings"]["method"] = {"class": "METR", "settings": {"method": None}}
+        nested = nested["settings"]["method"]
+    with pytest.raises(ValueError, match=r"config\.json"):
+        vitrim.from_pretrained(change(saved, method=method))
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "null", '{"model_type": "vit"}', "[" * 100_000])

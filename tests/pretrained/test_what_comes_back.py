@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from saved_models import built, method_of, outputs, reduced
+from saved_models import built, images, method_of, outputs, reduced
 
 import vitrim
 from vitrim.backbones.reader import find_stack
@@ -85,6 +85,15 @@ def test_arguments_that_timm_did_not_note_are_read_off_too(tmp_path):
     vitrim.reduce_tokens(model, "evit")
     again = vitrim.from_pretrained(vitrim.save_pretrained(model, tmp_path / "saved"))
     assert torch.equal(outputs(again), outputs(model))
+
+
+@pytest.mark.parametrize("pools", [None, True])
+def test_what_was_said_of_pooling_comes_back(pools, tmp_path):
+    model = vitrim.reduce_tokens(built(), "evit", pools_patches=pools)
+    again = vitrim.from_pretrained(vitrim.save_pretrained(model, tmp_path / "saved"))
+    assert find_stack(again).stack.spec.pools_patches is bool(pools)
+    assert torch.equal(again.forward_features(images(again)), model.forward_features(images(model)))
+    assert ("pools_patches" in (tmp_path / "saved" / "config.json").read_text()) is bool(pools)
 
 
 def test_an_exchanged_head_comes_back_with_its_classes(tmp_path):

@@ -40,9 +40,14 @@ LIBRARIES = {
 
 
 def split_name(name: str) -> tuple[str, str] | None:
-    """('torchvision', 'vit_b_16') for 'torchvision:vit_b_16'; None for a name of timm's, or a folder."""
+    """('torchvision', 'vit_b_16') for 'torchvision:vit_b_16'; None for a name of timm's, or a folder of ours.
+
+    A folder that transformers' save_pretrained wrote is known by its config.json and needs no prefix.
+    """
     library, colon, rest = name.partition(":")
-    return (library, rest) if colon and library in LIBRARIES else None
+    if colon and library in LIBRARIES:
+        return library, rest
+    return ("transformers", name) if transformers.is_saved(name) else None
 
 
 def build(library: str, name: str, img_size: int | None) -> nn.Module:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -39,6 +40,17 @@ def load(name: str, checkpoint: Path | None, img_size: int | None) -> nn.Module:
 def is_folder(name: str) -> bool:
     """Whether the name is that of a folder on this machine, not of a repository."""
     return Path(os.path.expanduser(name)).is_dir()  # which leaves an unknown user's as it is
+
+
+def is_saved(name: str) -> bool:
+    """Whether the name is that of a folder of transformers, and of no model of timm's."""
+    import timm
+
+    try:
+        content = json.loads((Path(os.path.expanduser(name)) / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(content, dict) and {"model_type", "architectures"} <= set(content) and not timm.is_model(name)
 
 
 def _model(name: str, img_size: int | None, make: Make) -> nn.Module:

@@ -11,6 +11,8 @@ from typing import Any
 
 from ..core.method import Method
 from ..core.stack import TRAINING_ONLY, WEIGHTS
+from ..weight_files import shown
+from .ranges import ARGUMENTS, DATA, check
 from .settings import method_from_json, method_to_json
 
 FORMAT = 1
@@ -44,6 +46,7 @@ class Config:
     versions: Mapping[str, str] = field(default_factory=dict)  # of vitrim, timm and torch, when it was written
     recipe: Any = None  # how it was trained, if the user says so
     metrics: Mapping[str, Any] | None = None  # what it reaches, if the user says so
+    pools_patches: bool | None = None  # what `reduce_tokens` was told, where that is not what the model's head says
 
     def to_json(self) -> str:
         """The text of config.json; ValueError for what it cannot hold."""
@@ -53,6 +56,8 @@ class Config:
             "method": None if self.method is None else method_to_json(self.method),
             "versions": self.versions,
         }
+        if self.pools_patches is not None:
+            content["pools_patches"] = self.pools_patches
         try:
             return json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
         except (TypeError, ValueError) as error:
@@ -72,15 +77,17 @@ def read_config(folder: Path) -> Config:
     path = folder / CONFIG_FILE
     content = _read_json(path)
     if MARK not in content:
-        raise ValueError(f"{path} was not written by vitrim's save_pretrained: it has no {MARK}.")
+        raise ValueError(
+            f"{path} was not written by vitrim's save_pretrained: it has no {MARK}{_other(content, folder)}."
+        )
     if content[MARK] != FORMAT:
         raise ValueError(
-            f"{path} has format {content[MARK]!r}, and this version of vitrim reads format {FORMAT}: "
+            f"{path} has format {shown(repr(content[MARK]))}, and this version of vitrim reads format {FORMAT}: "
             f"{_hint(content.get('versions'))}."
         )
     try:
         return _checked({key: value for key, value in content.items() if key != MARK})
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path}: {error}") from error
 
 
@@ -126,19 +133,25 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 def _checked(content: dict[str, Any]) -> Config:
     known = {"architecture": str, "arguments": dict, "data": dict, "method": (dict, type(None)), "versions": dict}
-    kinds: dict[str, Any] = {**known, "recipe": object, "metrics": (dict, type(None))}
+    may_be_none = {"metrics": (dict, type(None)), "pools_patches": (bool, type(None))}
+    kinds: dict[str, Any] = {**known, "recipe": object, **may_be_none}
+    content = {"pools_patches": None} | content  # written where it says something
     _refuse_others("key", content, kinds)
     for key, kind in kinds.items():
         if key not in content:
             raise ValueError(f"{key} is missing.")
         if not isinstance(content[key], kind):
-            raise ValueError(f"{key} cannot be {content[key]!r}.")
+            raise ValueError(f"{key} cannot be {shown(repr(content[key]))}.")
     if not re.fullmatch(r"\w+", content["architecture"]):  # timm would look other names up elsewhere
-        raise ValueError(f"architecture must be the name of a model in timm, not {content['architecture']!r}.")
+        raise ValueError(
+            f"architecture must be the name of a model in timm, not {shown(repr(content['architecture']))}."
+        )
     _refuse_others("data entry", content["data"], DATA_KEYS)
     refused = sorted(set(content["arguments"]) & set(REFUSED_ARGUMENTS))
     if refused:
         raise ValueError(f"the argument {', '.join(refused)} is no business of a saved model.")
+    check("argument", content["arguments"], ARGUMENTS)
+    check("data entry", content["data"], DATA)
     tuples = {key: _tuples(content[key]) for key in ("arguments", "data")}
     method = None if content["method"] is None else method_from_json(content["method"])
     return Config(**content | tuples | {"method": method})
@@ -147,7 +160,7 @@ def _checked(content: dict[str, Any]) -> Config:
 def _refuse_others(what: str, given: Mapping[str, Any], known: Mapping[str, Any] | tuple[str, ...]) -> None:
     unknown = sorted(set(given) - set(known))
     if unknown:
-        raise ValueError(f"unknown {what} {', '.join(unknown)}; known are {', '.join(known)}.")
+        raise ValueError(f"unknown {what} {shown(', '.join(unknown))}; known are {', '.join(known)}.")
 
 
 def _tuples(value: Any) -> Any:
@@ -157,6 +170,13 @@ def _tuples(value: Any) -> Any:
     return tuple(_tuples(each) for each in value) if isinstance(value, list) else value
 
 
+def _other(content: Mapping[str, Any], folder: Path) -> str:
+    """What to do with the folder of another library."""
+    if "pretrained_cfg" in content:
+        return f"; it is one of timm's: name the model local-dir:{folder}"
+    return "; load_model, or --model, takes a folder of transformers'" if "model_type" in content else ""
+
+
 def _hint(versions: object) -> str:
     writer = versions.get("vitrim") if isinstance(versions, dict) else None
-    return f"it was written by vitrim {writer}" if writer else "it is from another version of vitrim"
+    return f"it was written by vitrim {shown(str(writer))}" if writer else "it is from another version of vitrim"

@@ -14,7 +14,7 @@ from ..core.method import Method
 from ..load import build_saved, resample_positions
 from ..methods import METR
 from ..network import check_answer
-from ..weight_files import check_fit, read_checkpoint
+from ..weight_files import check_fit, first_line, read_checkpoint, shown
 from .config import CARD_FILE, CONFIG_FILE, WEIGHTS_FILE, Config, is_learned, read_config
 
 SAVED = "saved"  # the method that the folder names
@@ -56,10 +56,13 @@ def load_saved(
     model = build_saved(config, img_size=img_size)
     if acts is not None:
         try:
-            reduce_tokens(model, acts)
+            reduce_tokens(model, acts, pools_patches=config.pools_patches)
             _check_counts(model)
-        except (TypeError, AttributeError) as error:  # a setting of the wrong kind, say a word for a number
-            raise ValueError(f"{folder / CONFIG_FILE}: {acts} does not fit {config.architecture}: {error}.") from error
+        except (ValueError, OSError):
+            raise
+        except Exception as error:  # whatever a setting of the wrong kind leads to, say a word for a number
+            said = f"{shown(str(acts))} does not fit {config.architecture}: {first_line(error)}"
+            raise ValueError(f"{folder / CONFIG_FILE}: {said}.") from error
     state = read_checkpoint(folder / WEIGHTS_FILE)
     state = state if img_size is None else resample_positions(model, state)
     _load(model, _needed(model, state, exits=exits, other_method=method != SAVED), folder)

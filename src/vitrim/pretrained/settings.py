@@ -14,6 +14,8 @@ from typing import Any
 
 from .. import methods
 from ..core.method import Method
+from ..weight_files import shown
+from .ranges import check_numbers
 
 CLASSES: Mapping[str, Any] = {
     name: value
@@ -37,17 +39,17 @@ def method_to_json(method: Method) -> dict[str, Any]:
 def method_from_json(value: object) -> Method:
     """The method again; ValueError for anything that `method_to_json` does not write."""
     if not isinstance(value, Mapping) or set(value) != {"class", "settings"}:
-        raise ValueError(f"a method is written as its class and settings, not as {value!r}.")
+        raise ValueError(f"a method is written as its class and settings, not as {shown(repr(value))}.")
     name, settings = value["class"], value["settings"]
     cls = CLASSES.get(name) if isinstance(name, str) else None
     if cls is None:
-        raise ValueError(f"there is no method class {name!r}; there are {', '.join(sorted(CLASSES))}.")
+        raise ValueError(f"there is no method class {shown(repr(name))}; there are {', '.join(sorted(CLASSES))}.")
     if not isinstance(settings, Mapping):
-        raise ValueError(f"the settings of {name} are names with values, not {settings!r}.")
+        raise ValueError(f"the settings of {name} are names with values, not {shown(repr(settings))}.")
     known = {field.name: field for field in fields(cls)}
     unknown = sorted(set(settings) - set(known))
     if unknown:
-        raise ValueError(f"{name} has no setting {', '.join(unknown)}; it has {', '.join(known)}.")
+        raise ValueError(f"{name} has no setting {shown(', '.join(unknown))}; it has {', '.join(known)}.")
     missing = [key for key, field in known.items() if key not in settings and field.default is MISSING]
     if missing:
         raise ValueError(f"{name} needs its setting {', '.join(missing)}.")
@@ -73,6 +75,7 @@ def _from_json(value: object, where: str) -> Any:
         return [_from_json(each, where) for each in value["list"]]
     if isinstance(value, Mapping):
         if "class" not in value:
-            raise ValueError(f"{where} is {value!r}, which is no setting.")
+            raise ValueError(f"{where} is {shown(repr(value))}, which is no setting.")
         return method_from_json(value)
+    check_numbers(where, value)
     return value

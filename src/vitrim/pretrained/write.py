@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..backbones.reader import find_stack, read_backbone
+from ..backbones.reader import Installed, find_stack, read_backbone
 from ..core.method import Method, ViTSpec
 from .card import About, render
 from .config import CARD_FILE, CONFIG_FILE, WEIGHTS_FILE, Config, foreign_files, is_ours
@@ -80,7 +80,16 @@ def _config(model: nn.Module, recipe: Any, metrics: Mapping[str, Any] | None) ->
     if is_dataclass(recipe) and not isinstance(recipe, type):
         recipe = asdict(recipe)
     versions = _versions()
-    return Config(*describe(model), method, versions, recipe, None if metrics is None else dict(metrics))
+    metrics = None if metrics is None else dict(metrics)
+    return Config(
+        *describe(model), method, versions, recipe, metrics, None if found is None else _pooling(model, found)
+    )
+
+
+def _pooling(model: nn.Module, found: Installed) -> bool | None:
+    """What the tokens were prepared for, where the head alone would not say so."""
+    pools = found.stack.spec.pools_patches
+    return None if pools == read_backbone(model).spec.pools_patches else pools
 
 
 def settled(method: Method, spec: ViTSpec) -> Method:
