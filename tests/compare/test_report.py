@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import pytest
@@ -133,3 +134,23 @@ def test_a_row_that_is_best_in_everything_is_named_once():
 @pytest.mark.parametrize(("drop", "told"), [(0.7, "\u22120.7"), (-0.7, "+0.7"), (0.0, "+0.0"), (0.04, "+0.0")])
 def test_changes_carry_their_sign(drop, told):
     assert points(make_row("evit", drop=drop)) == told
+
+
+@pytest.mark.parametrize("name", ["../secret.png", "pictures/../secret.png", "pictures/link.png", "/etc/hostname", ""])
+def test_only_the_runs_own_pictures_come_into_the_page(run, tmp_path, name):
+    Image.new("RGB", (8, 8)).save(tmp_path / "secret.png")
+    (tmp_path / "pictures" / "link.png").symlink_to(tmp_path / "secret.png")
+    sample = {"image": name, "name": "", "label": "", "tracks": []}
+    with pytest.raises(ValueError, match="has no picture"):
+        render(replace(run, pictures=(sample,)), tmp_path)
+
+
+def test_a_picture_is_a_png_of_moderate_size(run, tmp_path):
+    (tmp_path / "pictures" / "0.png").write_bytes(b"BM no png")
+    with pytest.raises(ValueError, match="has no picture"):
+        render(run, tmp_path)
+
+
+def test_the_first_row_is_the_unreduced_model(run, tmp_path):
+    with pytest.raises(ValueError, match="as its first"):
+        render(replace(run, rows=ROWS[1:]), tmp_path)

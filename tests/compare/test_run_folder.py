@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import subprocess
 import sys
 from dataclasses import fields, replace
@@ -11,7 +12,8 @@ from dataclasses import fields, replace
 import pytest
 
 from rows import make_row
-from vitrim.compare.run_folder import Row, check_output, locked, open_run, read_run, replace_file, write_run
+from vitrim.compare.run_folder import Row, check_output, open_run, read_run, write_run
+from vitrim.whole import locked, replace_file
 
 IDENTITY = {"model": "test_vit", "batch size": 4}
 
@@ -76,7 +78,7 @@ def test_an_interrupted_write_leaves_the_old_file(tmp_path, monkeypatch):
     assert file.read_text() == "old"
 
 
-HOLD = "import sys; from pathlib import Path; from vitrim.compare.run_folder import locked\n"
+HOLD = "import sys; from pathlib import Path; from vitrim.whole import locked\n"
 HOLD += "with locked(Path(sys.argv[1])): print('held', flush=True); sys.stdin.read()"
 
 
@@ -92,3 +94,54 @@ def test_a_folder_that_another_process_works_in_is_refused_until_it_ends(tmp_pat
         other.wait()
         with locked(tmp_path):  # a killed process leaves nothing to clean up
             assert (tmp_path / ".lock").exists()
+
+
+def change(content, where, value):
+    """The content with another value at a path of keys."""
+    at = content
+    for key in where[:-1]:
+        at = at[key]
+    at[where[-1]] = value
+    return content
+
+
+@pytest.mark.parametrize(
+    ("where", "value", "told"),
+    [
+        (("rows", 0, "top1"), "x", "top1 of a row cannot be x"),
+        (("rows", 0, "top1"), 101, "top1"),
+        (("rows", 0, "speedup"), None, "speedup"),
+        (("rows", 0, "gmacs"), float("nan"), "gmacs of a row cannot be nan"),
+        (("rows", 0, "tokens"), 5, "tokens"),
+        (("rows", 0, "tokens"), ["many"], "tokens"),
+        (("rows", 0, "num_images"), 0, "num_images"),
+        (("rows", 0, "latency_1_ms"), 10**400, "latency_1_ms"),
+        (("rows",), 5, "rows"),
+        (("pictures",), [5], "pictures"),
+        (("pictures",), [{"image": 5, "name": "", "label": "", "tracks": []}], "image cannot be 5"),
+        (("commands",), "a", "commands"),
+        (("skipped_files",), [None], "skipped_files"),
+        (("environment",), [], "environment"),
+        (("epochs",), 3, "does not hold"),
+    ],
+)
+def test_values_that_vitrim_does_not_write_are_refused(tmp_path, where, value, told):
+    write_run(tmp_path, replace(open_run(tmp_path, IDENTITY, {}, "a"), rows=(ROW,)))
+    file = tmp_path / "results.json"
+    file.write_text(json.dumps(change(json.loads(file.read_text()), where, value)))
+    with pytest.raises(ValueError, match=told):
+        read_run(file)
+
+
+def test_results_nested_too_deeply_or_no_file_are_refused(tmp_path):
+    for make in (lambda path: path.write_text("[" * 10**6), os.mkfifo):
+        (tmp_path / "results.json").unlink(missing_ok=True)
+        make(tmp_path / "results.json")
+        with pytest.raises(ValueError, match="not written by this version"):
+            read_run(tmp_path / "results.json")
+
+
+def test_names_that_no_encoding_holds_come_back(tmp_path):
+    run = open_run(tmp_path, {"data": "photos \udcff"}, {}, "a")
+    write_run(tmp_path, run)
+    assert read_run(tmp_path / "results.json") == run

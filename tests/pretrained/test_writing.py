@@ -54,7 +54,7 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path, saved):
         vitrim.save_pretrained(reduced(), saved / "notes.txt")
 
 
-@pytest.mark.parametrize("writer", ["_write", "_write_weights", "_flush"])
+@pytest.mark.parametrize("writer", ["_write", "_write_weights", "sync"])
 @pytest.mark.parametrize("there", [False, True])
 def test_a_full_disk_leaves_what_was_there(writer, there, tmp_path, monkeypatch, template):
     place = tmp_path / "saved"

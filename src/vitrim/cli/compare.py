@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from . import options, saved
+from .border import keeping
 from .options import DEFAULT_METHODS, DEFAULT_MODEL
 
 if TYPE_CHECKING:
@@ -73,12 +74,8 @@ def compare(
             seed=seed,
             command=shlex.join(["vitrim", *sys.argv[1:]]),
         )
-        try:
+        with keeping(f"finished rows are kept in {output}, the same command goes on from there."):
             run = run_job(job, watcher)
-        except KeyboardInterrupt:
-            raise KeyboardInterrupt(
-                f"finished rows are kept in {output}, the same command goes on from there."
-            ) from None
     options.note(run.assumption)
     typer.echo(f"{output / 'report.html'} is ready, with results.csv and results.json beside it.{_skipped(run)}")
 

@@ -141,7 +141,7 @@ def benchmark(
 def _write_json(path: Path, record: dict[str, Any]) -> None:
     import json
 
-    from ..compare.run_folder import replace_file
+    from ..whole import replace_file
 
     replace_file(path, json.dumps(record, indent=1) + "\n")
 

@@ -5,13 +5,15 @@ from __future__ import annotations
 import csv
 import io
 import math
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
+
+from ..core.schedule import SEEDS
+from ..text import shown
 
 if TYPE_CHECKING:
     from torch import nn
@@ -21,6 +23,8 @@ if TYPE_CHECKING:
 
 DEFAULT_MODEL = "vitrim_fashion_tiny"
 DEFAULT_METHODS = "evit,token_mergence,beyond_attentive,tome"
+
+LARGEST = 2**31 - 1  # of whole numbers that count something
 
 WHAT, HOW_MUCH, MEASURING = "Model and images", "Methods", "Measuring"
 
@@ -49,9 +53,11 @@ Images = Annotated[
         rich_help_panel=WHAT,
     ),
 ]
-ImgSize = Annotated[int | None, typer.Option(help="Resolution, if not the model's own.", rich_help_panel=WHAT)]
+ImgSize = Annotated[
+    int | None, typer.Option(max=LARGEST, help="Resolution, if not the model's own.", rich_help_panel=WHAT)
+]
 Limit = Annotated[
-    int | None, typer.Option(help="Use so many images, evenly spread over classes.", rich_help_panel=WHAT)
+    int | None, typer.Option(max=LARGEST, help="Use so many images, evenly spread over classes.", rich_help_panel=WHAT)
 ]
 SkipBad = Annotated[
     bool, typer.Option("--skip-bad", help="Leave out files that are no images, and count them.", rich_help_panel=WHAT)
@@ -81,9 +87,12 @@ Scorer = Annotated[
     typer.Option(help="What ranks patches: cls, received or norm (no class token needed).", rich_help_panel=HOW_MUCH),
 ]
 
-BatchSize = Annotated[int, typer.Option(help="Images at a time.", rich_help_panel=MEASURING)]
+BatchSize = Annotated[int, typer.Option(max=LARGEST, help="Images at a time.", rich_help_panel=MEASURING)]
 Rounds = Annotated[
-    int, typer.Option(help="Rounds of timing; more make a noisy machine's numbers firm.", rich_help_panel=MEASURING)
+    int,
+    typer.Option(
+        max=LARGEST, help="Rounds of timing; more make a noisy machine's numbers firm.", rich_help_panel=MEASURING
+    ),
 ]
 Device = Annotated[str, typer.Option(help="cpu, cuda or cuda:1.", rich_help_panel=MEASURING)]
 Dtype = Annotated[str, typer.Option(help="fp32, bf16 or fp16.", rich_help_panel=MEASURING)]
@@ -100,7 +109,10 @@ Int8 = Annotated[
         "--int8", help="Linear layers in int8 by torchao, in compare beside floating point.", rich_help_panel=MEASURING
     ),
 ]
-Seed = Annotated[int, typer.Option(help="For methods that draw numbers.", rich_help_panel=MEASURING)]
+Seed = Annotated[
+    int,
+    typer.Option(min=0, max=SEEDS[-1], help="For methods that draw numbers.", rich_help_panel=MEASURING),
+]
 
 T = TypeVar("T", int, float)
 
@@ -119,8 +131,10 @@ def numbers(text: str | None, option: str, kind: type[T], *, least: float = -mat
         except ValueError:
             what = "whole numbers" if kind is int else "numbers"
             raise ValueError(f"{option} takes {what} separated by commas, and {part!r} is none.") from None
-        if not math.isfinite(value):
+        if kind is float and not math.isfinite(value):
             raise ValueError(f"{option} takes finite numbers, not {part}.")
+        if kind is int and abs(value) > LARGEST:
+            raise ValueError(f"{option} takes whole numbers up to {LARGEST}, not {shown(part, 20)}.")
         if value < least:
             raise ValueError(f"{option} takes numbers of at least {least}, not {part}.")
         values.append(value)
@@ -205,9 +219,10 @@ def image_folder(model: str, data: Path | None) -> Iterator[Path]:
     if model != DEFAULT_MODEL:
         raise ValueError("pass --data FOLDER: images with a labels.csv, or one sub-folder of images per class.")
     from ..models.embedded import demo_images
+    from ..whole import temporary_folder
 
-    with tempfile.TemporaryDirectory(prefix="vitrim-") as place:
-        yield demo_images(Path(place) / "fashion_mnist_1000")
+    with temporary_folder() as place:
+        yield demo_images(place / "fashion_mnist_1000")
 
 
 def batches_for(
@@ -237,7 +252,7 @@ def check_output(path: Path | None) -> None:
 
 def write_csv(path: Path, records: Sequence[Mapping[str, object]]) -> None:
     """Records with the same fields as a table, its header first."""
-    from ..compare.run_folder import replace_file
+    from ..whole import replace_file
 
     out = io.StringIO()
     writer = csv.DictWriter(out, list(records[0]), lineterminator="\n")

@@ -12,6 +12,7 @@ import typer
 from typer.core import TyperCommand
 
 from . import terminal
+from .border import DEBUG, keeping, say
 
 if TYPE_CHECKING:
     from ..train.loop import Progress
@@ -76,11 +77,12 @@ def train(
 
     chief = int(os.environ.get("RANK", "0")) == 0
     try:
-        summary = run_recipe(wanted, data, output, listener=_line if chief else None, cpu=cpu)
+        with keeping(f"its checkpoints are kept in {output}, the same command goes on from there."):
+            summary = run_recipe(wanted, data, output, listener=_line if chief else None, cpu=cpu)
     except TrainingError as error:
-        if os.environ.get("VITRIM_DEBUG"):
+        if os.environ.get(DEBUG):
             raise
-        typer.echo(f"error: {error}", err=True)
+        say(str(error))
         raise typer.Exit(STOPPED) from error
     if chief:
         _tell(summary, output)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..core.schedule import check_seed
 from ..measure.benchmark import DTYPES
 from .configuration import Configuration
 from .run_folder import Key, Row, Run
@@ -36,6 +37,7 @@ class Job:
     def __post_init__(self) -> None:
         if self.dtype not in DTYPES:
             raise ValueError(f"the dtype is one of {', '.join(DTYPES)}, not {self.dtype!r}.")
+        check_seed(self.seed, "the comparison")
         for name, value in (("batch size", self.batch_size), ("number of rounds", self.rounds)):
             if value < 1:
                 raise ValueError(f"the {name} must be at least 1, not {value}.")

@@ -7,8 +7,10 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from ..whole import replace_file
 from .charts import accuracy_chart, method_colors, pareto_front, sampling_error
-from .run_folder import REPORT, Row, Run, replace_file
+from .run_folder import REPORT, UNREDUCED, Row, Run
+from .stored import picture_bytes
 
 TEMPLATE = "report.html.jinja"
 SMALL_LOSS = 1.0  # points of top-1 that the report calls a small loss
@@ -36,8 +38,8 @@ def render(run: Run, folder: Path) -> str:
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
     from markupsafe import Markup
 
-    if not run.rows:
-        raise ValueError("a report needs at least the unreduced model's row.")
+    if not run.rows or run.rows[0].method != UNREDUCED:
+        raise ValueError("a report needs at least the unreduced model's row, as its first.")
     jinja = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -46,7 +48,7 @@ def render(run: Run, folder: Path) -> str:
         lstrip_blocks=True,
     )
     jinja.filters["points"] = points
-    jinja.filters["inlined"] = lambda file: _data_uri(folder / file)
+    jinja.filters["inlined"] = lambda name: _data_uri(picture_bytes(folder, name))
     return jinja.get_template(TEMPLATE).render(
         run=run,
         rows=run.rows,
@@ -108,5 +110,5 @@ def _name(row: Row) -> str:
     return ", ".join(row.key)
 
 
-def _data_uri(path: Path) -> str:
-    return "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode()
+def _data_uri(content: bytes) -> str:
+    return "data:image/png;base64," + base64.b64encode(content).decode()

@@ -29,14 +29,17 @@ from ..measure.preparation import Preparation
 from ..measure.varying import images_to_count_on, mean_token_counts
 from ..quantize import INT8, check_torchao, quantize_int8, torchao_version
 from ..tracing import trace
+from ..whole import locked
 from .environment import environment, versions
 from .identity import identity
 from .job import Job, Watcher
 from .pictures import Sample, choose_samples, save_samples, save_tracks
 from .report import write_report
-from .run_folder import PICTURES, Key, Row, Run, check_output, int8_key, locked, open_run, write_run
+from .run_folder import UNREDUCED as WHOLE_MODEL
+from .run_folder import Key, Row, Run, check_output, int8_key, open_run, write_run
+from .stored import PICTURES
 
-UNREDUCED = ("unreduced", "")  # key of the first row
+UNREDUCED = (WHOLE_MODEL, "")  # key of the first row
 NUM_SAMPLES = 4  # images with token pictures in the report
 
 

@@ -9,16 +9,18 @@ from __future__ import annotations
 import csv
 import io
 import json
-import os
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
 from ..quantize import INT8
+from ..text import shown
+from ..whole import replace_file
+from .stored import check_row, read_stored
 
-RESULTS, TABLE, REPORT, PICTURES, LOCK = "results.json", "results.csv", "report.html", "pictures", ".lock"
+RESULTS, TABLE, REPORT = "results.json", "results.csv", "report.html"
+UNREDUCED = "unreduced"  # the method of the first row
 
 Key = tuple[str, str]  # what tells a row from others of its run: the method, and how it is set, in words
 
@@ -103,28 +105,6 @@ def check_output(folder: Path) -> None:
         raise ValueError(f"the output folder {folder} holds files, but no {RESULTS} of an earlier run: name a new one.")
 
 
-@contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Create the folder if need be and keep other processes out of it; ValueError if one is at work there.
-
-    The system drops the lock when its process ends, however it ends, so none is ever left behind; its file stays.
-    """
-    import fcntl
-
-    folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / LOCK, "a+", encoding="utf-8") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.seek(0)
-            owner = file.read().strip() or "unknown"
-            raise ValueError(f"another vitrim (process {owner}) is at work in the output folder {folder}.") from None
-        file.truncate(0)
-        file.write(str(os.getpid()))
-        file.flush()
-        yield
-
-
 def open_run(folder: Path, identity: Mapping[str, Any], environment: Mapping[str, str], command: str) -> Run:
     """The run in that folder, or a new one; ValueError naming the first difference if it is another run."""
     path = folder / RESULTS
@@ -135,8 +115,8 @@ def open_run(folder: Path, identity: Mapping[str, Any], environment: Mapping[str
         there, here = run.identity.get(name), identity.get(name)
         if there != here:
             raise ValueError(
-                f"the output folder {folder} holds another run: its {name} is {there}, and now it is {here}; "
-                "name another folder."
+                f"the output folder {folder} holds another run: its {name} is {shown(there)}, and now it is "
+                f"{shown(here)}; name another folder, or remove this one to replace it."
             )
     commands = run.commands if command in run.commands else (*run.commands, command)
     return replace(run, environment=environment, commands=commands)
@@ -145,27 +125,25 @@ def open_run(folder: Path, identity: Mapping[str, Any], environment: Mapping[str
 def read_run(path: Path) -> Run:
     """The run in a results.json."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_stored(path)
         lists = {name: tuple(content[name]) for name in ("commands", "skipped_files", "pictures")}
-        return Run(**content | lists | {"rows": tuple(Row(**row) for row in content["rows"])})
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise ValueError(f"{path} was not written by this version of vitrim: name another output folder.") from error
+        run = Run(**content | lists | {"rows": tuple(Row(**row) for row in content["rows"])})
+        for row in run.rows:
+            check_row(row)
+        if len({row.key for row in run.rows}) < len(run.rows):
+            raise ValueError("two of its rows are the same")
+    except (ValueError, TypeError) as error:
+        reason = shown(error).rstrip(".")
+        raise ValueError(
+            f"{path} was not written by this version of vitrim ({reason}): name another output folder."
+        ) from error
+    return run
 
 
 def write_run(folder: Path, run: Run) -> None:
     """results.json and results.csv, each replaced as a whole."""
     replace_file(folder / TABLE, _csv(run.rows))
     replace_file(folder / RESULTS, json.dumps(asdict(run), indent=1, ensure_ascii=False) + "\n")
-
-
-def replace_file(path: Path, content: str | bytes) -> None:
-    """Write a file so that at any moment the old or the new one is there, whole."""
-    partial = path.with_name(f".{path.name}.partial")
-    with open(partial, "wb") as file:
-        file.write(content.encode() if isinstance(content, str) else content)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial, path)
 
 
 def _csv(rows: Sequence[Row]) -> str:

@@ -175,9 +175,8 @@ def pseudo_random(count: int, seed: int, layer: int, device: torch.device) -> Te
 
 
 def check_seed(method: Method, seed: object) -> None:
-    """ValueError for a seed that is no whole number."""
-    if not schedule.is_whole(seed):
-        raise ValueError(f"{method.name}: seed must be a whole number, not {seed!r}.")
+    """ValueError for a seed that is no whole number in the range of SEEDS."""
+    schedule.check_seed(seed, method.name)
 
 
 K = TypeVar("K", bound="KeepRateMethod")

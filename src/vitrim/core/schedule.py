@@ -6,6 +6,8 @@ import math
 from collections.abc import Sequence
 from typing import TypeGuard
 
+SEEDS = range(2**32)  # all that torch, NumPy and the sines of `pseudo_random` tell apart
+
 
 def default_layers(depth: int) -> tuple[int, ...]:
     """The papers' reducing blocks, 0-based: 3, 6, 9 of 12; 4, 8, 12 of 16; a quarter of the depth apart."""
@@ -53,3 +55,10 @@ def linear_r(r: int, inflect: float, depth: int) -> tuple[int, ...]:
     low = int(r * (1 - inflect))
     step = (2 * r - 2 * low) / (depth - 1) if depth > 1 else 0.0
     return tuple(int(low + step * i) for i in range(depth))
+
+
+def check_seed(seed: object, what: str) -> None:
+    """ValueError, beginning with what it belongs to, for a seed that is no whole number of SEEDS."""
+    if not is_whole(seed) or seed not in SEEDS:
+        told = f"one of {seed.bit_length()} bits" if is_whole(seed) and abs(seed) > 2**64 else repr(seed)
+        raise ValueError(f"{what}: seed must be a whole number from 0 to {SEEDS[-1]}, not {told}.")

@@ -5,13 +5,13 @@ https://docs.openvino.ai. Read from ONNX, whose graph is leaner than what OpenVI
 
 from __future__ import annotations
 
-import tempfile
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from ..whole import temporary_folder
 from .onnx import ROUTE as ONNX
 from .route import Route, Runner
 
@@ -26,8 +26,8 @@ class OpenVino(Route):
 
     def write(self, model: nn.Module, x_BCHW: Tensor, path: Path) -> None:
         openvino = _library()
-        with tempfile.TemporaryDirectory() as folder:
-            file = Path(folder) / "model.onnx"
+        with temporary_folder(path.parent) as folder:
+            file = folder / "model.onnx"
             ONNX.write(model, x_BCHW, file)
             openvino.save_model(_read(openvino, file), path, compress_to_fp16=False)
 

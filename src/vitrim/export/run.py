@@ -6,7 +6,6 @@ Shape letters: B batch, I images, C channels, H height, W width.
 from __future__ import annotations
 
 import copy
-import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from ..backbones.reader import find_stack, restored
 from ..core.method import Method
 from ..core.schedule import is_whole
 from ..measure.evaluate import evaluating, input_size_of
+from ..whole import temporary_folder
 from .card import card, card_path
 from .logits import Logits
 from .place import put_in_place
@@ -116,8 +116,8 @@ def export_model(
     if refusal is not None:
         raise ValueError(f"{refusal}.")
     images_ICHW = _images(model, images, max(batch_sizes))
-    with tempfile.TemporaryDirectory(dir=settings.path.resolve().parent, prefix=".vitrim-") as folder:
-        return _export(model, method, settings, Path(folder), images_ICHW, progress)
+    with temporary_folder(settings.path.resolve().parent) as folder:
+        return _export(model, method, settings, folder, images_ICHW, progress)
 
 
 def _export(

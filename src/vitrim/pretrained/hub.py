@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from torch import nn
 
 from ..network import check_answer
+from ..whole import temporary_folder
 from .config import FILES
 from .write import write_folder
 
@@ -43,8 +42,8 @@ def push_to_hub(
     except ValueError as error:
         raise ValueError(f"{repo_id!r} is no name for a repository on the hub: {error}") from error
     about: dict[str, Any] = {"recipe": recipe, "metrics": metrics, "notes": notes, "license": license}
-    with tempfile.TemporaryDirectory(prefix="vitrim-") as beside:
-        folder = write_folder(model, Path(beside) / "model", source=repo_id, **about)
+    with temporary_folder() as beside:
+        folder = write_folder(model, beside / "model", source=repo_id, **about)
         try:
             check_answer()
             api = huggingface_hub.HfApi(token=token, library_name="vitrim")

@@ -6,9 +6,7 @@ with fewer tokens keeps the class it came with, which is timm's.
 
 from __future__ import annotations
 
-import os
 import shutil
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, fields, is_dataclass, replace
@@ -20,6 +18,7 @@ from torch import Tensor, nn
 
 from ..backbones.reader import Installed, find_stack, read_backbone
 from ..core.method import Method, ViTSpec
+from ..whole import replace_folder, sync, temporary_folder
 from .card import About, render
 from .config import CARD_FILE, CONFIG_FILE, WEIGHTS_FILE, Config, foreign_files, is_ours
 from .describe import describe
@@ -169,41 +168,24 @@ def _replacing(place: Path) -> Iterator[Path]:
 
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=place.parent, prefix=f".{place.name}-") as beside:
-            new, old = Path(beside) / "new", Path(beside) / "old"
+        with temporary_folder(place.parent) as beside:
+            new = beside / "new"
             new.mkdir()
             yield new
-            _swap(place, new, old)
+            sync(new)
+            replace_folder(place, new)
     except (OSError, SafetensorError) as error:
         reason = getattr(error, "strerror", None) or error
         raise OSError(f"the model could not be saved to {place}, which is as it was: {reason}.") from error
-
-
-def _swap(place: Path, new: Path, old: Path) -> None:
-    if place.exists():
-        os.rename(place, old)
-    try:
-        os.rename(new, place)
-    except OSError:
-        if old.exists():
-            os.rename(old, place)
-        raise
-    shutil.rmtree(old, ignore_errors=True)
 
 
 def _write_weights(path: Path, state: dict[str, Tensor]) -> None:
     from safetensors.torch import save_file
 
     save_file(state, path, metadata={"format": "pt"})
-    _flush(path)
+    sync(path)
 
 
 def _write(path: Path, text: str) -> None:
     path.write_text(text, encoding="utf-8")
-    _flush(path)
-
-
-def _flush(path: Path) -> None:
-    """To the disk itself, so that a crash of the machine cannot leave a folder with empty files."""
-    with open(path, "rb") as file:
-        os.fsync(file.fileno())
+    sync(path)

@@ -17,6 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..whole import sync
+
 PREFIX, PARTIAL = "step-", ".part-"
 GROUP = "group."  # beginning of names of tensors that an optimiser keeps for a group of parameters
 
@@ -108,15 +110,6 @@ def load(checkpoint: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]
             f"{checkpoint} cannot be read ({reason}): remove it to go on from an earlier one."
         ) from error
     return tensors, state
-
-
-def sync(path: Path) -> None:
-    """Wait until a file or folder is on the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def optimizer_state(optimizer: Any, module: nn.Module) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -6,13 +6,13 @@ recipe.json  metrics.jsonl  warnings.txt  checkpoints/  tensorboard/  summary.js
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from .checkpoint import TrainingError, last_words, sync
+from ..whole import replace_file, sync
+from .checkpoint import TrainingError, last_words
 from .recipe import Recipe, changed_fields
 
 
@@ -60,7 +60,7 @@ class RunFolder:
         self.check(recipe, facts)
         if self.writes and not self.recipe.exists():
             self.folder.mkdir(parents=True, exist_ok=True)
-            write_whole(self.recipe, json.dumps(_as_json(recipe, facts), indent=1))
+            replace_file(self.recipe, json.dumps(_as_json(recipe, facts), indent=1))
 
     def log(self, entry: Mapping[str, Any]) -> None:
         """Append one line, and tell tensorboard."""
@@ -120,11 +120,11 @@ class RunFolder:
         self._first_step = step + 1
         kept = [entry for entry in self.entries() if entry["step"] <= step]
         if self.metrics.exists():
-            write_whole(self.metrics, "".join(json.dumps(entry) + "\n" for entry in kept))
+            replace_file(self.metrics, "".join(json.dumps(entry) + "\n" for entry in kept))
 
     def finish(self, summary: Mapping[str, Any]) -> None:
         """Write the summary."""
-        write_whole(self.folder / "summary.json", json.dumps(summary, indent=1) + "\n")
+        replace_file(self.folder / "summary.json", json.dumps(summary, indent=1) + "\n")
 
     def close(self) -> None:
         """Let go of tensorboard's file; after a full disk there is no more to be had."""
@@ -147,18 +147,6 @@ class RunFolder:
             scalars |= {"keep_rate": one.pop()} if len(one) == 1 else {f"keep_rate/{i}": x for i, x in enumerate(rates)}
         for name, value in scalars.items():
             self._board.add_scalar(name, value, entry["step"])
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write a file so that it is whole or as it was."""
-    partial = path.with_name(f".{path.name}.part")
-    try:
-        partial.write_text(text)
-        sync(partial)
-        os.replace(partial, path)
-    except OSError:
-        partial.unlink(missing_ok=True)
-        raise
 
 
 def _as_json(recipe: Recipe, facts: Mapping[str, Any]) -> dict[str, Any]:

@@ -7,10 +7,11 @@ from dataclasses import replace
 from typing import Any
 
 from ..pretrained.write import save_pretrained
+from ..whole import replace_file
 from . import checkpoint
 from .checkpoint import TrainingError, last_words
 from .curves import curves_svg
-from .folder import RunFolder, write_whole
+from .folder import RunFolder
 from .setup import Setup
 from .start import start_model
 
@@ -42,4 +43,4 @@ def save_model(setup: Setup, folder: RunFolder, summary: Mapping[str, Any]) -> N
 
 def save_curves(folder: RunFolder) -> None:
     """Draw curves.svg of what was logged."""
-    write_whole(folder.folder / "curves.svg", curves_svg(folder.entries()))
+    replace_file(folder.folder / "curves.svg", curves_svg(folder.entries()))

@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
+from ..core.schedule import check_seed
 from .recipe_checks import check_kinds, check_optional, is_number
 
 # Fields that change how a run is carried out, not what it computes: a run may be resumed with others.
@@ -107,6 +108,7 @@ class Recipe:
     def __post_init__(self) -> None:
         check_kinds(self)
         check_optional(self)
+        check_seed(self.seed, "recipe")
         object.__setattr__(self, "crop_scale", tuple(self.crop_scale))
         for name, choices in CHOICES.items():
             if getattr(self, name) not in choices:

@@ -7,7 +7,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from ..compare.run_folder import locked
+from ..whole import locked
 from .folder import RunFolder
 from .loop import Listener, Trainer
 from .outcome import save_curves, save_model

@@ -6,13 +6,14 @@ The weights lie beside this file: ``pretrained=True`` needs no network.
 """
 
 import os
-import tempfile
 import zipfile
 from pathlib import Path
 from typing import Any
 
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 from timm.models.vision_transformer import VisionTransformer, checkpoint_filter_fn
+
+from ...whole import temporary_folder
 
 __all__ = ["IMAGES", "MODEL_NAME", "WEIGHTS", "demo_images", "vitrim_fashion_tiny"]
 
@@ -77,8 +78,8 @@ def demo_images(folder: Path) -> Path:
         raise FileExistsError(f"{folder} holds other files; name a folder that is new or empty")
     folder.parent.mkdir(parents=True, exist_ok=True)
     # Unpacked beside its place, then renamed: a folder with labels.csv is always complete.
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as beside:
-        unpacked = Path(beside) / "unpacked"
+    with temporary_folder(folder.parent) as beside:
+        unpacked = beside / "unpacked"
         with zipfile.ZipFile(IMAGES) as archive:
             archive.extractall(unpacked)
         try:

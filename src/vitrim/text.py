@@ -1,0 +1,27 @@
+"""Text from outside, such as names out of a file, made fit for one line of a message, a table or a card."""
+
+from __future__ import annotations
+
+MOST = 200  # characters of a value that a message tells
+
+
+def shown(value: object, most: int = MOST) -> str:
+    """The value as one line: white space as single blanks, other control characters as escapes, a long middle left out.
+
+    >>> shown("red \\x1b[31m\\nfish"), shown("9" * 400, 11)
+    ('red \\\\x1b[31m fish', '9999...9999')
+    """
+    try:
+        text = value if isinstance(value, str) else str(value)
+    except ValueError:  # Python prints no whole number of more than 4,300 digits
+        text = "a number of thousands of digits"
+    line = "".join(each if each.isprintable() else ascii(each)[1:-1] for each in " ".join(text.split()))
+    return shortened(line, most)
+
+
+def shortened(line: str, most: int) -> str:
+    """The line, at most so long: of a longer one the beginning and the end."""
+    if len(line) <= most:
+        return line
+    end = (most - 3) // 2
+    return f"{line[: most - 3 - end]}...{line[len(line) - end :]}"
