@@ -168,6 +168,15 @@ def test_draw_writes_a_picture_of_several_methods(job, vitrim, tmp_path):
     assert picture.read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.parametrize("command", ["draw", "features"])
+def test_some_images_of_a_folder_become_a_page(job, vitrim, tmp_path, command):
+    page = tmp_path / "page.pdf"
+    options = ("--checkpoint", str(job.checkpoint), "--methods", "evit", "--keep-rate", "0.5", "--limit", "2")
+    columns = ("--columns", "1") if command == "draw" else ()
+    assert "page.pdf is ready" in vitrim(command, str(job.data), *SMALL, *options, *columns, "--output", str(page))
+    assert page.read_bytes().startswith(b"%PDF")
+
+
 def test_doctor_tells_how_a_model_is_read(vitrim, monkeypatch):
     monkeypatch.setattr("vitrim.load.check_hub", lambda *_: pytest.fail("asked the hub"))
     out = vitrim("doctor", MODEL)

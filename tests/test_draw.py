@@ -216,7 +216,7 @@ def test_the_suffix_chooses_the_format(tmp_path, name, start):
 
 def test_what_cannot_be_drawn_is_refused_in_one_line(tmp_path):
     one, t = image(), traced(batch=1)
-    with pytest.raises(ValueError, match=r"\.png or \.svg, not as 'a\.jpg'"):
+    with pytest.raises(ValueError, match=r"\.png or \.svg or \.pdf, not as 'a\.jpg'"):
         draw_tokens([one], {"EViT": t}, tmp_path / "a.jpg")
     with pytest.raises(FileNotFoundError, match=r"no folder .*nowhere"):
         draw_tokens([one], {"EViT": t}, tmp_path / "nowhere" / "a.png")

@@ -27,7 +27,7 @@ Groups = NDArray[np.int64]
 Mask = NDArray[np.bool_]
 Painter = Callable[[Pixels, Groups], Pixels]
 
-SUFFIXES = (".png", ".svg")
+SUFFIXES = (".png", ".svg", ".pdf")
 SHORT_SIDE = 400  # pixels that a picture has at least, reached by whole-number enlargement
 MAX_PANELS = 12  # beside the image in one row, as long as each method gets one
 MAX_LAYERS = 4  # of one method
@@ -107,7 +107,7 @@ def draw_tokens(
     style: str = "auto",
     max_layers: int | None = None,
 ) -> None:
-    """Write `figure_for` to a file, PNG or SVG by its suffix."""
+    """Write `figure_for` to a file, PNG, SVG or PDF by its suffix."""
     path = Path(path)
     if path.suffix.lower() not in SUFFIXES:
         raise ValueError(f"a picture is written as {' or '.join(SUFFIXES)}, not as {path.name!r}.")

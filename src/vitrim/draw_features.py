@@ -23,7 +23,7 @@ CAPTION = "Colours: first three principal components of the features, those of t
 
 
 def draw_features(images: Sequence[Image.Image], maps: Mapping[str, Maps], path: Path | str) -> None:
-    """One row per image: the image, then its maps [B, C, H, W] by their label. PNG or SVG, by the file's suffix."""
+    """One row per image: the image, then its maps [B, C, H, W] by their label. PNG, SVG or PDF, by its suffix."""
     path = Path(path)
     if path.suffix.lower() not in SUFFIXES:
         raise ValueError(f"a picture is written as {' or '.join(SUFFIXES)}, not as {path.name!r}.")

@@ -1,13 +1,19 @@
 """The views of a run follow from its seed alone, however many processes and workers make them."""
 
 import random
+import shutil
 
 import numpy as np
 import pytest
+import timm
 import torch
 from PIL import Image
+from small_run import make_images
 
-from vitrim.measure.images import list_images
+from vitrim.measure.class_names import class_names_of
+from vitrim.measure.evaluate import labelled_images
+from vitrim.measure.images import ImageDataError, list_images
+from vitrim.train.class_folders import classes_of, labelled_views
 from vitrim.train.data import TrainingImages, ViewSampler, mix, seed_all, seeded, view_loader
 
 
@@ -107,3 +113,43 @@ def test_seeds_that_are_near_each_other_mix_to_numbers_that_are_not():
     assert len(found) == 400
     assert mix(1, 2) != mix(2, 1)
     assert all(0 <= number < 2**63 for number in found)
+
+
+def test_what_the_classes_are_called_is_noted_in_the_model_where_sorted_folders_are_the_classes(tmp_path):
+    model = timm.create_model("test_vit", num_classes=2)
+    train, _ = labelled_views(make_images(tmp_path), model, 2, keeps_head=False)
+    assert train.labels == (0,) * 12 + (1,) * 12
+    assert class_names_of(model, 2).find("cat") == 1
+    only_cats = shutil.copytree(tmp_path / "val" / "cat", tmp_path / "other" / "Cat").parent
+    assert set(labelled_images(model, only_cats).labels) == {1}
+
+
+def test_a_head_that_is_kept_keeps_its_classes_and_a_new_one_forgets_them(tmp_path):
+    model = timm.create_model("test_vit", num_classes=2)
+    model.pretrained_cfg |= {"label_names": ("cat", "bird")}
+    data = make_images(tmp_path)
+    kept, _ = labelled_views(data, model, 2, keeps_head=True)
+    assert {file.parent.name: label for file, label in zip(kept.files, kept.labels, strict=True)} == {
+        "cat": 0,
+        "bird": 1,
+    }
+    labelled_views(data, model, 2, keeps_head=False)
+    assert model.pretrained_cfg["label_names"] == ("bird", "cat")
+
+
+def test_numbered_folders_train_as_their_classes(tmp_path):
+    model = timm.create_model("test_vit", num_classes=12)
+    data = make_images(tmp_path, train=1, val=1, classes=tuple(map(str, range(12))))
+    for images in labelled_views(data, model, 12, keeps_head=False):
+        assert [int(file.parent.name) for file in images.files] == list(images.labels)
+
+
+def test_hidden_folders_and_links_count_in_training_as_elsewhere(tmp_path):
+    make_images(tmp_path)
+    (tmp_path / "train" / "cat" / ".thumbs").mkdir()
+    for file in (tmp_path / "train" / "cat").glob("*.png"):
+        file.rename(tmp_path / "train" / "cat" / ".thumbs" / file.name)
+    with pytest.raises(ImageDataError, match="cat holds no images"):
+        classes_of(tmp_path)
+    (tmp_path / "train" / "cat" / "linked").symlink_to(tmp_path / "val" / "cat", target_is_directory=True)
+    assert classes_of(tmp_path) == ["bird", "cat"]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from . import options, saved
+from . import options, pictures, saved
 from .options import DEFAULT_METHODS, DEFAULT_MODEL
 
 if TYPE_CHECKING:
@@ -18,9 +18,10 @@ TENSORS = ".safetensors"
 
 
 def features(
-    images: Annotated[list[Path], typer.Argument(help="Image files.", show_default=False)],
+    images: pictures.Pictures,
     output: Annotated[
-        Path, typer.Option(help="A picture, .png or .svg, or the maps themselves, .safetensors.", show_default=False)
+        Path,
+        typer.Option(help="A picture, .png, .svg or .pdf, or the maps themselves, .safetensors.", show_default=False),
     ],
     model: options.Model = DEFAULT_MODEL,
     checkpoint: options.Checkpoint = None,
@@ -40,6 +41,7 @@ def features(
     shared: Annotated[
         str | None, typer.Option(help="What merged patches get: offset, token or fill; by the method if not given.")
     ] = None,
+    limit: pictures.OfFolder = 4,
     seed: options.Seed = 0,
     img_size: options.ImgSize = None,
 ) -> None:
@@ -58,6 +60,7 @@ def features(
     if output.suffix.lower() not in wanted or not output.resolve().parent.is_dir():
         raise ValueError(f"--output is a {' or '.join(wanted)} file in a folder that exists, not {output}.")
     found = options.chosen(methods, keep_rates, gmacs, r, layers, scorer, clamp=clamp, mass=mass)
+    images = pictures.files(images, limit)
     saved.note(model)
     bare = build_model(model, img_size=img_size)
     made = {" ".join(each.key): each.make(bare, seed) for each in found}

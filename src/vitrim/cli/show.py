@@ -7,13 +7,13 @@ from typing import Annotated, Any
 
 import typer
 
-from . import options, saved, terminal
+from . import options, pictures, saved, terminal
 from .options import DEFAULT_METHODS, DEFAULT_MODEL
 
 
 def draw(
-    images: Annotated[list[Path], typer.Argument(help="Image files.", show_default=False)],
-    output: Annotated[Path, typer.Option(help="Picture to write, .png or .svg.")],
+    images: pictures.Pictures,
+    output: Annotated[Path, typer.Option(help="Picture to write, .png, .svg or .pdf.")],
     model: options.Model = DEFAULT_MODEL,
     checkpoint: options.Checkpoint = None,
     methods: options.Methods = DEFAULT_METHODS,
@@ -26,6 +26,10 @@ def draw(
     mass: options.Masses = None,
     layers: options.Layers = None,
     scorer: options.Scorer = None,
+    columns: Annotated[
+        int | None, typer.Option(min=1, help="Pictures of each method, spread over its reducing blocks.")
+    ] = None,
+    limit: pictures.OfFolder = 4,
     seed: options.Seed = 0,
     img_size: options.ImgSize = None,
 ) -> None:
@@ -41,6 +45,7 @@ def draw(
     if output.suffix.lower() not in SUFFIXES or not output.resolve().parent.is_dir():
         raise ValueError(f"--output is a {' or '.join(SUFFIXES)} file in a folder that exists, not {output}.")
     found = options.chosen(methods, keep_rates, gmacs, r, layers, scorer, clamp=clamp, mass=mass)
+    images = pictures.files(images, limit)
     saved.note(model)
     bare = build_model(model, img_size=img_size)
     made = {" ".join(each.key): each.make(bare, seed) for each in found}
@@ -51,7 +56,7 @@ def draw(
     ]
     net = load_model(model, checkpoint, img_size=img_size)
     traces = {name: trace_samples(reduce_tokens(net, method), samples)[0] for name, method in made.items()}
-    draw_tokens([sample.image for sample in samples], traces, output)
+    draw_tokens([sample.image for sample in samples], traces, output, max_layers=columns)
     typer.echo(f"{output} is ready.")
 
 

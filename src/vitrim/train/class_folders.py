@@ -1,11 +1,13 @@
-"""The class folders of a data set, and a fingerprint of its images."""
+"""The class folders of a data set, what their classes are, and a fingerprint of its images."""
 
 from __future__ import annotations
 
 import hashlib
 from pathlib import Path
+from typing import Any
 
-from ..measure.images import ImageDataError, LabelledImages
+from ..measure.class_names import class_names_of
+from ..measure.images import ImageDataError, LabelledImages, list_images
 from ..measure.pixels import images_below, is_hidden
 
 
@@ -18,6 +20,22 @@ def classes_of(data: Path) -> list[str]:
             f"{data}: train and val hold other classes: {differing[0]} is in one of them only ({len(differing)} such)."
         )
     return classes
+
+
+def labelled_views(data: Path, model: Any, num_classes: int, keeps_head: bool) -> tuple[LabelledImages, LabelledImages]:
+    """The images of train and val, by the names of a classifier that is kept.
+
+    Else where neither numbers nor names known to all say which class a folder is, its sorted order does, and the model
+    notes the names as its label_names, so that the folders of other data are matched with them.
+    """
+    names = class_names_of(model, num_classes) if keeps_head else None
+    names = names if names is not None and names.certain else None
+    train, val = (list_images(data / split, num_classes, names=names) for split in ("train", "val"))
+    if train.assumed:
+        model.pretrained_cfg = (getattr(model, "pretrained_cfg", None) or {}) | {"label_names": train.class_names}
+    elif not keeps_head and "label_names" in (getattr(model, "pretrained_cfg", None) or {}):
+        model.pretrained_cfg = model.pretrained_cfg | {"label_names": None}  # those of the head before
+    return train, val
 
 
 def digest(*folders: LabelledImages) -> str:

@@ -12,15 +12,14 @@ from ..backbones.reader import find_stack, read_backbone
 from ..core.stack import TRAINING_ONLY, WEIGHTS, TokenStack
 from ..measure.batches import ImageDataset
 from ..measure.evaluate import eval_transform, input_size_of
-from ..measure.images import list_images
 from ..measure.macs import count_macs
-from .class_folders import classes_of, digest
+from .class_folders import classes_of, digest, labelled_views
 from .data import TrainingImages, Transform
 from .evaluation import accuracies
 from .label_views import LabelMap, LabelViews
 from .processes import from_all, make_accelerator, rests_allowed, shard
 from .recipe import Recipe
-from .start import start_model, start_teacher
+from .start import NEW_HEAD, start_model, start_teacher
 from .task import ClassificationTask, TokenLabelingTask
 from .token_labeling import image_targets, label_map_targets, repeated
 
@@ -35,11 +34,11 @@ class Setup:
         self.accelerator = make_accelerator(recipe, cpu)
         classes = classes_of(data)
         num_classes = recipe.num_classes or len(classes)
-        images = list_images(data / "train", num_classes)
-        self.val_images = list_images(data / "val", num_classes)
         self.unreadable: dict[str, str] = {}  # validation images that could not be read, with the reasons
         torch.manual_seed(recipe.seed)  # of a new head, and of random weights
         self.model, self.weights_from = start_model(recipe, classes)
+        keeps_head = recipe.checkpoint is not None and not self.weights_from.endswith(NEW_HEAD)
+        images, self.val_images = labelled_views(data, self.model, num_classes, keeps_head)
         channels, transform = input_size_of(self.model)[0], training_transform(recipe, self.model)
         label_views = None if recipe.label_maps is None else LabelViews(Path(recipe.label_maps), transform)
         if label_views is not None:

@@ -24,6 +24,7 @@ from .recipe import Recipe
 
 PRETRAINED = "pretrained"  # the checkpoint that stands for timm's own weights
 WEIGHTS_FILE = "model.safetensors"  # in a folder of save_pretrained, and in a checkpoint of a run
+NEW_HEAD = "a new head"  # how the line on where the weights come from ends, if the classifier is random
 WNID = re.compile(r"n\d{8}")
 
 
@@ -83,7 +84,7 @@ def start_teacher(recipe: Recipe, class_folders: Sequence[str], student: nn.Modu
         size = None  # a convolutional network takes images of any size
         teacher = build_model(recipe.teacher, num_classes=num_classes)
     said = _load(teacher, Start(recipe.teacher, checkpoint, size, num_classes, class_folders))
-    if said.endswith("a new head"):
+    if said.endswith(NEW_HEAD):
         raise ValueError(
             f"the teacher {recipe.teacher} was not trained on these {num_classes} classes: set teacher_checkpoint to "
             "weights that were."
@@ -132,7 +133,7 @@ def _load(model: nn.Module, start: Start) -> str:
     if learned:
         said += ", new weights of the method"
     if fresh:
-        return f"{said}, a new head"
+        return f"{said}, {NEW_HEAD}"
     return said if rows is None else f"{said}, its head's rows for these classes"
 
 
