@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from . import options, terminal
+from . import options, tables, terminal
 from .trained import load_with_exits
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ def anytime(
 
     wanted = options.numbers(thresholds, "--thresholds", float) or ([] if target_drop is not None else [0.5, 0.7, 0.9])
     rates = options.numbers(static, "--static", float)
-    options.check_output(output)
+    tables.check_output(output)
     if images is None:
         raise ValueError("pass --images FOLDER: images with a labels.csv, or one sub-folder of images per class.")
     net = load_with_exits(model, checkpoint, method, _settings(keep_rate, mass, layers, scorer), img_size)
@@ -98,7 +98,7 @@ def anytime(
     if target_drop is not None:
         _tell(scores[-1], target_drop)
     if output is not None:
-        options.write_csv(output, [_record(row, timings[row.setting], record) for row in rows])
+        tables.write_csv(output, [_record(row, timings[row.setting], record) for row in rows])
 
 
 def _settings(keep_rate: float | None, mass: float | None, layers: str | None, scorer: str | None) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from . import options, terminal
+from . import options, tables, terminal
 from .options import DEFAULT_MODEL
 from .trained import load_without_method
 
@@ -36,7 +36,7 @@ def cls_quality(
     from ..measure.cls_quality import cls_quality as measure
 
     rates = options.numbers(keep_rates, "--keep-rates", float)
-    options.check_output(output)
+    tables.check_output(output)
     with options.image_folder(model, images) as folder:
         net = load_without_method(model, checkpoint, img_size)
         batches = options.batches_for(net, folder, limit, batch_size, skip_bad, max_bytes=0)
@@ -44,7 +44,7 @@ def cls_quality(
             rows = measure(net, batches, keep_rates=rates, device=device, amp=amp, progress=progress)
     _show(rows)
     if output is not None:
-        options.write_csv(output, [_record(row) for row in rows])
+        tables.write_csv(output, [_record(row) for row in rows])
 
 
 def _show(rows: tuple[ClsQuality, ...]) -> None:

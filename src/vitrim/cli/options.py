@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
@@ -242,20 +240,3 @@ def note(sentence: str) -> None:
     """Say what a user should know of the numbers; nothing if there is nothing to say."""
     if sentence:
         typer.echo(f"note: {sentence}")
-
-
-def check_output(path: Path | None) -> None:
-    """ValueError at once for a file that could not be written in the end."""
-    if path is not None and (path.suffix.lower() != ".csv" or not path.resolve().parent.is_dir()):
-        raise ValueError(f"--output is a .csv file in a folder that exists, not {path}.")
-
-
-def write_csv(path: Path, records: Sequence[Mapping[str, object]]) -> None:
-    """Records with the same fields as a table, its header first."""
-    from ..whole import replace_file
-
-    out = io.StringIO()
-    writer = csv.DictWriter(out, list(records[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(records)
-    replace_file(path, out.getvalue())
