@@ -11,7 +11,7 @@ from ..core.method import ViTSpec
 from ..core.stack import BlockReader
 from ..heads import num_classes
 from ..models.lvvit import LVViT
-from .reader import Backbone, Place
+from .reader import Backbone, Place, UnsupportedModel, blocks_in
 
 REFUSED = {
     "reset_classifier": "what a method learns fits the classes; restore(model), then reduce again.",
@@ -43,7 +43,12 @@ def place(model: nn.Module) -> Place | None:
 
 def read(model: LVViT) -> Backbone:
     """The backbone of an LV-ViT."""
-    blocks: list[Any] = list(model.blocks)
+    blocks = blocks_in(model.blocks)
+    for i, block in enumerate(blocks):
+        parts = (block, getattr(block, "attn", None))
+        if any(type(part).__module__ != "vitrim.models.lvvit_blocks" for part in parts):
+            names = " with a ".join(type(part).__name__ for part in parts)
+            raise UnsupportedModel(f"block {i} is a {names}, and vitrim reads LV-ViT's own Block and Attention.")
     cfg = getattr(model, "pretrained_cfg", None) or {}
     classes = num_classes(model) or 0
     spec = ViTSpec(

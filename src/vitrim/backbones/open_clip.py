@@ -15,7 +15,7 @@ from ..core.block_reader import BlockReader
 from ..core.method import ViTSpec
 from ..core.multihead import join_multihead, multihead_macs, split_multihead, why_unreadable
 from . import timm
-from .reader import Backbone, Place, UnsupportedModel, check_pooling, linear_macs, version
+from .reader import Backbone, Place, UnsupportedModel, blocks_in, check_pooling, linear_macs, version
 
 REFUSED = {name: timm.REFUSED[name] for name in ("forward_intermediates", "prune_intermediate_layers")}
 
@@ -23,7 +23,8 @@ REFUSED = {name: timm.REFUSED[name] for name in ("forward_intermediates", "prune
 class ResidualReader(BlockReader):
     """x + ls_1(attn(ln_1(x))), then x + ls_2(mlp(ln_2(x))), with torch's nn.MultiheadAttention."""
 
-    exact = False
+    def is_exact(self, block: Any) -> bool:
+        return False
 
     def attention(self, block: Any, x_BNC: Tensor) -> Attention:
         return split_multihead(block.attn, block.ln_1(x_BNC))
@@ -38,7 +39,8 @@ class ResidualReader(BlockReader):
 class CustomReader(ResidualReader):
     """The same with open_clip's own attention: norms of queries and keys, scales of heads, inner norms."""
 
-    exact = True
+    def is_exact(self, block: Any) -> bool:
+        return True
 
     def attention(self, block: Any, x_BNC: Tensor) -> Attention:
         attn, x = block.attn, block.ln_1(x_BNC)
@@ -94,7 +96,7 @@ def read(model: nn.Module) -> Backbone:
         )
     if not where.parent.batch_first:
         raise UnsupportedModel("VisionTransformer of open_clip: its tokens come before the batch (batch_first=False).")
-    blocks: list[Any] = list(tower.transformer.resblocks)
+    blocks = blocks_in(tower.transformer.resblocks)
     readers = [_reader(block, i) for i, block in enumerate(blocks)]
     channels = tower.transformer.width
     spec = ViTSpec(

@@ -87,7 +87,7 @@ class Backbone:
 
     def errors(self) -> list[float]:
         """How far each block's reader is from the block, see `check_reader`."""
-        pairs = zip(self.blocks.children(), self.readers, strict=True)
+        pairs = zip(blocks_in(self.blocks), self.readers, strict=True)
         return [check_reader(block, reader, self.spec.channels, self.spec.num_prefix) for block, reader in pairs]
 
 
@@ -163,13 +163,21 @@ def version(library: str) -> str:
     return f"{library} {importlib.import_module(library).__version__}"
 
 
+def blocks_in(container: Any) -> list[Any]:
+    """The blocks in their order; one that stands in two places comes twice, where children() tells it once."""
+    blocks = list(container._modules.values())
+    if not blocks:
+        raise UnsupportedModel("the model has no blocks: there are no tokens to reduce.")
+    return blocks
+
+
 def linear_macs(module: nn.Module) -> int:
     """Multiply-adds per token of a module's linear layers."""
     return sum(part.weight.numel() for part in module.modules() if isinstance(part, nn.Linear))
 
 
 def _self_check(backbone: Backbone) -> None:
-    for i, (block, error) in enumerate(zip(backbone.blocks.children(), backbone.errors(), strict=True)):
+    for i, (block, error) in enumerate(zip(blocks_in(backbone.blocks), backbone.errors(), strict=True)):
         if math.isnan(error):
             raise UnsupportedModel(
                 f"{backbone.spec.name}: the weights of block {i} are not finite, so it cannot be read."
@@ -179,6 +187,25 @@ def _self_check(backbone: Backbone) -> None:
                 f"{backbone.spec.name}: block {i} ({type(block).__name__}, {version(backbone.library)}) was read "
                 f"wrongly: its residual update differs by {error:.1%}. Please report it; the model is unchanged."
             )
+        _check_forwards(backbone, i, block)
+
+
+def _check_forwards(backbone: Backbone, index: int, block: nn.Module) -> None:
+    """UnsupportedModel where somebody else's forward would go unheard: those of block and attention are not called."""
+    attention = backbone.readers[index].attention_name
+    for what, module in (("", block), (f"'s {attention}", getattr(block, attention, None))):
+        if module is not None and not backbone.readers[index].opaque and _is_patched(module):
+            raise UnsupportedModel(
+                f"{backbone.spec.name}: block {index}{what} ({type(module).__name__}) runs a forward that "
+                f"{version(backbone.library)} did not give it, and while tokens are reduced it would not be called. "
+                "Reduce the model first, or take that forward away."
+            )
+
+
+def _is_patched(module: nn.Module) -> bool:
+    """Whether its forward was put on the module itself, or on its class from another library."""
+    home, of_forward = (each.__module__.partition(".")[0] for each in (type(module), type(module).forward))
+    return "forward" in vars(module) or of_forward != home
 
 
 def _refuse(name: str, reason: str, *_: object, **__: object) -> None:

@@ -19,7 +19,7 @@ from ..core.block_reader import BlockReader, through
 from ..core.method import ViTSpec
 from ..heads import num_classes
 from . import timm_eva
-from .reader import Backbone, Place, UnsupportedModel, check_pooling, linear_macs, version
+from .reader import Backbone, Place, UnsupportedModel, blocks_in, check_pooling, linear_macs, version
 
 OFF_GRID = (
     "its features no longer lie on the patch grid; vitrim.features(model, images) gives maps that do, and "
@@ -37,6 +37,9 @@ REFUSED = {
 class PreNormReader(BlockReader):
     """timm's Block: x + ls1(attn(norm1(x))), then x + ls2(mlp(norm2(x)))."""
 
+    def is_exact(self, block: Any) -> bool:
+        return timm_eva.is_fused(block.attn)
+
     def attention(self, block: Any, x_BNC: Tensor) -> Attention:
         return _split(block.attn, block.norm1(x_BNC))
 
@@ -47,7 +50,7 @@ class PreNormReader(BlockReader):
         return x_BNC + through(block.mlp(block.norm2(x_BNC)), block.ls2, block.drop_path2)
 
 
-class PostNormReader(BlockReader):
+class PostNormReader(PreNormReader):
     """timm's ResPostBlock: x + norm1(attn(x)), then x + norm2(mlp(x))."""
 
     def attention(self, block: Any, x_BNC: Tensor) -> Attention:
@@ -100,7 +103,7 @@ def read(model: nn.Module, readers_of: Mapping[type[nn.Module], BlockReader] = R
             f"ViTs with RoPE) of {version('timm')}."
         )
     assert isinstance(model, MODELS)
-    blocks: list[Any] = list(model.blocks.children())
+    blocks = blocks_in(model.blocks)
     readers = [_reader(block, i, name, readers_of) for i, block in enumerate(blocks)]
     if isinstance(model, Eva) and len({linear_macs(block.attn) for block in blocks}) > 1:
         raise UnsupportedModel(
@@ -138,6 +141,11 @@ def _reader(block: Any, index: int, name: str, readers_of: Mapping[type[nn.Modul
             f"{name}: the attention of block {index} is a {type(block.attn).__name__}, and in such a block vitrim "
             f"reads timm's {wanted} ({version('timm')})."
         )
+    if type(block.attn.attn_drop) not in (nn.Dropout, nn.Identity):
+        raise UnsupportedModel(
+            f"{name}: block {index} drops attention by a {type(block.attn.attn_drop).__name__}, which would not be "
+            "called while tokens are reduced: vitrim reads nn.Dropout."
+        )
     if getattr(block.attn, "gate", None) is not None:
         raise UnsupportedModel(f"{name}: block {index} has gated attention, which vitrim does not read.")
     return reader
@@ -151,5 +159,5 @@ def _name(model: Any) -> str:
 def _split(attn: Any, x_BNC: Tensor) -> Attention:
     B, N, _ = x_BNC.shape
     q, k, v = attn.qkv(x_BNC).reshape(B, N, 3, attn.num_heads, attn.head_dim).permute(2, 0, 3, 1, 4).unbind(0)
-    dropout = attn.attn_drop.p if attn.training else 0.0
-    return Attention(through(q, attn.q_norm), through(k, attn.k_norm), v, attn.scale, dropout=dropout)
+    q, k = through(q, attn.q_norm), through(k, attn.k_norm)
+    return Attention(q, k, v, attn.scale, dropout=timm_eva.dropout_of(attn))

@@ -24,6 +24,13 @@ ATTENTIONS = (EvaAttention, AttentionRope)
 class EvaReader(BlockReader):
     """EvaBlock: x + gamma_1 * attn(norm1(x)), then x + gamma_2 * mlp(norm2(x)); both scales may be absent."""
 
+    def is_exact(self, block: Any) -> bool:
+        return is_fused(block.attn)
+
+    def whole(self, block: Any, x_BNC: Tensor, rotation: Rotation | None = None) -> Tensor:
+        out: Tensor = block.forward(x_BNC, rope=None if rotation is None else rotation.table)
+        return out
+
     def attention(self, block: Any, x_BNC: Tensor) -> Attention:
         return _split(block.attn, block.norm1(x_BNC))
 
@@ -81,8 +88,7 @@ def _split(attn: Any, x_BNC: Tensor) -> Attention:
     groups = q.shape[1] // k.shape[1]
     if groups > 1:  # several heads of queries share one of keys and values
         k, v = k.repeat_interleave(groups, dim=1), v.repeat_interleave(groups, dim=1)
-    dropout = attn.attn_drop.p if attn.training else 0.0
-    return Attention(q, k, v, attn.scale, dropout=dropout)
+    return Attention(q, k, v, attn.scale, dropout=dropout_of(attn))
 
 
 def _fused(attn: Any, x_BNC: Tensor) -> Tensor:
@@ -93,6 +99,17 @@ def _fused(attn: Any, x_BNC: Tensor) -> Tensor:
     if attn.qkv_bias_separate:
         return cast(Tensor, attn.qkv(x_BNC) + bias)
     return F.linear(x_BNC, attn.qkv.weight, bias)
+
+
+def is_fused(attn: Any) -> bool:
+    """Whether timm runs this attention through the fused kernel, see timm.layers.set_fused_attn."""
+    return bool(attn.fused_attn)
+
+
+def dropout_of(attn: Any) -> float:
+    """Dropout of the attention, in the mode of the module that timm asks."""
+    drops = attn.training if is_fused(attn) else attn.attn_drop.training
+    return getattr(attn.attn_drop, "p", 0.0) if drops else 0.0
 
 
 def project(attn: Any, mixed_BHND: Tensor) -> Tensor:

@@ -12,13 +12,16 @@ from ..core.block_reader import BlockReader
 from ..core.method import ViTSpec
 from ..core.multihead import join_multihead, multihead_macs, split_multihead, why_unreadable
 from ..heads import num_classes
-from .reader import Backbone, Place, UnsupportedModel, linear_macs, version
+from .reader import Backbone, Place, UnsupportedModel, blocks_in, linear_macs, version
 
 
 class EncoderBlockReader(BlockReader):
     """x + dropout(self_attention(ln_1(x))), then x + mlp(ln_2(x))."""
 
-    exact = False
+    attention_name = "self_attention"
+
+    def is_exact(self, block: Any) -> bool:
+        return False
 
     def attention(self, block: Any, x_BNC: Tensor) -> Attention:
         return split_multihead(block.self_attention, block.ln_1(x_BNC))
@@ -46,7 +49,7 @@ def read(model: nn.Module) -> Backbone:
             f"{name}: of torchvision's models, vitrim reads the VisionTransformer (vit_b_16 to vit_h_14) of "
             f"{version('torchvision')}, whole."
         )
-    blocks: list[Any] = list(model.encoder.layers)
+    blocks = blocks_in(model.encoder.layers)
     for i, block in enumerate(blocks):
         if type(block) is not EncoderBlock:
             raise UnsupportedModel(

@@ -14,7 +14,7 @@ from torch import nn
 from ..core.block_reader import MASKED
 from ..core.method import ViTSpec
 from ..heads import num_classes
-from .reader import Backbone, Place, UnsupportedModel, linear_macs, version
+from .reader import Backbone, Place, UnsupportedModel, blocks_in, linear_macs, version
 from .transformers_layers import (
     CAPTURES,
     CLIP,
@@ -23,6 +23,7 @@ from .transformers_layers import (
     VIT,
     LayerReader,
     refuse_captured,
+    refuse_foreign,
 )
 
 
@@ -100,12 +101,15 @@ def read(model: Any) -> Backbone:
             f"{version('transformers')} is installed."
         )
     tower, where = found.tower, found.place()
-    blocks: list[Any] = [] if where is None else list(getattr(where.parent, where.attribute))
-    if where is None or not all(type(b).__name__ == tower.block and tower.reader.understands(b) for b in blocks):
-        raise UnsupportedModel(
-            f"{name}: its blocks are not the {tower.block} that vitrim reads, which is that of transformers 5.20 to "
-            f"5.23; {version('transformers')} is installed."
-        )
+    if where is None:
+        raise UnsupportedModel(_unlike(name, "its blocks are not", tower.block))
+    blocks = blocks_in(getattr(where.parent, where.attribute))
+    for i, block in enumerate(blocks):
+        if not tower.reader.understands(block, tower.block):
+            attention = type(getattr(block, tower.reader.attention_name, None)).__name__
+            what = f"block {i} is a {type(block).__name__} with a {attention}, and not"
+            raise UnsupportedModel(_unlike(name, what, tower.block))
+        refuse_foreign(getattr(block, tower.reader.attention_name))
     config, attention = found.module.config, getattr(blocks[0], tower.reader.attention_name)
     num_prefix, classes = tower.num_prefix + getattr(config, "num_register_tokens", 0), num_classes(model) or 0
     spec = ViTSpec(
@@ -149,6 +153,13 @@ def _find(model: nn.Module) -> Found | None:
     inner: Any = getattr(model, attribute)
     found = _find(inner)
     return found and found._replace(pools=found.pools or averages)
+
+
+def _unlike(name: str, what: str, block: str) -> str:
+    return (
+        f"{name}: {what} the {block} that vitrim reads, which is that of transformers 5.20 to 5.23; "
+        f"{version('transformers')} is installed."
+    )
 
 
 def _num_patches(module: Any, preparation: Any) -> int:

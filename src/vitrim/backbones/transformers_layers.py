@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-import copy
+import inspect
+import sys
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
+from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, eager_mask
 
 from ..core.attention import Attention
 from ..core.block_reader import MASKED, BlockReader, Step
 from ..core.rotary import Rotation
 from ..core.tokens import Tokens
+from .reader import UnsupportedModel
 
+READ = ("sdpa", "eager", None)  # attn_implementation; None is eager
 CAPTURES = ("output_hidden_states", "output_attentions")
 
 
@@ -44,11 +49,15 @@ class LayerReader(BlockReader):
         """What a residual branch ends with."""
         return x_BNC
 
-    def understands(self, block: Any) -> bool:
-        """Whether the block has the parts that are read."""
+    def understands(self, block: Any, name: str) -> bool:
+        """Whether it is the library's block of that name, with its own attention, and has the parts that are read."""
         attention = getattr(block, self.attention_name, None)
-        parts = (*self.norms, "mlp")
-        return all(hasattr(block, part) for part in parts) and hasattr(attention, "q_proj")
+        homes = {type(part).__module__ for part in (block, attention)}
+        own = type(block).__name__ == name and len(homes) == 1 and homes.pop().startswith("transformers.")
+        return own and all(hasattr(block, part) for part in (*self.norms, "mlp")) and hasattr(attention, "q_proj")
+
+    def is_exact(self, block: Any) -> bool:
+        return bool(getattr(block, self.attention_name).config._attn_implementation == "sdpa")
 
     def check_call(self, attention_mask: Any = None, *_: Any, **kwargs: Any) -> None:
         refuse_captured(kwargs)
@@ -57,6 +66,7 @@ class LayerReader(BlockReader):
             raise ValueError(MASKED)
 
     def run(self, block: Any, step: Step, tokens: Tokens, rotation: Rotation | None) -> Tokens:
+        refuse_foreign(getattr(block, self.attention_name))
         if not (block.gradient_checkpointing and block.training):
             return step(tokens, rotation)
         out = block._gradient_checkpointing_func(step, tokens, rotation)
@@ -64,12 +74,15 @@ class LayerReader(BlockReader):
             raise ValueError("reentrant checkpointing takes tokens apart: checkpoint with use_reentrant=False.")
         return out
 
-    def plain(self, block: Any, x_BNC: Tensor, **beside: Any) -> Tensor:
-        attention = getattr(block, self.attention_name)
-        attention.config = copy.copy(attention.config)  # the block is a copy that shares it
-        attention.config._attn_implementation = "eager"  # runs everywhere, in fp32
-        out: Tensor = block(x_BNC, None, **beside)
+    def whole(self, block: Any, x_BNC: Tensor, rotation: Rotation | None = None) -> Tensor:
+        # Past the wrapper in which newer versions checkpoint, as `run` has done it; a forward of its own is for checks.
+        forward = vars(block).get("forward") or partial(inspect.unwrap(type(block).forward), block)
+        out: Tensor = forward(x_BNC, None, **self.beside(rotation))
         return out
+
+    def beside(self, rotation: Rotation | None) -> dict[str, Any]:
+        """What the library hands a block, beside the features, to tell this."""
+        return {}
 
 
 class DropoutReader(LayerReader):
@@ -94,6 +107,10 @@ class RotaryReader(ScaleReader):
     def rotation(self, _: Any = None, position_embeddings: Any = None, **__: Any) -> Rotation:
         cos, sin = position_embeddings
         return Rotation(torch.cat([cos, sin], dim=-1), cos_first=True)
+
+    def beside(self, rotation: Rotation | None) -> dict[str, Any]:
+        assert rotation is not None
+        return {"position_embeddings": rotation.table.chunk(2, dim=-1)}
 
     def turn(self, block: Any, attention: Attention, rows: Tensor) -> Attention:
         from transformers.models.dinov3_vit.modeling_dinov3_vit import apply_rotary_pos_emb
@@ -121,6 +138,29 @@ def refuse_captured(kwargs: dict[str, Any]) -> None:
             "matrices are never formed; vitrim.features(model, images) gives maps on the patch grid, and "
             "vitrim.trace(model) where each patch went; or restore(model) first."
         )
+
+
+def refuse_foreign(attention: Any) -> None:
+    """UnsupportedModel if the library would hand this attention to somebody else's function."""
+    name = attention.config._attn_implementation
+    if not _is_read(type(attention), name):
+        raise UnsupportedModel(
+            f"attn_implementation {name!r} is not called while tokens are reduced: vitrim computes what transformers' "
+            "own 'sdpa' and 'eager' do, and reads no other. Call model.set_attn_implementation('sdpa') first, or "
+            "restore(model) to run yours."
+        )
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def _is_read(attention: type, name: str | None) -> bool:
+    """Whether under this name lie the library's own functions, for the attention and for its mask."""
+    if name not in READ:
+        return False
+    home = sys.modules[attention.__module__]
+    function = home.ALL_ATTENTION_FUNCTIONS.get(name, home.eager_attention_forward)
+    mask = ALL_MASK_ATTENTION_FUNCTIONS.get(name, eager_mask)
+    homes = ("transformers.integrations.sdpa_attention", home.__name__, "transformers.masking_utils")
+    return all(each.__module__ in homes and not hasattr(each, "__wrapped__") for each in (function, mask))
 
 
 def _attention_settings(attention: Any) -> tuple[float, float]:

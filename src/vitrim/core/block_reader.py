@@ -23,7 +23,11 @@ class BlockReader(ABC):
 
     shared: tuple[str, ...] = ()  # plain attributes that the library sets on each block from outside, at any time
     opaque: bool = False  # whether such a block only runs as a whole: see OpaqueReader
-    exact: bool = True  # whether what is read gives the block's own numbers to the last bit
+    attention_name: str = "attn"  # the child whose parts are read, and whose forward is not called
+
+    def is_exact(self, block: Any) -> bool:
+        """Whether what is read gives the block's own numbers to the last bit, as the block is set now."""
+        return True
 
     @abstractmethod
     def attention(self, block: Any, x_BNC: Tensor) -> Attention:
@@ -58,9 +62,9 @@ class BlockReader(ABC):
         """What the self-check calls a block with beside the features; random where it may be."""
         return {}
 
-    def plain(self, block: Any, x_BNC: Tensor, **beside: Any) -> Tensor:
-        """The output of the block itself, for the self-check."""
-        out: Tensor = block(x_BNC, **beside)
+    def whole(self, block: Any, x_BNC: Tensor, rotation: Rotation | None = None) -> Tensor:
+        """The output of the block itself, as the library computes it."""
+        out: Tensor = block.forward(x_BNC)
         return out
 
 

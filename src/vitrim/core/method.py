@@ -162,6 +162,15 @@ def check_opaque(method: Method, spec: ViTSpec) -> None:
             )
 
 
+def check_shared(method: Method, learning: Sequence[nn.Module]) -> None:
+    """ValueError where a method would learn two things under one name: in a block that stands in two places."""
+    if len({id(block) for block in learning}) < len(learning):
+        raise ValueError(
+            f"{method.name} learns something of its own in each block, and one block stands in several places: give "
+            "each place a copy (copy.deepcopy), or take a method that learns nothing."
+        )
+
+
 def pseudo_random(count: int, seed: int, layer: int, device: torch.device) -> Tensor:
     """`count` numbers in [0, 1) that depend on seed and layer alone, from sines: compiles and exports, no generator."""
     position = torch.arange(1, count + 1, dtype=torch.float64)  # on the CPU: not every device has float64

@@ -2,7 +2,7 @@
 
 Packed projections run on [B, N, C] in one product, and attention in the fused kernel. The module itself computes on
 [N, B, C], or at inference with a kernel of its own that forms the full attention matrix on a CPU: two paths that differ
-from each other, and from this one, by the rounding of the last bits. Readers on it are therefore not `exact`: a block
+from each other, and from this one, by the rounding of the last bits. Readers on it are therefore not exact: a block
 that is to give the module's own bits, where nothing is reduced, runs as it is.
 """
 

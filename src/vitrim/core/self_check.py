@@ -44,8 +44,9 @@ def _difference(block: nn.Module, reader: BlockReader, channels: int, num_prefix
         x = torch.randn(2, num_prefix + NUM_PATCHES, channels, generator=generator)
         beside = reader.example(block, NUM_PATCHES, generator)
     x, beside = x.to(**place), tree_map(lambda table: table.to(**place), beside)
-    wanted = reader.plain(block, x, **beside) - x
-    attention, rotation = reader.attention(block, x), reader.rotation(**beside)
+    rotation = reader.rotation(**beside)
+    wanted = reader.whole(block, x, rotation) - x
+    attention = reader.attention(block, x)
     if rotation is not None:
         attention = reader.turn(block, attention, rotation.rows(None))
     read = reader.add_attention(block, x, attention.output())

@@ -18,7 +18,7 @@ from . import ops
 from .attention import Attention, longest_in_steps
 from .block_reader import BlockReader, PaddingReader
 from .hooks import warn_about_hooks
-from .method import Method, ViTSpec, check_opaque
+from .method import Method, ViTSpec, check_opaque, check_shared
 from .rotary import Rotation
 from .tokens import Tokens
 
@@ -112,9 +112,9 @@ class TokenBlock(nn.Module):
         if reader.opaque:
             return tokens.with_features(block.forward(tokens.x_BNC))
         tokens = method.before_block(self.layer, tokens)
-        if tokens.whole and not reader.exact:
+        if tokens.whole and not reader.is_exact(block):
             # Nothing is reduced anywhere, and only the block's own kernels give its own numbers to the last bit.
-            return method.after_block(self.layer, tokens.with_features(block.forward(tokens.x_BNC)))
+            return method.after_block(self.layer, tokens.with_features(reader.whole(block, tokens.x_BNC, rotation)))
         attention = reader.attention(block, tokens.x_BNC)
         if rotation is not None or tokens.size_BN is not None or tokens.lengths is not None:
             attention = self._fit(attention, tokens, rotation)
@@ -169,7 +169,7 @@ class TokenStack(nn.Sequential):
     """The blocks of a model, carrying ever fewer tokens. [B, N, C] -> [B, N', C]."""
 
     def __init__(self, blocks: nn.Module, readers: Sequence[BlockReader], method: Method, spec: ViTSpec):
-        names, layers = zip(*blocks.named_children(), strict=True)
+        names, layers = zip(*blocks._modules.items(), strict=True)  # named_children() tells a shared block once
         check_opaque(method, spec)
         warn_about_hooks(list(layers), spec.name)
         views = (
@@ -177,6 +177,7 @@ class TokenStack(nn.Sequential):
             for i, (block, reader) in enumerate(zip(layers, readers, strict=True))
         )
         super().__init__(OrderedDict(zip(names, views, strict=True)))
+        check_shared(method, [view.block for view in cast("list[TokenBlock]", self) if view.weights is not None])
         self.__dict__["original"] = blocks  # unregistered: its parameters are already here, under the same names
         self.spec = spec
         self.training = blocks.training
