@@ -39,6 +39,13 @@ def changed(job, **options: str) -> list[str]:
     return arguments(job) + [part for name, value in options.items() for part in ("--" + name.replace("_", "-"), value)]
 
 
+def without_rates(job, *options: str) -> list[str]:
+    """The job's command line with other options in place of its keep rates."""
+    command = arguments(job)
+    at = command.index("--keep-rates")
+    return [*command[:at], *command[at + 2 :], *options]
+
+
 def test_through_a_process_of_its_own(job):
     command = [sys.executable, "-c", "from vitrim.cli import app; app()", *changed(job, keep_rates="1.5")]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -131,7 +138,7 @@ def test_bad_keep_rates(job, refused, rates, told):
 
 
 def test_bad_targets(job, refused):
-    assert "test_vit" in refused(*changed(job, gmacs="100"))
+    assert "test_vit" in refused(*without_rates(job, "--gmacs", "100"))
     assert "above 0, not 0" in refused(*changed(job, gmacs="0"))
 
 
@@ -155,12 +162,15 @@ def test_layers_out_of_range_or_unsorted(job, refused, layers, told):
 
 
 def test_r_too_large(job, refused):
-    assert "r = 9 in block 0 is too large: 16 patches arrive" in refused(*changed(job, methods="tome", r="9"))
+    assert "r = 9 in block 0 is too large: 16 patches arrive" in refused(
+        *without_rates(job, "--methods", "tome", "--r", "9")
+    )
     assert "evit has no r" in refused(*changed(job, methods="evit", r="3"))
 
 
 def test_a_method_that_needs_a_class_token_on_a_model_without_one(refused):
-    assert "choose scorer='received'" in refused("macs", "--model", "vit_medium_patch16_gap_240", "--methods", "evit")
+    model = ("--model", "vit_medium_patch16_gap_240", "--img-size", "64")
+    assert "choose scorer='received'" in refused("macs", *model, "--methods", "evit", "--scorer", "cls")
 
 
 def test_an_output_that_belongs_to_something_else(job, refused, tmp_path):

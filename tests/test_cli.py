@@ -103,6 +103,27 @@ def test_settings_that_do_not_apply_to_a_method_are_noted(capsys):
     assert "keep 0.7, layers 1 2" in out
 
 
+def test_one_method_that_does_not_fit_does_not_stop_the_others(vitrim, tmp_path):
+    amounts = (*SMALL, "--methods", "evit,tome,attention_mass", "--keep-rates", "0.5", "--r", "9")
+    file = tmp_path / "speed.json"
+    tables = (
+        vitrim("macs", *amounts),
+        vitrim("benchmark", *amounts, "--batch-sizes", "1", "--rounds", "1", "--json", str(file)),
+    )
+    for table in tables:
+        evit, tome, unfit, varying = table.splitlines()[2:6]
+        assert evit.startswith("evit") and tome.startswith("tome")
+        assert "r 9" in unfit and "not measured: tome: r = 9 in block 0 is too large" in unfit
+        assert "not measured: attention_mass keeps in each image what that image needs" in varying
+    assert [each["setting"] for each in json.loads(file.read_text())["refused"]] == ["r 9", "mass 0.9"]
+
+
+def test_commands_say_which_scorer_they_took_where_there_is_no_class_token(vitrim):
+    out = vitrim("macs", "--model", "vit_medium_patch16_gap_240", "--img-size", "64", "--methods", "evit")
+    assert "keep 0.7, scorer received" in out
+    assert "note: vit_medium_patch16_gap_240 has no class token: evit ranks patches by --scorer received" in out
+
+
 def test_ctrl_c_ends_compare_with_one_line(job, capsys, monkeypatch):
     def interrupted(*_):
         raise KeyboardInterrupt

@@ -40,7 +40,6 @@ def test_a_name_that_fixes_a_setting_does_not_take_it():
         ("keep_rate", 1.5, r"above 0 and at most 1, not 1\.5"),
         ("keep_rate", float("nan"), "above 0 and at most 1, not nan"),
         ("gmacs", 0, "above 0, not 0"),
-        ("r", 13, "evit has no r"),
     ],
 )
 def test_amounts_out_of_range_are_refused(amount, value, match):
@@ -63,6 +62,20 @@ def test_masses_are_for_methods_that_keep_a_share_of_the_attention():
         configurations(["evit"], [0.7], masses=[0.9])
     with pytest.raises(ValueError, match=r"a mass is above 0 and at most 1, not 1\.5"):
         configurations(["attention_mass"], masses=[1.5])
+
+
+def test_amounts_go_to_the_methods_that_they_suit_and_a_method_that_none_suits_does_not_fit(tiny_vit):
+    assert [each.key for each in configurations(["evit", "tome"], [0.7], rs=[3])] == [
+        ("evit", "keep 0.7"),
+        ("tome", "keep 0.7"),
+        ("tome", "r 3"),
+    ]
+    unfit, fit = configurations(["evit", "tome"], rs=[3])
+    assert (unfit.key, fit.key) == (("evit", "r 3"), ("tome", "r 3"))
+    with pytest.raises(ValueError, match="evit has no r"):
+        unfit.make(tiny_vit())
+    with pytest.raises(ValueError, match="evit has no r"):
+        configurations(["evit"], [0.7], rs=[3])
 
 
 def test_r_is_a_whole_number():

@@ -11,7 +11,9 @@ import pytest
 from PIL import Image
 
 from small_job import MODEL, small_job
+from vitrim.backbones.reader import find_stack
 from vitrim.compare import run as compare_module
+from vitrim.compare.configuration import configurations
 from vitrim.compare.job import Watcher
 from vitrim.compare.run import UNREDUCED, compare
 from vitrim.load import load_model
@@ -92,6 +94,42 @@ def test_a_finished_job_loads_no_image_again(tmp_path, monkeypatch):
     (tmp_path / "out" / "report.html").unlink()
     assert [row.key for row in compare(job).rows] == [row.key for row in rows]
     assert (tmp_path / "out" / "report.html").exists()
+
+
+def test_a_method_that_does_not_fit_gets_a_line_that_says_why_and_the_others_their_rows(tmp_path):
+    job = small_job(tmp_path, configurations=configurations(["evit", "tome"], [0.5], rs=[9]))
+    run = compare(job)
+    assert [row.key for row in run.rows] == [UNREDUCED, ("evit", "keep 0.5"), ("tome", "keep 0.5")]
+    (refused,) = run.refused
+    assert refused.key == ("tome", "r 9")
+    assert "r = 9 in block 0 is too large" in refused.reason
+    out = tmp_path / "out"
+    assert json.loads((out / "results.json").read_text())["refused"] == [asdict(refused)]
+    *_, last = csv.DictReader((out / "results.csv").read_text().splitlines())
+    assert (last["method"], last["setting"], last["top1"], last["reason"]) == ("tome", "r 9", "", refused.reason)
+    assert refused.not_measured in (out / "report.html").read_text()
+    watcher = Counter()
+    assert compare(job, watcher).refused == run.refused
+    assert watcher.finished == []
+
+
+def test_a_configuration_that_fails_while_it_is_measured_does_not_stop_the_others(tmp_path, monkeypatch):
+    job, evaluate = small_job(tmp_path, ["evit", "tome"]), compare_module.evaluate
+
+    def unfit(model, *args, **options):
+        if find_stack(model) is not None and find_stack(model).stack.method.name == "evit":
+            raise ValueError("the model's logits are not finite.")
+        return evaluate(model, *args, **options)
+
+    with monkeypatch.context() as patches:
+        patches.setattr(compare_module, "evaluate", unfit)
+        run = compare(job)
+        assert [each.key for each in run.refused] == [("evit", "keep 0.5")]
+        with pytest.raises(ValueError, match="not finite"):
+            compare(small_job(tmp_path, ["evit"], output=tmp_path / "alone"))
+    assert [row.key for row in run.rows] == [UNREDUCED, ("tome", "keep 0.5")]
+    again = compare(job)
+    assert (len(again.rows), again.refused) == (3, ())
 
 
 def test_more_methods_and_rates_can_be_added_later(tmp_path):

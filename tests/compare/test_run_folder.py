@@ -31,7 +31,7 @@ def test_a_run_reads_back_as_it_was_written(tmp_path):
 def test_the_table_has_a_line_per_row_and_a_column_per_number(tmp_path):
     write_run(tmp_path, replace(open_run(tmp_path, IDENTITY, {}, "a"), rows=(ROW,)))
     (line,) = csv.DictReader((tmp_path / "results.csv").read_text().splitlines())
-    assert list(line) == [field.name for field in fields(Row)]
+    assert list(line) == [*(field.name for field in fields(Row)), "reason"]
     assert json.loads(line["settings"]) == {"keep_rate": [0.5]}
     assert (line["top1"], line["tokens"]) == ("80.0", "17 10")
 
@@ -123,6 +123,8 @@ def change(content, where, value):
         (("skipped_files",), [None], "skipped_files"),
         (("environment",), [], "environment"),
         (("epochs",), 3, "does not hold"),
+        (("refused",), [5], "refused"),
+        (("refused",), [{"method": "tome", "setting": "r 9", "reason": 9}], "reason cannot be 9"),
     ],
 )
 def test_values_that_vitrim_does_not_write_are_refused(tmp_path, where, value, told):

@@ -137,7 +137,7 @@ def test_tome_at_a_keep_rate_costs_what_evit_costs(tiny_vit, keep_rate, settings
     model = tiny_vit(**settings)
     tome = method_for_keep_rate("tome", model, keep_rate, prop_attn=False)
     assert tome.prop_attn is False
-    scorer = "norm" if settings else "cls"
+    scorer = "received" if settings else "cls"
     wanted = count_macs(vitrim.reduce_tokens(tiny_vit(**settings), "evit", keep_rate=keep_rate, scorer=scorer))
     found = count_macs(vitrim.reduce_tokens(model, tome))
     assert 0.97 * wanted < found <= wanted

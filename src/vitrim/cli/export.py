@@ -54,6 +54,7 @@ def export(
     exported as it was saved, unless --method asks for another reduction.
     """
     from ..api import reduce_tokens
+    from ..compare.fitting import fit
     from ..export.route import find_route
     from ..export.run import Settings, export_model
     from ..load import build_model, load_model
@@ -69,7 +70,9 @@ def export(
     asked: dict[str, Any] = {"batch_sizes": sizes, "tolerance": tolerance, "num_apart": num_apart, "rounds": rounds}
     Settings(route=route, path=path, **asked).check()
     bare = build_model(model, img_size=img_size)  # whether all fits shows before weights are fetched
-    chosen = None if wanted is None else wanted.make(bare, seed)
+    fitting = None if wanted is None else fit(bare, [wanted], seed)
+    chosen = None if fitting is None else next(iter(fitting.methods.values()))
+    options.note("" if fitting is None else fitting.assumption)
     if (refusal := route.refusal(chosen)) is not None:
         raise ValueError(f"{refusal}.")
     images_ICHW = _images(bare, model, images, limit, max(sizes))

@@ -49,6 +49,7 @@ def features(
     import torch
 
     from ..api import reduce_tokens
+    from ..compare.fitting import fit
     from ..dense import features as features_of
     from ..draw import SUFFIXES
     from ..load import build_model, load_model
@@ -63,13 +64,14 @@ def features(
     images = pictures.files(images, limit)
     saved.note(model)
     bare = build_model(model, img_size=img_size)
-    made = {" ".join(each.key): each.make(bare, seed) for each in found}
+    fitting = fit(bare, found, seed)
+    options.tell(fitting)
     channels, transform = input_size_of(bare)[0], eval_transform(bare)
     x_BCHW = torch.stack([transform(open_image(path, channels)) for path in images])
     net = load_model(model, checkpoint, img_size=img_size).eval()
     maps = {}
     with torch.inference_mode():
-        for name, method in {"all tokens": None, **made}.items():
+        for name, method in {"all tokens": None, **fitting.named}.items():
             reduced = net if method is None else reduce_tokens(net, method)
             maps[name] = features_of(reduced, x_BCHW, layer, norm=norm, fill=fill, shared=shared).maps[0]
     if output.suffix.lower() == TENSORS:

@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ..compare.job import Watcher
-from ..compare.run_folder import Key, Row, Run
+from ..compare.run_folder import Key, Refusal, Row, Run
 from . import terminal
 
 AROUND = 7  # lines of the terminal that are not rows: head, rules, progress
@@ -41,6 +41,8 @@ class PlainLines(Watcher):
         """Say how much there is to do."""
         finished = sum(run.row(key) is not None for key in keys)
         self._tell(f"{len(keys)} rows, {finished} of them finished before" if finished else f"{len(keys)} rows")
+        for refusal in run.refused:
+            self.refuses(refusal)
 
     def finishes(self, row: Row) -> None:
         """The row's numbers."""
@@ -48,6 +50,10 @@ class PlainLines(Watcher):
         name, change = " ".join(cells[:2]).strip(), cells[3] and f" ({cells[3]})"
         speedup = cells[7] and f", {cells[7]}"
         self._tell(f"{name}: top-1 {cells[2]} %{change}, {cells[4]} GMACs, {cells[6]} images/s{speedup}")
+
+    def refuses(self, refusal: Refusal) -> None:
+        """Why there is no such row."""
+        self._tell(_told(refusal))
 
     def _tell(self, line: str) -> None:
         sys.stdout.write(line + "\n")
@@ -61,6 +67,7 @@ class LiveTable(Watcher):
         self.live = live
         self.keys: Sequence[Key] = ()
         self.rows: dict[Key, Row] = {}
+        self.refused: tuple[Refusal, ...] = ()
         self.at_work: tuple[Key, str] | None = None
         self.progress = Text()
         self.step_start = self.last_drawn = 0.0
@@ -70,6 +77,7 @@ class LiveTable(Watcher):
         self.live.start()
         self.keys = keys
         self.rows = {row.key: row for row in run.rows}
+        self.refused = tuple(run.refused)
         self._draw()
 
     def works(self, key: Key, step: str, done: int, total: int) -> None:
@@ -88,13 +96,20 @@ class LiveTable(Watcher):
         self.at_work, self.progress = None, Text()
         self._draw()
 
+    def refuses(self, refusal: Refusal) -> None:
+        """Say why there is no such row."""
+        self.keys = [key for key in self.keys if key != refusal.key]
+        self.refused += (refusal,)
+        self.at_work, self.progress = None, Text()
+        self._draw()
+
     def _draw(self) -> None:
         self.last_drawn = time.monotonic()
         self.live.update(self.shown(), refresh=True)
 
     def shown(self) -> Group:
-        """The progress of the row at work, and the table."""
-        return Group(self.progress, self._table())
+        """The progress of the row at work, the table, and what could not be measured."""
+        return Group(self.progress, self._table(), *(Text(_told(each)) for each in self.refused))
 
     def _table(self) -> Table:
         numbers = ("top-1 %", "change", "GMACs", "ratio", "images/s", "speed-up")
@@ -109,7 +124,7 @@ class LiveTable(Watcher):
 
     def _visible(self) -> Sequence[Key]:
         """All rows if they fit the terminal or all is done; else those up to a little past the one at work."""
-        room = self.live.console.height - AROUND
+        room = self.live.console.height - AROUND - len(self.refused)
         if len(self.keys) <= room or all(key in self.rows for key in self.keys):
             return self.keys
         at = next(i for i, key in enumerate(self.keys) if key not in self.rows)
@@ -126,6 +141,10 @@ def _cells(row: Row) -> list[str]:
         return [row.method, "", numbers[0], "", numbers[2], "", speed, ""]
     spread = f"{row.speedup:.2f}x ({row.speedup_low:.2f} to {row.speedup_high:.2f})"
     return [row.method, setting, *numbers, speed, spread]
+
+
+def _told(refusal: Refusal) -> str:
+    return f"{' '.join(refusal.key)}: {refusal.not_measured}"
 
 
 def _progress(row: str, step: str, done: int, total: int, seconds: float) -> Text:

@@ -11,9 +11,9 @@ from . import options, saved, terminal
 from .options import DEFAULT_METHODS, DEFAULT_MODEL
 
 if TYPE_CHECKING:
+    from ..compare.configuration import Configuration
+    from ..compare.fitting import Fit
     from ..measure.benchmark import Timing
-
-REAL_IMAGES = "its cost is measured on real images with trained weights, by `vitrim compare`"
 
 
 def evaluate(
@@ -42,6 +42,7 @@ def evaluate(
     A folder of save_pretrained is measured as it was saved, unless --method asks for another reduction.
     """
     from ..api import reduce_tokens
+    from ..compare.fitting import fit
     from ..load import build_model, load_model
     from ..measure.evaluate import evaluate_folder
     from ..quantize import check_torchao, quantize_int8
@@ -53,9 +54,11 @@ def evaluate(
         if wanted is None:
             net, what = saved.load(model, checkpoint, img_size)
         else:
-            chosen = wanted.make(build_model(model, img_size=img_size), seed)  # before weights are fetched
+            found = fit(build_model(model, img_size=img_size), [wanted], seed)  # before weights are fetched
+            ((name, chosen),) = found.named.items()
             net = reduce_tokens(load_model(model, checkpoint, img_size=img_size), chosen)
-            what = f"{model}, {wanted.method} {wanted.setting}"
+            what = f"{model}, {name}"
+            options.note(found.assumption)
         if int8:
             net, what = quantize_int8(net), f"{what}, int8"
         with terminal.progress_bar("images") as progress:
@@ -101,19 +104,20 @@ def benchmark(
 
     from ..api import reduce_tokens
     from ..compare.environment import environment
+    from ..compare.fitting import fit
     from ..measure import benchmark as turns
     from ..measure.evaluate import check_device, input_size_of
     from ..measure.macs import count_macs
     from ..quantize import quantize_int8
 
     found = options.chosen(methods, keep_rates, gmacs, r, layers, scorer, clamp=clamp, mass=mass)
-    options.refuse_varying(found, REAL_IMAGES)
     sizes = options.numbers(batch_sizes, "--batch-sizes", int, least=1)
     if json_file is not None and not json_file.resolve().parent.is_dir():
         raise ValueError(f"there is no folder {json_file.parent} to write {json_file.name} into.")
     place = check_device(device)
     net = saved.build(model, img_size)
-    reduced = {" ".join(each.key): reduce_tokens(turns.twin(net), each.make(net)) for each in found}
+    fitting = fit(net, found, check=_fixed)
+    reduced = {name: reduce_tokens(turns.twin(net), method) for name, method in fitting.named.items()}
     models = {"unreduced": net} | reduced
     if int8:
         models |= {f"{name}, int8": quantize_int8(copy.deepcopy(each)) for name, each in models.items()}
@@ -132,10 +136,19 @@ def benchmark(
                 progress=progress,
             )
         rows += [_speed(name, size, gmacs_of, timing) for name, timing in timings.items()]
-    _show_speeds(rows)
+    _show_speeds(rows, fitting)
     if json_file is not None:
         about = {"model": model, "dtype": dtype, "compiled": compile_, "environment": environment(place)}
-        _write_json(json_file, {**about, "rows": rows})
+        refused = [vars(each) for each in fitting.refused]
+        _write_json(json_file, {**about, "assumption": fitting.assumption, "rows": rows, "refused": refused})
+
+
+def _fixed(configuration: Configuration, *_: object) -> None:
+    if configuration.varies:
+        raise ValueError(
+            f"{configuration.method} keeps in each image what that image needs: its cost is measured on real images "
+            "with trained weights, by `vitrim compare`."
+        )
 
 
 def _write_json(path: Path, record: dict[str, Any]) -> None:
@@ -151,9 +164,9 @@ def _speed(name: str, batch: int, gmacs_of: dict[str, float], timing: Timing) ->
     return {"model": name, "batch": batch, "gmacs": gmacs, "mac_ratio": gmacs_of["unreduced"] / gmacs, **vars(timing)}
 
 
-def _show_speeds(rows: list[dict[str, Any]]) -> None:
+def _show_speeds(rows: list[dict[str, Any]], fitting: Fit) -> None:
     numbers = ("batch", "GMACs", "ratio", "images/s", "ms", "speed-up", "10th to 90th percentile", "MiB")
-    table = terminal.table("model", numbers=numbers)
+    table = terminal.table("model", numbers=numbers, last="" if fitting.refused else None)
     for row in rows:
         table.add_row(
             row["model"],
@@ -166,7 +179,10 @@ def _show_speeds(rows: list[dict[str, Any]]) -> None:
             f"{row['speedup_low']:.2f} to {row['speedup_high']:.2f}",
             f"{row['peak_memory_mb']:.0f}",
         )
+    for refusal in fitting.refused:
+        table.add_row(" ".join(refusal.key), *[""] * len(numbers), terminal.plain(refusal.not_measured))
     terminal.show(table)
+    options.note(fitting.assumption)
 
 
 def macs(
@@ -184,20 +200,23 @@ def macs(
     """Tokens after each block and multiply-adds, by formula and counted on a forward; loads no weights."""
     from ..api import reduce_tokens
     from ..backbones.reader import read_backbone
+    from ..compare.fitting import fit
     from ..measure.macs import count_macs, reduced_macs, token_counts
 
     found = options.chosen(methods, keep_rates, gmacs, r, layers, scorer, clamp=clamp, mass=mass)
-    options.refuse_varying(found, REAL_IMAGES)
     net = saved.build(model, img_size)
+    fitting = fit(net, found, check=_fixed)
     spec, full = read_backbone(net).spec, count_macs(net)
     table = terminal.table(
         "method", "setting", numbers=("GMACs by formula", "counted", "ratio"), last="tokens after each block"
     )
     table.add_row("unreduced", "", *(f"{full / 1e9:.4f}",) * 2, "1.000", terminal.runs(token_counts(spec, None)))
-    for each in found:
-        method = each.make(net).build(spec)
+    for key, method in fitting.methods.items():
         counted = count_macs(reduce_tokens(net, method))
         formula = reduced_macs(full, spec, method)
         numbers = (f"{formula / 1e9:.4f}", f"{counted / 1e9:.4f}", f"{full / counted:.3f}")
-        table.add_row(*each.key, *numbers, terminal.runs(token_counts(spec, method)))
+        table.add_row(*key, *numbers, terminal.runs(token_counts(spec, method)))
+    for refusal in fitting.refused:
+        table.add_row(*refusal.key, "", "", "", terminal.plain(refusal.not_measured))
     terminal.show(table)
+    options.note(fitting.assumption)

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from ..compare.configuration import Configuration
+    from ..compare.fitting import Fit
     from ..measure.batches import ImageBatches
 
 DEFAULT_MODEL = "vitrim_fashion_tiny"
@@ -201,13 +202,6 @@ def configuration(
     return found[0]
 
 
-def refuse_varying(found: Sequence[Configuration], needs: str) -> None:
-    """ValueError if a method decides per image, where that makes no sense: needs tells what it would need."""
-    for each in found:
-        if each.varies:
-            raise ValueError(f"{each.method} keeps in each image what that image needs: {needs}.")
-
-
 @contextmanager
 def image_folder(model: str, data: Path | None) -> Iterator[Path]:
     """The data folder; for the model in the package, if none is given, its own images, unpacked for the while."""
@@ -240,3 +234,10 @@ def note(sentence: str) -> None:
     """Say what a user should know of the numbers; nothing if there is nothing to say."""
     if sentence:
         typer.echo(f"note: {sentence}")
+
+
+def tell(fitting: Fit) -> None:
+    """Say which of the methods are left out of a picture, and what was taken where nothing was asked for."""
+    for refusal in fitting.refused:
+        typer.echo(f"note: {' '.join(refusal.key)} is left out: {refusal.reason}", err=True)
+    note(fitting.assumption)

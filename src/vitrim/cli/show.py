@@ -35,6 +35,7 @@ def draw(
 ) -> None:
     """Show which patches methods keep, fuse and merge in images of yours, side by side."""
     from ..api import reduce_tokens
+    from ..compare.fitting import fit
     from ..compare.pictures import Sample, trace_samples
     from ..draw import SUFFIXES, draw_tokens
     from ..load import build_model, load_model
@@ -48,14 +49,15 @@ def draw(
     images = pictures.files(images, limit)
     saved.note(model)
     bare = build_model(model, img_size=img_size)
-    made = {" ".join(each.key): each.make(bare, seed) for each in found}
+    fitting = fit(bare, found, seed)
+    options.tell(fitting)
     channels, transform = input_size_of(bare)[0], eval_transform(bare)
     inputs = [transform(open_image(path, channels)) for path in images]
     samples = [
         Sample(path.name, "", x_CHW, as_seen(x_CHW, transform)) for path, x_CHW in zip(images, inputs, strict=True)
     ]
     net = load_model(model, checkpoint, img_size=img_size)
-    traces = {name: trace_samples(reduce_tokens(net, method), samples)[0] for name, method in made.items()}
+    traces = {name: trace_samples(reduce_tokens(net, method), samples)[0] for name, method in fitting.named.items()}
     draw_tokens([sample.image for sample in samples], traces, output, max_layers=columns)
     typer.echo(f"{output} is ready.")
 

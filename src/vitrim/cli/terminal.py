@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 REFRESH_SECONDS = 0.25
-PLAIN_WIDTH = 200  # of tables that go to a file or a pipe
+PLAIN_WIDTH = 4000  # of tables that go to a file or a pipe
 
 
 def table(*words: str, numbers: Sequence[str] = (), last: str | None = None) -> Table:
@@ -29,9 +29,20 @@ def table(*words: str, numbers: Sequence[str] = (), last: str | None = None) -> 
     return empty
 
 
+def plain(text: str) -> Text:
+    """Text from outside for a table, in which brackets are no markup."""
+    return Text(text, style="dim")
+
+
 def show(filled: Table) -> None:
     """Print a table, as wide as the terminal, or wide enough for its lines elsewhere."""
-    Console(width=None if sys.stdout.isatty() else PLAIN_WIDTH).print(filled)
+    if sys.stdout.isatty():
+        Console().print(filled)
+        return
+    console = Console(width=PLAIN_WIDTH)
+    with console.capture() as text:
+        console.print(filled)
+    sys.stdout.write("".join(f"{line.rstrip()}\n" for line in text.get().splitlines()))
 
 
 def runs(counts: Sequence[int]) -> str:

@@ -10,7 +10,8 @@ from torch import nn
 
 from ..api import method_from
 from ..backbones.reader import read_backbone
-from ..core.method import Method, check_opaque
+from ..core.method import Method, ViTSpec, check_opaque
+from ..core.scored import WITHOUT_CLS
 from ..measure.targets import method_for_keep_rate, method_for_macs
 from ..methods import settings_of
 
@@ -36,16 +37,10 @@ class Configuration:
             raise ValueError(f"a keep rate is above 0 and at most 1, not {self.value:g}.")
         if self.amount == "gmacs" and not self.value > 0:
             raise ValueError(f"a target in GMACs is above 0, not {self.value:g}.")
-        if self.amount == "r" and not takes(self.method, "r"):
-            raise ValueError(f"{self.method} has no r: give it keep rates or GMACs.")
         if self.amount == "r" and (self.value < 0 or self.value != int(self.value)):
             raise ValueError(f"r is a whole number of patches, at least 0, not {self.value:g}.")
-        if self.amount == "mass" and not takes(self.method, "mass"):
-            raise ValueError(f"{self.method} has no mass: give it keep rates or GMACs.")
         if self.amount == "mass" and not 0 < self.value <= 1:
             raise ValueError(f"a mass is above 0 and at most 1, not {self.value:g}.")
-        if self.amount != "mass" and takes(self.method, "mass"):
-            raise ValueError(f"{self.method} decides per image how many patches stay: give it --mass, say 0.9.")
 
     @property
     def setting(self) -> str:
@@ -65,8 +60,15 @@ class Configuration:
         """Whether the number of tokens depends on the image."""
         return self.amount == "mass"
 
+    def for_model(self, spec: ViTSpec) -> Configuration:
+        """The same; where there is no class token to rank by, and nothing else was asked for, by attention received."""
+        if spec.has_cls or not takes(self.method, "scorer") or any(name == "scorer" for name, _ in self.settings):
+            return self
+        return replace(self, settings=(*self.settings, ("scorer", WITHOUT_CLS)))
+
     def make(self, model: nn.Module, seed: int = 0) -> Method:
         """The method for that model. seed: for methods that draw numbers. ValueError where it does not fit."""
+        check_amount(self.method, self.amount)
         method, spec = seeded(self._method(model), seed), read_backbone(model).spec
         check_opaque(method.build(spec), spec)
         return method
@@ -90,29 +92,46 @@ def configurations(
     settings: Mapping[str, Any] | None = None,
     masses: Sequence[float] = (),
 ) -> tuple[Configuration, ...]:
-    """Every method at every amount, method by method, each once; settings go to the methods that have them.
+    """Every method at every amount that suits it, each once; settings go to the methods that have them.
 
-    masses are for the methods that keep a share of the attention (0.9 if none is given), all other amounts for the
-    others. ValueError for an unknown method, a bad amount, or a setting that none of the methods has.
+    masses are for the methods that keep a share of the attention, 0.9 if none is given. A method that none of the
+    amounts suits comes with all of them, and `make` says why it does not fit.
+    ValueError for an unknown method, a bad amount, or an amount or a setting that none of the methods has.
     """
-    amounts: list[tuple[Amount, float]] = [
-        *(("keep_rate", rate) for rate in keep_rates),
-        *(("gmacs", target) for target in gmacs),
-        *(("r", r) for r in rs),
-    ]
     given = settings or {}
     for name in given:
         if methods and not any(takes(method, name) for method in methods):
             raise ValueError(f"{' and '.join(methods)} cannot be given {name}.")
-    own = {method: tuple((name, given[name]) for name in given if takes(method, name)) for method in methods}
-    by_mass = [method for method in methods if takes(method, "mass")]
-    if masses and not by_mass:
-        raise ValueError(f"{' and '.join(methods)} has no mass, which attention_mass alone takes.")
-    alone = len(by_mass) == len(methods)
-    shares: list[tuple[Amount, float]] = [("mass", mass) for mass in masses or (() if alone and amounts else MASSES)]
-    of = {method: amounts if method not in by_mass else shares + (amounts if alone else []) for method in methods}
-    wanted = (Configuration(method, *amount, own[method]) for method in methods for amount in of[method])
-    return tuple(dict.fromkeys(wanted))
+    amounts: list[tuple[Amount, float]] = [
+        *(("keep_rate", rate) for rate in keep_rates),
+        *(("gmacs", target) for target in gmacs),
+        *(("r", r) for r in rs),
+        *(("mass", mass) for mass in masses),
+    ]
+    for amount, _ in amounts:
+        if methods and not any(suits(method, amount) for method in methods):
+            check_amount(methods[0], amount)
+    found = []
+    for method in methods:
+        own = tuple((name, given[name]) for name in given if takes(method, name))
+        some = [each for each in amounts if suits(method, each[0])]
+        usual: list[tuple[Amount, float]] = [("mass", mass) for mass in MASSES] if takes(method, "mass") else amounts
+        found += [Configuration(method, *each, own) for each in some or usual]
+    return tuple(dict.fromkeys(found))
+
+
+def suits(method: str, amount: Amount) -> bool:
+    """Whether a method can be told how much it shall reduce in that way."""
+    return takes(method, "mass") == (amount == "mass") and (amount != "r" or takes(method, "r"))
+
+
+def check_amount(method: str, amount: Amount) -> None:
+    """ValueError where it cannot."""
+    if suits(method, amount):
+        return
+    if takes(method, "mass"):
+        raise ValueError(f"{method} decides per image how many patches stay: give it --mass, say 0.9.")
+    raise ValueError(f"{method} has no {amount}: give it keep rates or GMACs.")
 
 
 def takes(method: str, setting: str) -> bool:

@@ -9,7 +9,7 @@ from pathlib import Path
 from ..core.schedule import check_seed
 from ..measure.benchmark import DTYPES
 from .configuration import Configuration
-from .run_folder import Key, Row, Run
+from .run_folder import Key, Refusal, Row, Run
 
 
 @dataclass(frozen=True)
@@ -54,3 +54,6 @@ class Watcher:
 
     def finishes(self, row: Row) -> None:
         """A row is measured and saved."""
+
+    def refuses(self, refusal: Refusal) -> None:
+        """A row turned out not to be measurable."""

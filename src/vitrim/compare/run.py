@@ -1,80 +1,41 @@
 """The main job: one model, many configurations, each measured for accuracy, multiply-adds and speed.
 
 Everything that can be wrong is found before the long work starts. Each finished row is saved at once, so a job that
-was interrupted goes on where it stopped.
+was interrupted goes on where it stopped. A configuration that cannot be measured gets a line that says why.
 """
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, is_dataclass, replace
+from dataclasses import asdict, is_dataclass, replace
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ..api import reduce_tokens
-from ..backbones.reader import find_stack, read_backbone
-from ..core.method import Method, ViTSpec
-from ..load import build_model, load_model
-from ..measure.batches import Batch, load_images
-from ..measure.benchmark import DTYPES, Timing, benchmark
+from ..backbones.reader import find_stack
+from ..measure.batches import Batch, ImageBatches, load_images
+from ..measure.benchmark import Timing, benchmark
 from ..measure.diversity import diversity
-from ..measure.evaluate import Score, check_device, evaluate, input_size_of, labelled_images, preparation_of
-from ..measure.images import LabelledImages
+from ..measure.evaluate import Score, evaluate, input_size_of
+from ..measure.images import ImageDataError
 from ..measure.macs import count_macs, token_counts
-from ..measure.preparation import Preparation
 from ..measure.varying import images_to_count_on, mean_token_counts
-from ..quantize import INT8, check_torchao, quantize_int8, torchao_version
+from ..quantize import INT8, torchao_version
+from ..text import shown
 from ..tracing import trace
 from ..whole import locked
+from .bench import UNREDUCED, Bench, prepare
 from .environment import environment, versions
-from .identity import identity
+from .fitting import LONGEST, check_any
 from .job import Job, Watcher
 from .pictures import Sample, choose_samples, save_samples, save_tracks
 from .report import write_report
-from .run_folder import UNREDUCED as WHOLE_MODEL
-from .run_folder import Key, Row, Run, check_output, int8_key, open_run, write_run
+from .run_folder import Key, Refusal, Row, Run, open_run, write_run
 from .stored import PICTURES
 
-UNREDUCED = (WHOLE_MODEL, "")  # key of the first row
 NUM_SAMPLES = 4  # images with token pictures in the report
-
-
-@dataclass(frozen=True)
-class Bench:
-    """Everything a job needs, checked: the model with its weights, the methods, the list of images."""
-
-    job: Job
-    device: torch.device
-    model: nn.Module
-    spec: ViTSpec
-    methods: dict[Key, Method]
-    images: LabelledImages
-    preparation: Preparation
-    identity: dict[str, Any]
-
-    @property
-    def keys(self) -> dict[Key, Key]:
-        """Of all rows in order, each with the key of its twin in floating point, which for such a row is its own."""
-        plain = (UNREDUCED, *self.methods)
-        return {each: key for key in plain for each in ((key, int8_key(key)) if self.job.int8 else (key,))}
-
-    def reduced(self, key: Key) -> nn.Module:
-        """The model of a row; a copy, so that the unreduced one stays at hand."""
-        if key == UNREDUCED:
-            return self.model
-        model, plain = copy.deepcopy(self.model), self.keys[key]
-        if plain != UNREDUCED:
-            reduce_tokens(model, self.methods[plain])
-        return model if key == plain else quantize_int8(model)
-
-    def resolved(self, key: Key) -> Method | None:
-        """The method of a row with every setting resolved for the model; None for an unreduced row."""
-        plain = self.keys[key]
-        return None if plain == UNREDUCED else self.methods[plain].build(self.spec)
 
 
 def compare(job: Job, watcher: Watcher | None = None) -> Run:
@@ -83,42 +44,16 @@ def compare(job: Job, watcher: Watcher | None = None) -> Run:
     bench = prepare(job)
     with locked(job.output):
         run = open_run(job.output, bench.identity, environment(bench.device), job.command)
-        run = replace(run, assumption=bench.images.assumption)
+        run = replace(run, assumption=" ".join(filter(None, (bench.images.assumption, bench.fit.assumption))))
+        run = run.refusing(*bench.fit.refused, but=bench.keys)
         write_run(job.output, run)
         watcher.begins(tuple(bench.keys), run)
         todo = [key for key in bench.keys if run.row(key) is None]
         if todo:
             run = _measure_all(bench, run, todo, watcher)
         write_report(job.output, run)
+    check_any([row for row in run.rows if row.key in bench.keys and row.method != UNREDUCED[0]], run.refused)
     return run
-
-
-def prepare(job: Job) -> Bench:
-    """Check everything and load the model; ValueError or OSError, one line, for whatever is wrong."""
-    check_output(job.output)
-    device = check_device(job.device)
-    if job.int8:
-        check_torchao()
-    bare = build_model(job.model, img_size=job.img_size)
-    spec = read_backbone(bare).spec
-    methods = {each.key: each.make(bare, job.seed) for each in job.configurations}
-    for key, method in methods.items():
-        _check_counts(spec, method, " ".join(key), job)
-    labelled_images(bare, job.data, job.limit)  # whether the data fit shows before weights are fetched
-    model = load_model(job.model, job.checkpoint, img_size=job.img_size)
-    images, preparation = labelled_images(model, job.data, job.limit), preparation_of(model)
-    shared = identity(job, model, images, preparation, device)
-    model = model.to(device, DTYPES[job.dtype])
-    return Bench(job, device, model, spec, methods, images, preparation, shared)
-
-
-def _check_counts(spec: ViTSpec, method: Method, name: str, job: Job) -> None:
-    """ValueError for a method that does not fit the model, or cannot be measured as the job wants."""
-    built = method.build(spec)
-    if not built.varies:
-        token_counts(spec, built)
-    elif job.compile:
-        raise ValueError(f"{name} keeps in each image what that image needs, so it cannot be compiled.")
 
 
 def _measure_all(bench: Bench, run: Run, todo: Sequence[Key], watcher: Watcher) -> Run:
@@ -133,23 +68,32 @@ def _measure_all(bench: Bench, run: Run, todo: Sequence[Key], watcher: Watcher) 
     )
     samples = choose_samples(bench.images, bench.preparation, NUM_SAMPLES)
     for key in todo:
-        model = bench.reduced(key)
-        score = evaluate(
-            model,
-            batches,
-            device=bench.device,
-            amp=job.amp,
-            progress=partial(watcher.works, key, "accuracy"),
-        )
-        seen = images_to_count_on(model, batches)
-        row = replace(
-            _row(bench, run, key, model, score, seen, watcher), diversity=_diversity(model, next(iter(batches)))
-        )
-        pictures = _pictures(bench, run, key, model, samples)
-        run = replace(run, rows=_grouped((*run.rows, row)), skipped_files=score.skipped, pictures=pictures)
+        try:
+            run = _measure(bench, run, key, batches, samples, watcher)
+        except ImageDataError:
+            raise
+        except ValueError as error:  # of this configuration, say logits that are not finite
+            if key == UNREDUCED:
+                raise
+            run = run.refusing(Refusal(*key, shown(error, LONGEST)))
         write_run(job.output, run)
-        watcher.finishes(row)
+        row = run.row(key)
+        watcher.refuses(run.refused[-1]) if row is None else watcher.finishes(row)
     return run
+
+
+def _measure(
+    bench: Bench, run: Run, key: Key, batches: ImageBatches, samples: Sequence[Sample], watcher: Watcher
+) -> Run:
+    """The run with one more row."""
+    model = bench.reduced(key)
+    progress = partial(watcher.works, key, "accuracy")
+    score = evaluate(model, batches, device=bench.device, amp=bench.job.amp, progress=progress)
+    seen = images_to_count_on(model, batches)
+    row = _row(bench, run, key, model, score, seen, watcher)
+    row = replace(row, diversity=_diversity(model, next(iter(batches))))
+    pictures = _pictures(bench, run, key, model, samples)
+    return replace(run, rows=_grouped((*run.rows, row)), skipped_files=score.skipped, pictures=pictures)
 
 
 def _row(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
@@ -74,6 +74,25 @@ class Row:
 
 
 @dataclass(frozen=True)
+class Refusal:
+    """A configuration that could not be measured, and why, in a sentence."""
+
+    method: str
+    setting: str
+    reason: str
+
+    @property
+    def key(self) -> Key:
+        """What it would have as a row."""
+        return self.method, self.setting
+
+    @property
+    def not_measured(self) -> str:
+        """What stands in the place of numbers."""
+        return f"not measured: {self.reason}"
+
+
+@dataclass(frozen=True)
 class Run:
     """Everything that results.json holds."""
 
@@ -84,6 +103,12 @@ class Run:
     skipped_files: Sequence[str] = ()
     pictures: Sequence[Mapping[str, Any]] = field(default=())
     assumption: str = ""  # a sentence on the order of the classes, if it was assumed
+    refused: Sequence[Refusal] = ()  # configurations that could not be measured
+
+    def refusing(self, *refused: Refusal, but: Container[Key] = ()) -> Run:
+        """The same with these refused too, and those of certain keys no longer."""
+        by_key = {each.key: each for each in (*self.refused, *refused)}
+        return replace(self, refused=tuple(each for key, each in by_key.items() if key not in but))
 
     def row(self, key: Key) -> Row | None:
         """The finished row of that configuration."""
@@ -128,6 +153,7 @@ def read_run(path: Path) -> Run:
         content = read_stored(path)
         lists = {name: tuple(content[name]) for name in ("commands", "skipped_files", "pictures")}
         run = Run(**content | lists | {"rows": tuple(Row(**row) for row in content["rows"])})
+        run = replace(run, refused=tuple(Refusal(**each) for each in content["refused"]))
         for row in run.rows:
             check_row(row)
         if len({row.key for row in run.rows}) < len(run.rows):
@@ -142,17 +168,19 @@ def read_run(path: Path) -> Run:
 
 def write_run(folder: Path, run: Run) -> None:
     """results.json and results.csv, each replaced as a whole."""
-    replace_file(folder / TABLE, _csv(run.rows))
+    replace_file(folder / TABLE, _csv(run))
     replace_file(folder / RESULTS, json.dumps(asdict(run), indent=1, ensure_ascii=False) + "\n")
 
 
-def _csv(rows: Sequence[Row]) -> str:
+def _csv(run: Run) -> str:
     out = io.StringIO()
-    writer = csv.DictWriter(out, [column.name for column in fields(Row)], lineterminator="\n")
+    names = [column.name for column in fields(Row)]
+    writer = csv.DictWriter(out, [*names, "reason"], lineterminator="\n")
     writer.writeheader()
-    for row in rows:
+    for row in run.rows:
         values = asdict(row)
         values["settings"] = json.dumps(values["settings"])
         values["tokens"] = " ".join(map(str, row.tokens))
         writer.writerow(values)
+    writer.writerows(asdict(each) for each in run.refused)
     return out.getvalue()

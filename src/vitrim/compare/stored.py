@@ -10,7 +10,7 @@ import stat
 from collections.abc import Callable, Mapping
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from ..text import shown
 
@@ -69,8 +69,10 @@ RUN: Mapping[str, Callable[[Any], bool]] = {
     "skipped_files": _is_list_of(_is_text),
     "pictures": _is_list_of(_is_named),
     "assumption": _is_text,
+    "refused": _is_list_of(_is_named),
 }
 SAMPLE = {"image": _is_text, "name": _is_text, "label": _is_text, "tracks": _is_list_of(_is_named)}
+REFUSAL = {"method": _is_text, "setting": _is_text, "reason": _is_text}
 TRACK = {"method": _is_text, "setting": _is_text, "predicted": _is_text, "panels": _is_list_of(_is_named)}
 PANEL = {"file": _is_text, "caption": _is_text}
 
@@ -85,7 +87,12 @@ def read_stored(path: Path) -> dict[str, Any]:
         raise ValueError("it is nested too deeply") from error
     if not isinstance(content, dict):
         raise ValueError("it is no object")
-    _check("the file", {"assumption": ""} | content, RUN)  # files of before it was told do not tell
+    content = cast(
+        "dict[str, Any]", {"assumption": "", "refused": []} | content
+    )  # files of before they were told do not tell
+    _check("the file", content, RUN)
+    for each in content["refused"]:
+        _check("what could not be measured", each, REFUSAL)
     for sample in content["pictures"]:
         _check("a picture", sample, SAMPLE)
         for track in sample["tracks"]:

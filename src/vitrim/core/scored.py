@@ -15,6 +15,7 @@ from .precision import widen
 from .tokens import Tokens
 
 SCORERS = ("cls", "received", "norm")
+WITHOUT_CLS = "received"  # what commands take for cls on a model without a class token
 
 
 def patch_scores(scorer: str, tokens: Tokens, attention: Attention) -> Tensor:

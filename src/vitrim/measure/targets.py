@@ -13,6 +13,7 @@ from torch import nn
 from ..api import method_from
 from ..backbones.reader import read_backbone, restored
 from ..core.method import Method, ViTSpec
+from ..core.scored import WITHOUT_CLS
 from .macs import count_macs, reduced_macs
 
 RATE_STEPS = 100_000  # keep rates are exact to five decimals, see schedule.ceil_share
@@ -52,13 +53,13 @@ def method_for_keep_rate(
     """The method of that name at a keep rate, so that methods can be compared at the same one.
 
     A method without keep rate (ToMe) gets the setting that comes closest from below to the multiply-adds of EViT with
-    fusion at that rate, as in `method_for_macs`.
+    fusion at that rate, as in `method_for_macs`; of EViT by attention received where there is no class token.
     """
     method = method_from(name, **settings)
     if method.has_keep_rate:
         return method.at_keep_rate(keep_rate)
     spec, model_macs = _unreduced(model, input_size, model_kwargs or {})
-    evit = method_from("evit", keep_rate=keep_rate, scorer="cls" if spec.has_cls else "norm")
+    evit = method_from("evit", keep_rate=keep_rate, scorer="cls" if spec.has_cls else WITHOUT_CLS)
     return _solve(method, spec, model_macs, min(model_macs, reduced_macs(model_macs, spec, evit)), settings)
 
 

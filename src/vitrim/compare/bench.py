@@ -1,0 +1,96 @@
+"""What a comparison needs, checked before the long work starts: the model, the methods that fit it, the images."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..api import reduce_tokens
+from ..backbones.reader import read_backbone
+from ..core.method import Method, ViTSpec
+from ..load import build_model, load_model
+from ..measure.benchmark import DTYPES
+from ..measure.evaluate import check_device, labelled_images, preparation_of
+from ..measure.images import LabelledImages
+from ..measure.macs import token_counts
+from ..measure.preparation import Preparation
+from ..quantize import check_torchao, quantize_int8
+from .configuration import Configuration
+from .fitting import Fit, fit
+from .identity import identity
+from .job import Job
+from .run_folder import UNREDUCED as WHOLE_MODEL
+from .run_folder import Key, check_output, int8_key
+
+UNREDUCED = (WHOLE_MODEL, "")  # key of the first row
+
+
+@dataclass(frozen=True)
+class Bench:
+    """Everything a job needs, checked: the model with its weights, the methods, the list of images."""
+
+    job: Job
+    device: torch.device
+    model: nn.Module
+    spec: ViTSpec
+    fit: Fit
+    images: LabelledImages
+    preparation: Preparation
+    identity: dict[str, Any]
+
+    @property
+    def methods(self) -> Mapping[Key, Method]:
+        """Those that fit the model."""
+        return self.fit.methods
+
+    @property
+    def keys(self) -> dict[Key, Key]:
+        """Of all rows in order, each with the key of its twin in floating point, which for such a row is its own."""
+        plain = (UNREDUCED, *self.methods)
+        return {each: key for key in plain for each in ((key, int8_key(key)) if self.job.int8 else (key,))}
+
+    def reduced(self, key: Key) -> nn.Module:
+        """The model of a row; a copy, so that the unreduced one stays at hand."""
+        if key == UNREDUCED:
+            return self.model
+        model, plain = copy.deepcopy(self.model), self.keys[key]
+        if plain != UNREDUCED:
+            reduce_tokens(model, self.methods[plain])
+        return model if key == plain else quantize_int8(model)
+
+    def resolved(self, key: Key) -> Method | None:
+        """The method of a row with every setting resolved for the model; None for an unreduced row."""
+        plain = self.keys[key]
+        return None if plain == UNREDUCED else self.methods[plain].build(self.spec)
+
+
+def prepare(job: Job) -> Bench:
+    """Check everything and load the model; ValueError or OSError, one line, for whatever is wrong."""
+    check_output(job.output)
+    device = check_device(job.device)
+    if job.int8:
+        check_torchao()
+    bare = build_model(job.model, img_size=job.img_size)
+    spec = read_backbone(bare).spec
+    fitting = fit(bare, job.configurations, job.seed, partial(_check_counts, job))
+    labelled_images(bare, job.data, job.limit)  # whether the data fit shows before weights are fetched
+    model = load_model(job.model, job.checkpoint, img_size=job.img_size)
+    images, preparation = labelled_images(model, job.data, job.limit), preparation_of(model)
+    shared = identity(job, model, images, preparation, device)
+    model = model.to(device, DTYPES[job.dtype])
+    return Bench(job, device, model, spec, fitting, images, preparation, shared)
+
+
+def _check_counts(job: Job, configuration: Configuration, method: Method, spec: ViTSpec) -> None:
+    """ValueError for a method that cannot be measured as the job wants."""
+    built = method.build(spec)
+    if not built.varies:
+        token_counts(spec, built)
+    elif job.compile:
+        raise ValueError(f"{configuration.method} keeps in each image what that image needs, so it cannot be compiled.")
