@@ -11,6 +11,8 @@ from . import options, saved, terminal
 from .options import DEFAULT_METHODS, DEFAULT_MODEL
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from ..compare.configuration import Configuration
     from ..compare.fitting import Fit
     from ..measure.benchmark import Timing
@@ -41,9 +43,6 @@ def evaluate(
 
     A folder of save_pretrained is measured as it was saved, unless --method asks for another reduction.
     """
-    from ..api import reduce_tokens
-    from ..compare.fitting import fit
-    from ..load import build_model, load_model
     from ..measure.evaluate import evaluate_folder
     from ..quantize import check_torchao, quantize_int8
 
@@ -51,14 +50,7 @@ def evaluate(
         check_torchao()
     wanted = options.configuration(method, keep_rate, gmacs, r, layers, scorer, clamp=clamp, mass=mass)
     with options.image_folder(model, data) as folder:
-        if wanted is None:
-            net, what = saved.load(model, checkpoint, img_size)
-        else:
-            found = fit(build_model(model, img_size=img_size), [wanted], seed)  # before weights are fetched
-            ((name, chosen),) = found.named.items()
-            net = reduce_tokens(load_model(model, checkpoint, img_size=img_size), chosen)
-            what = f"{model}, {name}"
-            options.note(found.assumption)
+        net, what = _reduced(model, checkpoint, img_size, wanted, seed)
         if int8:
             net, what = quantize_int8(net), f"{what}, int8"
         with terminal.progress_bar("images") as progress:
@@ -78,6 +70,22 @@ def evaluate(
         f"({score.num_images / score.seconds:.3g} images/s, decoding included){skipped}"
     )
     options.note(score.assumption)
+
+
+def _reduced(
+    model: str, checkpoint: Path | None, img_size: int | None, wanted: Configuration | None, seed: int
+) -> tuple[nn.Module, str]:
+    """The model as it is asked for, and what to call it."""
+    from ..api import reduce_tokens
+    from ..compare.fitting import fit
+    from ..load import build_model, load_model
+
+    if wanted is None:
+        return saved.load(model, checkpoint, img_size)
+    fitting = fit(build_model(model, img_size=img_size), [wanted], seed)  # before weights are fetched
+    options.note(fitting.assumption)
+    ((name, method),) = fitting.named.items()
+    return reduce_tokens(load_model(model, checkpoint, img_size=img_size), method), f"{model}, {name}"
 
 
 def benchmark(
