@@ -144,11 +144,9 @@ def benchmark(
                 progress=progress,
             )
         rows += [_speed(name, size, gmacs_of, timing) for name, timing in timings.items()]
+    about = {"model": model, "dtype": dtype, "compiled": compile_, "environment": environment(place)}
     _show_speeds(rows, fitting)
-    if json_file is not None:
-        about = {"model": model, "dtype": dtype, "compiled": compile_, "environment": environment(place)}
-        refused = [vars(each) for each in fitting.refused]
-        _write_json(json_file, {**about, "assumption": fitting.assumption, "rows": rows, "refused": refused})
+    _write_json(json_file, about, rows, fitting)
 
 
 def _fixed(configuration: Configuration, *_: object) -> None:
@@ -159,12 +157,19 @@ def _fixed(configuration: Configuration, *_: object) -> None:
         )
 
 
-def _write_json(path: Path, record: dict[str, Any]) -> None:
+def _write_json(path: Path | None, about: dict[str, Any], rows: list[dict[str, Any]], fitting: Fit) -> None:
     import json
 
     from ..whole import replace_file
 
-    replace_file(path, json.dumps(record, indent=1) + "\n")
+    if path is not None:
+        record = {
+            **about,
+            "assumption": fitting.assumption,
+            "rows": rows,
+            "refused": [vars(x) for x in fitting.refused],
+        }
+        replace_file(path, json.dumps(record, indent=1) + "\n")
 
 
 def _speed(name: str, batch: int, gmacs_of: dict[str, float], timing: Timing) -> dict[str, Any]:
