@@ -6,11 +6,13 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 OUTPUT ?= out/demo
+# Another run in the demo's own folder gives way; one in a folder that you name does not.
+REPLACE ?= $(if $(filter out/demo,$(OUTPUT)),--replace)
 
 .PHONY: demo test test-slow lint bench clean
 
 demo: $(INSTALLED)
-	$(BIN)/vitrim compare --output $(OUTPUT)
+	$(BIN)/vitrim compare --output $(OUTPUT) $(REPLACE)
 
 test: $(INSTALLED) lint
 	$(BIN)/python -m pytest -n 2

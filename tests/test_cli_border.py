@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import subprocess
 import sys
+import warnings
 
 import pytest
 import torch
 
 from vitrim import failures
 from vitrim.cli import app
+from vitrim.cli.noise import quietly
+from vitrim.core.notice import VitrimWarning
 
 QUICK = ("macs", "--methods", "evit")
 CPU_FULL = "[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory"
@@ -85,6 +89,36 @@ def test_numbers_beyond_all_sense(capsys, option, value, tmp_path):
     assert end.value.code == 2
     assert option in said
     assert "nobody foresaw" not in said
+
+
+PYTREE = "<enum 'KernelPreference'> is an Enum subclass and is now natively supported by torch.compile."
+
+
+@pytest.mark.parametrize(
+    ("logger", "known"),
+    [
+        ("torch.utils._pytree", PYTREE),
+        ("torch.utils.cpp_extension", "No CUDA runtime is found, using CUDA_HOME='/usr/local'"),
+    ],
+)
+def test_only_what_is_known_and_of_no_use_is_left_out(caplog, logger, known):
+    with quietly():
+        logging.getLogger(logger).warning(known)
+        logging.getLogger(logger).warning("%s is no key", "x")
+        logging.getLogger("torch.utils.other").warning(known)
+    assert [record.getMessage() for record in caplog.records] == ["x is no key", known]
+    logging.getLogger(logger).warning(known)
+    assert len(caplog.records) == 3
+
+
+def test_warnings_of_our_own_take_one_line_and_others_stay_as_they_are():
+    plain = warnings.formatwarning
+    with quietly():
+        own = warnings.formatwarning(VitrimWarning("w.pth holds\nNaN."), VitrimWarning, "load.py", 7)
+        other = warnings.formatwarning(UserWarning("odd"), UserWarning, "their.py", 7, "line")
+    assert own == "vitrim: warning: w.pth holds NaN.\n"
+    assert other == plain(UserWarning("odd"), UserWarning, "their.py", 7, "line")
+    assert warnings.formatwarning is plain
 
 
 WAIT = """

@@ -11,6 +11,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from .core.notice import VitrimWarning
+
 # Where training scripts keep the weights; the first that is there is taken.
 NESTED_UNDER = ("model", "state_dict", "model_ema", "state_dict_ema")
 AVERAGES = ("model_ema", "state_dict_ema")
@@ -76,7 +78,9 @@ def _named_tensors(content: object, path: Path) -> dict[str, Tensor]:
             break
         if nested[0] not in AVERAGES and (averages := [key for key in nested if key in AVERAGES]):
             warnings.warn(
-                f"{path} holds weights and their moving average: took {nested[0]}, not {averages[0]}.", stacklevel=3
+                f"{path} holds weights and their moving average: took {nested[0]}, not {averages[0]}.",
+                VitrimWarning,
+                stacklevel=3,
             )
         content = content[nested[0]]
     entries = list(content.items()) if isinstance(content, Mapping) else []
@@ -99,7 +103,7 @@ def _check_plain(state: Mapping[str, Tensor], path: Path) -> None:
             raise ValueError(f"{path}: {shown(key)} is a {kind}, and weights are plain dense tensors.")
     bad = [key for key, value in state.items() if value.dtype in FLOATS and not bool(value.isfinite().all())]
     if bad:
-        warnings.warn(f"{path} holds NaN or infinity: {_listed('tensors', bad)}.", stacklevel=3)
+        warnings.warn(f"{path} holds NaN or infinity: {_listed('tensors', bad)}.", VitrimWarning, stacklevel=3)
 
 
 def _without_prefix(state: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -48,6 +48,24 @@ def test_another_run_is_refused_by_its_first_difference(tmp_path):
         open_run(tmp_path, IDENTITY | {"batch size": 8, "seed": 1}, {}, "a")
 
 
+def test_another_run_is_replaced_where_that_is_asked_for_and_nothing_else_lies_there(tmp_path):
+    old = replace(open_run(tmp_path, IDENTITY, {}, "a"), rows=(ROW,))
+    write_run(tmp_path, old)
+    (tmp_path / "pictures").mkdir()
+    (tmp_path / "pictures" / "0.png").write_bytes(b"")
+    assert open_run(tmp_path, IDENTITY, {}, "a", replaces=True) == old
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(ValueError, match=r"holds notes\.txt beside the run"):
+        open_run(tmp_path, IDENTITY | {"seed": 1}, {}, "b", replaces=True)
+    assert read_run(tmp_path / "results.json") == old
+    (tmp_path / "notes.txt").unlink()
+    new = open_run(tmp_path, IDENTITY | {"seed": 1}, {}, "b", replaces=True)
+    assert (new.rows, new.commands) == ((), ("b",))
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "results.json").write_text("of another version")
+    assert open_run(tmp_path, IDENTITY, {}, "a", replaces=True).rows == ()
+
+
 def test_results_of_another_program_are_refused(tmp_path):
     for content in ("no json", "[1]", '{"rows": [{"method": "evit"}]}', '{"epochs": 3}'):
         (tmp_path / "results.json").write_text(content)

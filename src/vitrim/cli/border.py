@@ -15,6 +15,7 @@ from typer.core import TyperGroup
 
 from .. import failures
 from ..text import shortened, shown
+from .noise import quietly
 
 USER_ERROR, INTERRUPTED, TERMINATED = 2, 130, 143
 CLOSED_PIPE = 1  # as click and rich have it
@@ -33,7 +34,7 @@ class OneLineErrors(TyperGroup):
             if hasattr(stream, "reconfigure"):
                 stream.reconfigure(errors="backslashreplace")
         try:
-            with terminated_cleanly():
+            with terminated_cleanly(), quietly():
                 result = super().main(*args, **{**extra, "standalone_mode": False})
                 if sys.stdout is not None:
                     sys.stdout.flush()

@@ -41,6 +41,7 @@ def compare(
     skip_bad: options.SkipBad = False,
     seed: options.Seed = 0,
     img_size: options.ImgSize = None,
+    replace: Annotated[bool, typer.Option("--replace", help="Remove another run that lies in --output.")] = False,
 ) -> None:
     """Measure accuracy, multiply-adds and speed of many methods, and write a report.
 
@@ -72,6 +73,7 @@ def compare(
             int8=int8,
             skip_bad=skip_bad,
             seed=seed,
+            replaces=replace,
             command=shlex.join(["vitrim", *sys.argv[1:]]),
         )
         with keeping(f"finished rows are kept in {output}, the same command goes on from there."):

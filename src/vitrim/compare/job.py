@@ -32,6 +32,7 @@ class Job:
     int8: bool = False  # measure every configuration a second time in int8
     skip_bad: bool = False
     seed: int = 0
+    replaces: bool = False  # another run in the output folder
     command: str = ""  # as typed, for the report
 
     def __post_init__(self) -> None:

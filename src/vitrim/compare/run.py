@@ -43,7 +43,7 @@ def compare(job: Job, watcher: Watcher | None = None) -> Run:
     watcher = watcher or Watcher()
     bench = prepare(job)
     with locked(job.output):
-        run = open_run(job.output, bench.identity, environment(bench.device), job.command)
+        run = open_run(job.output, bench.identity, environment(bench.device), job.command, replaces=job.replaces)
         run = replace(run, assumption=" ".join(filter(None, (bench.images.assumption, bench.fit.assumption))))
         run = run.refusing(*bench.fit.refused, but=bench.keys)
         write_run(job.output, run)

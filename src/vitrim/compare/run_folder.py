@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import shutil
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
@@ -17,9 +18,10 @@ from typing import Any
 from ..quantize import INT8
 from ..text import shown
 from ..whole import replace_file
-from .stored import check_row, read_stored
+from .stored import PICTURES, check_row, read_stored
 
 RESULTS, TABLE, REPORT = "results.json", "results.csv", "report.html"
+FILES = (RESULTS, TABLE, REPORT, PICTURES)
 UNREDUCED = "unreduced"  # the method of the first row
 
 Key = tuple[str, str]  # what tells a row from others of its run: the method, and how it is set, in words
@@ -130,21 +132,49 @@ def check_output(folder: Path) -> None:
         raise ValueError(f"the output folder {folder} holds files, but no {RESULTS} of an earlier run: name a new one.")
 
 
-def open_run(folder: Path, identity: Mapping[str, Any], environment: Mapping[str, str], command: str) -> Run:
-    """The run in that folder, or a new one; ValueError naming the first difference if it is another run."""
+def open_run(
+    folder: Path, identity: Mapping[str, Any], environment: Mapping[str, str], command: str, *, replaces: bool = False
+) -> Run:
+    """The run in that folder, or a new one; ValueError naming the first difference if it is another run.
+
+    replaces: the other run is removed instead.
+    """
     path = folder / RESULTS
     if not path.exists():
         return Run(identity, environment, (command,))
-    run = read_run(path)
+    try:
+        run = read_run(path)
+        _check_same(folder, run, identity)
+    except ValueError:
+        if not replaces:
+            raise
+        _remove_run(folder)
+        return Run(identity, environment, (command,))
+    commands = run.commands if command in run.commands else (*run.commands, command)
+    return replace(run, environment=environment, commands=commands)
+
+
+def _check_same(folder: Path, run: Run, identity: Mapping[str, Any]) -> None:
     for name in {**identity, **run.identity}:
         there, here = run.identity.get(name), identity.get(name)
         if there != here:
             raise ValueError(
                 f"the output folder {folder} holds another run: its {name} is {shown(there)}, and now it is "
-                f"{shown(here)}; name another folder, or remove this one to replace it."
+                f"{shown(here)}; name another folder, or pass --replace to remove that run."
             )
-    commands = run.commands if command in run.commands else (*run.commands, command)
-    return replace(run, environment=environment, commands=commands)
+
+
+def _remove_run(folder: Path) -> None:
+    """Remove what a run left in its folder; ValueError if there is anything else."""
+    others = sorted(path.name for path in folder.iterdir() if path.name not in FILES and not path.name.startswith("."))
+    if others:
+        raise ValueError(f"{folder} holds {shown(others[0])} beside the run to be replaced: name another folder.")
+    if (folder / PICTURES).is_symlink() or not (folder / PICTURES).is_dir():
+        (folder / PICTURES).unlink(missing_ok=True)
+    else:
+        shutil.rmtree(folder / PICTURES)
+    for name in (REPORT, TABLE, RESULTS):  # the last is what it is known by
+        (folder / name).unlink(missing_ok=True)
 
 
 def read_run(path: Path) -> Run:
@@ -161,7 +191,8 @@ def read_run(path: Path) -> Run:
     except (ValueError, TypeError) as error:
         reason = shown(error).rstrip(".")
         raise ValueError(
-            f"{path} was not written by this version of vitrim ({reason}): name another output folder."
+            f"{path} was not written by this version of vitrim ({reason}): name another output folder, or pass "
+            "--replace to remove that run."
         ) from error
     return run
 

@@ -6,6 +6,8 @@ import warnings
 
 from torch import nn
 
+from .notice import VitrimWarning
+
 
 def warn_about_hooks(blocks: list[nn.Module], name: str) -> None:
     """Of blocks, or their attention, that have hooks which do not run."""
@@ -13,6 +15,7 @@ def warn_about_hooks(blocks: list[nn.Module], name: str) -> None:
     if hooked:
         warnings.warn(
             f"{name}: forward hooks on blocks {hooked}, or on their attention, do not run while tokens are reduced.",
+            VitrimWarning,
             stacklevel=4,
         )
 
