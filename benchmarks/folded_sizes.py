@@ -37,11 +37,17 @@ class FoldingReader(BlockReader):
     def __init__(self, reader: BlockReader):
         self.reader = reader
 
+    def enter(self, block: Any, x_BNC: Tensor) -> Tensor:
+        return self.reader.enter(block, x_BNC)
+
+    def leave(self, block: Any, mixed_BHND: Tensor) -> Tensor:
+        return self.reader.leave(block, mixed_BHND)
+
     def attention(self, block: Any, x_BNC: Tensor) -> Attention:
         return FoldedAttention(*self.reader.attention(block, x_BNC))
 
-    def add_attention(self, block: Any, x_BNC: Tensor, mixed_BHND: Tensor) -> Tensor:
-        return self.reader.add_attention(block, x_BNC, mixed_BHND)
+    def add_attention(self, block: Any, x_BNC: Tensor, out_BNC: Tensor) -> Tensor:
+        return self.reader.add_attention(block, x_BNC, out_BNC)
 
     def add_mlp(self, block: Any, x_BNC: Tensor) -> Tensor:
         return self.reader.add_mlp(block, x_BNC)

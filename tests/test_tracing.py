@@ -12,7 +12,9 @@ from torch import nn
 from torch.utils.checkpoint import set_checkpoint_early_stop
 
 import vitrim
+from passing_tokens import leaving_blocks
 from vitrim.backbones.reader import find_stack
+from vitrim.core.listening import listeners_of
 from vitrim.tracing import LayerTrace, Trace, trace
 
 SETTINGS = {"tome": {"r": 6}}  # the default takes too much of a tiny model
@@ -133,14 +135,14 @@ def test_tracing_changes_no_bit_of_the_logits(method):
 
 def test_sources_are_never_made_while_nobody_traces():
     model = reduced_vit()
-    late, seen = find_stack(model).stack[-2], []  # the last lets out features
-    late.register_forward_hook(lambda _, __, tokens: seen.append(tokens.source_BP))
-    model(torch.randn(1, 3, 64, 64))
-    traced(model)
-    model(torch.randn(1, 3, 64, 64))
-    assert seen[0] is None
-    assert seen[1] is not None
-    assert seen[2] is None
+    with leaving_blocks(model.blocks) as seen:
+        model(torch.randn(1, 3, 64, 64))
+        traced(model)
+        model(torch.randn(1, 3, 64, 64))
+    quiet, heard, again = (seen[i + 3].source_BP for i in (0, 4, 8))
+    assert quiet is None
+    assert heard is not None
+    assert again is None
 
 
 def test_the_prefix_holds_no_patch_whatever_its_length():
@@ -229,7 +231,7 @@ def test_recording_stops_when_the_block_ends_even_by_an_exception():
     with pytest.raises(GaveUpError), trace(model):
         model(torch.randn(1, 3, 64, 64))
     failing.remove()
-    assert all(block.recorder is None for block in find_stack(model)[1])
+    assert listeners_of(model.blocks.spec) == ()
     assert hooks_of(model) == before
 
 

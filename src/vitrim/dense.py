@@ -10,7 +10,7 @@ Shape letters as in `core.tokens`; H W: rows and columns of the patch grid, but 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -20,12 +20,12 @@ import torch
 from torch import Tensor, nn
 
 from .backbones.reader import find_stack, read_backbone
+from .core.listening import listening
 from .core.method import ViTSpec
 from .core.schedule import is_whole
 from .core.stack import Snapshot, TokenStack
-from .core.tokens import Tokens
+from .following import ConvolvedSizes, Following, follow_blocks, run_uncompiled
 from .patch_maps import FILLS, SHARES, Placed, filled, placed
-from .tracing import ConvolvedSizes, run_uncompiled
 
 FINAL_NORMS = ("norm", "ln", "layernorm", "post_layernorm", "ln_post")  # as timm, torchvision and the others name it
 TOWERS = ("visual", "vision_model")  # where open_clip and transformers keep the half of a model that takes images
@@ -148,14 +148,11 @@ def _run(model: nn.Module, anatomy: _Anatomy, images_BCHW: Tensor, model_kwargs:
     leaving: list[Snapshot] = []
     convolved = ConvolvedSizes()
     with ExitStack() as cleanup:
-        first = next(blocks.children())
-        cleanup.callback(first.register_forward_pre_hook(lambda _, args: entering.append(args[0])).remove)
         if isinstance(blocks, TokenStack):
-            _record(blocks, leaving, cleanup)
+            cleanup.enter_context(listening(spec, Following(leaving, entering)))
         else:
-            for i, block in enumerate(blocks.children()):
-                cleanup.callback(block.register_forward_hook(_appends(leaving, i, spec.num_prefix)).remove)
-        convolved.listen(model, cleanup)
+            follow_blocks(blocks, leaving, entering, spec.num_prefix, cleanup)
+        cleanup.enter_context(convolved)
         run_uncompiled(cleanup)
         towers = (getattr(model, name, None) for name in TOWERS)
         tower: Any = next((tower for tower in towers if isinstance(tower, nn.Module)), model)
@@ -163,17 +160,6 @@ def _run(model: nn.Module, anatomy: _Anatomy, images_BCHW: Tensor, model_kwargs:
     if [snapshot.layer for snapshot in leaving] != list(range(spec.depth)) or len(entering) != 1:
         raise ValueError("another forward of this model ran at the same time: call features() from one thread only.")
     return _Run(entering[0], leaving, convolved)
-
-
-def _record(stack: TokenStack, leaving: list[Snapshot], cleanup: ExitStack) -> None:
-    if any(block.recorder is not None for block in stack):
-        raise ValueError("this model is being traced already: leave that `with` block first.")
-    cleanup.callback(stack.record_into, None)
-    stack.record_into(leaving, every_block=True)
-
-
-def _appends(leaving: list[Snapshot], layer: int, num_prefix: int) -> Callable[..., None]:
-    return lambda _, __, x_BNC: leaving.append(Snapshot(layer, Tokens(x_BNC, num_prefix)))
 
 
 def _follow(run: _Run, spec: ViTSpec, fill: str, shared: str) -> Iterator[tuple[int, _AtLayer]]:

@@ -6,15 +6,14 @@ are kept: an image whose exit reaches the threshold takes that exit's logits and
 after it run on the remaining images alone. The rule is that of multi-exit networks at large: entropy in BranchyNet
 (Teerapittayanon et al., ICPR 2016), confidence in MSDNet (Huang et al., ICLR 2018). Written from the papers.
 
-What belongs to one forward lives in a context variable, not in the model: forwards of one wrapper, of several on one
-model, and of the model itself may run in different threads at once.
+What belongs to one forward lies on no model (core/listening.py): forwards of one wrapper, of several on one model, and
+of the model itself may run in different threads at once.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -23,6 +22,7 @@ from torch import Tensor, nn
 
 from .backbones.reader import find_stack
 from .core import ops
+from .core.listening import Listener, listeners_of, listening
 from .core.stack import TRAINING_ONLY, TokenBlock, TokenStack
 from .core.tokens import Tokens
 from .heads import logits_of, num_classes, width
@@ -57,7 +57,6 @@ class Anytime(nn.Module):
         self.exits_B: Tensor | None = None
         self.model = model
         self.training = model.training
-        _listen(stack, self.exits)
 
     def __getattr__(self, name: str) -> Any:
         try:
@@ -99,17 +98,14 @@ class Anytime(nn.Module):
         stack = _stack_of(self.model)
         if exits_of(stack) != self.exits:
             raise ValueError(f"the exits were after blocks {self.exits} and have changed: wrap the model again.")
-        if any(block.recorder is not None for block in stack):
+        if any(listener.exclusive for listener in listeners_of(stack.spec)):
             raise ValueError("patches cannot be followed where images leave: trace the model itself.")
-        _listen(stack, self.exits)
-        run = _Run(stack, self.exits, MEASURES[self.by], thresholds)
-        token = _RUN.set(run)
+        run = _Run(self.exits, MEASURES[self.by], thresholds)
         try:
-            final_SK = logits_of(self.model(x_BCHW))
+            with listening(stack.spec, run):
+                final_SK = logits_of(self.model(x_BCHW))
         except _NoneIsLeft:
             return run, None
-        finally:
-            _RUN.reset(token)
         if len(run.heard) != len(self.exits):
             raise RuntimeError(
                 "the model ran past its exits, as a compiled one does: wrap the model itself, without compile."
@@ -148,10 +144,9 @@ class _NoneIsLeft(Exception):
 
 
 @dataclass
-class _Run:
+class _Run(Listener):
     """One forward of one wrapper."""
 
-    stack: TokenStack
     exits: tuple[int, ...]
     measure: Measure
     thresholds: tuple[float, ...]
@@ -159,8 +154,10 @@ class _Run:
     heard: list[Tensor] = field(default_factory=list)  # logits of each exit so far, for the images that reached it
     index_S: Tensor = field(default_factory=lambda: torch.empty(0))  # places of those still here, once some left
 
-    def gate(self, block: TokenBlock, tokens: Tokens) -> Tokens:
+    def after_block(self, block: TokenBlock, tokens: Tokens, changed: bool) -> Tokens:
         """The images that stay. Where all do, the very tokens: the numbers are then the model's own to the last bit."""
+        if block.layer not in self.exits:
+            return tokens
         logits_BK = _head_of(block)(tokens.first_BC)
         exit = len(self.heard)
         self.heard.append(logits_BK)
@@ -174,26 +171,6 @@ class _Run:
             raise _NoneIsLeft
         self.index_S = index_B[staying]
         return ops.select_images(tokens, staying)
-
-
-_RUN: ContextVar[_Run | None] = ContextVar("vitrim_anytime_run", default=None)
-
-
-def _gate(block: nn.Module, _: tuple[Any, ...], output: Any) -> Tokens | None:
-    """The hook on the blocks with exits: does nothing but in a forward of a wrapper around their model."""
-    if torch.compiler.is_compiling():
-        return None
-    run = _RUN.get()
-    if run is None or not isinstance(block, TokenBlock) or run.stack[block.layer] is not block:
-        return None
-    return run.gate(block, output) if block.layer in run.exits else None
-
-
-def _listen(stack: TokenStack, exits: Sequence[int]) -> None:
-    """One hook on each of these blocks, however many wrappers there are."""
-    for layer in exits:
-        if not any(hook is _gate for hook in stack[layer]._forward_hooks.values()):
-            stack[layer].register_forward_hook(_gate)
 
 
 def exits_of(stack: TokenStack) -> tuple[int, ...]:

@@ -7,19 +7,20 @@ the listener. Shape letters as in `core.tokens`: B batch, N tokens, P patches at
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import torch
 from torch import Tensor, nn
 
 from .backbones.reader import find_stack
+from .core.listening import Follower, Listener, listening
+from .core.method import ViTSpec
 from .core.ops import take
-from .core.stack import Snapshot, TokenBlock, TokenStack
+from .core.stack import Snapshot, TokenBlock
 from .core.tokens import Tokens
+from .following import ConvolvedSizes, run_uncompiled
 
 
 @dataclass(frozen=True, eq=False)
@@ -134,40 +135,13 @@ def trace(model: nn.Module, *, features: bool = False, grid: tuple[int, int] | N
         raise ValueError(
             "there is nothing to trace in a model that carries all its tokens: reduce_tokens(model) first."
         )
-    stack = found[1]
-    if any(block.recorder is not None for block in stack):
-        raise ValueError("this model is being traced already: leave that `with` block first.")
-    result = Trace(grid)
+    spec, result = found.stack.spec, Trace(grid)
     with ExitStack() as cleanup:
-        _Listener(result, stack, features).listen(model, cleanup)
+        convolved = ConvolvedSizes()
+        cleanup.enter_context(listening(spec, _Tracer(result, spec, convolved, features)))
+        cleanup.enter_context(convolved)
         run_uncompiled(cleanup)
         yield result
-
-
-def run_uncompiled(cleanup: ExitStack) -> None:
-    """What is compiled runs as it was written, from now until cleanup."""
-    if "torch._dynamo" in sys.modules:  # nothing is compiled before this is imported, and importing it takes seconds
-        cleanup.enter_context(torch.compiler.set_stance("force_eager"))
-
-
-class ConvolvedSizes:
-    """Output sizes of the convolutions in a model, in the order in which they ran: one of them made the patches."""
-
-    def __init__(self) -> None:
-        self.sizes: list[tuple[int, int]] = []
-
-    def listen(self, model: nn.Module, cleanup: ExitStack) -> None:
-        """From now until cleanup."""
-        for module in model.modules():
-            if isinstance(module, nn.Conv2d):
-                cleanup.callback(module.register_forward_hook(self._convolve).remove)
-
-    def grid_of(self, num_patches: int) -> tuple[int, int] | None:
-        """The last size that has so many places."""
-        return next((size for size in reversed(self.sizes) if math.prod(size) == num_patches), None)
-
-    def _convolve(self, _: nn.Module, __: tuple[Any, ...], output_BCHW: Tensor) -> None:
-        self.sizes.append((output_BCHW.shape[-2], output_BCHW.shape[-1]))
 
 
 class _Forward(NamedTuple):
@@ -180,54 +154,47 @@ class _Forward(NamedTuple):
     grid: tuple[int, int] | None
 
 
-class _Listener:
-    """Turns what passes by in one model into a `Trace`, once a forward pass has gone through all blocks in order.
+class _Tracer(Listener):
+    """Turns each forward of one model, once it has gone through all blocks in order, into what a `Trace` holds."""
+
+    traced = exclusive = True
+
+    def __init__(self, result: Trace, spec: ViTSpec, convolved: ConvolvedSizes, features: bool):
+        self.result, self.spec, self.convolved, self.features = result, spec, convolved, features
+
+    def begin(self, x_BNC: Tensor) -> Follower:
+        return _Traced(self, x_BNC)
+
+
+class _Traced(Follower):
+    """One forward.
 
     Gradient checkpointing runs blocks again, some at a time, during backward: such runs never are all blocks in
     order, or are the same forward once more.
     """
 
-    def __init__(self, result: Trace, stack: TokenStack, features: bool):
-        self.result, self.stack, self.features = result, stack, features
-        self.snapshots: list[Snapshot] = []
-        self.convolved = ConvolvedSizes()  # since the last forward began
-        self.grid: tuple[int, int] | None = None
-        self.batch_size = self.num_tokens = self.num_patches = 0
+    def __init__(self, tracer: _Tracer, x_BNC: Tensor):
+        self.tracer, self.x_BNC = tracer, x_BNC
+        self.layers: list[LayerTrace] = []
         self.num_blocks_run = 0
 
-    def listen(self, model: nn.Module, cleanup: ExitStack) -> None:
-        """From now until cleanup."""
-        cleanup.callback(self.stack.record_into, None)
-        self.stack.record_into(self.snapshots)
-        blocks = list(self.stack)
-        handles = [
-            *(block.register_forward_pre_hook(self._enter) for block in blocks),
-            blocks[-1].register_forward_hook(self._finish),
-        ]
-        for handle in handles:
-            cleanup.callback(handle.remove)
-        self.convolved.listen(model, cleanup)
-
-    def _enter(self, block: TokenBlock, args: tuple[Any, ...]) -> None:
-        if block.layer == 0:
-            self.num_blocks_run = 0
-            self.snapshots.clear()
-        if block.layer == self.stack.spec.opaque_layers:  # up to there, tokens may be others than the patches
-            self._begin(args[0].x_BNC if isinstance(args[0], Tokens) else args[0])
+    def after_block(self, block: TokenBlock, tokens: Tokens, changed: bool) -> Tokens:
         self.num_blocks_run = self.num_blocks_run + 1 if block.layer == self.num_blocks_run else -1
+        if block.layer < self.tracer.spec.opaque_layers:  # up to there, tokens may be others than the patches
+            self.x_BNC = tokens.x_BNC
+        elif changed:
+            self.layers.append(_layer(Snapshot(block.layer, tokens), self.tracer.features))
+        return tokens
 
-    def _begin(self, x_BNC: Tensor) -> None:
-        self.batch_size, self.num_tokens, _ = x_BNC.shape
-        self.num_patches = self.num_tokens - self.stack.spec.num_prefix
-        self.grid = self.convolved.grid_of(self.num_patches)
-        self.convolved.sizes.clear()
-
-    def _finish(self, *_: object) -> None:
-        if self.num_blocks_run != self.stack.spec.depth:
+    def finish(self, tokens: Tokens) -> None:
+        spec, convolved = self.tracer.spec, self.tracer.convolved
+        if self.num_blocks_run != spec.depth:
             return
-        layers = tuple(_layer(snapshot, self.features) for snapshot in self.snapshots)
-        self.result._forward = _Forward(layers, self.batch_size, self.num_tokens, self.num_patches, self.grid)
-        self.snapshots.clear()
+        batch_size, num_tokens, _ = self.x_BNC.shape
+        num_patches = num_tokens - spec.num_prefix
+        grid = convolved.grid_of(num_patches)
+        convolved.sizes.clear()
+        self.tracer.result._forward = _Forward(tuple(self.layers), batch_size, num_tokens, num_patches, grid)
 
 
 def _layer(snapshot: Snapshot, features: bool) -> LayerTrace:

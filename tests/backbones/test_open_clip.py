@@ -68,7 +68,7 @@ def test_a_tower_of_timm_is_read_inside_the_whole_model() -> None:
     assert torch.equal(vitrim.reduce_tokens(model, "evit", keep_rate=1.0).encode_image(x), wanted)
     counts: list[int] = []
     for block in list(vitrim.reduce_tokens(model, "evit", keep_rate=0.7).visual.trunk.blocks)[:-1]:
-        block.register_forward_hook(lambda _, __, out: counts.append(out.x_BNC.shape[1]))
+        block.register_forward_hook(lambda _, __, out: counts.append(out.shape[1]))
     assert not torch.allclose(model.encode_image(x), wanted, atol=1e-3)
     assert counts == [197] * 3 + [140] * 3 + [100] * 3 + [72] * 2
     assert torch.equal(model.encode_text(prompts()), text)

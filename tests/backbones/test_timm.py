@@ -115,7 +115,7 @@ def test_query_key_norm_reaches_the_scores(tiny_vit: Callable[..., VisionTransfo
     reader, block = read_backbone(model).readers[0], model.blocks[0]
     x_BNC = torch.randn(2, 65, 48)
     qkv = block.attn.qkv(block.norm1(x_BNC)).reshape(2, 65, 3, 3, 16).permute(2, 0, 3, 1, 4)
-    attention = reader.attention(block, x_BNC)
+    attention = reader.attention(block, reader.enter(block, x_BNC))
     torch.testing.assert_close(attention.q_BHND, block.attn.q_norm(qkv[0]))
     torch.testing.assert_close(attention.k_BHND, block.attn.k_norm(qkv[1]))
     torch.testing.assert_close(attention.v_BHND, qkv[2])

@@ -12,6 +12,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 import vitrim
+from passing_tokens import leaving_blocks
 from vitrim.core.stack import Snapshot
 from vitrim.core.tokens import Tokens
 
@@ -41,11 +42,10 @@ def test_reducing_changes_the_logits(family: str, name: str) -> None:
 @every_case
 def test_every_block_lets_out_the_announced_number_of_tokens(family: str, name: str) -> None:
     model = families.reduced(family, name)
-    counts: list[int] = []
-    for block in list(model.blocks)[:-1]:  # the last lets out features
-        block.register_forward_hook(lambda _, __, output: counts.append(max(output.num_tokens_B)))
     images = families.small_images(family)
-    model(images)
+    with leaving_blocks(model.blocks) as seen:
+        model(images)
+    counts = [max(tokens.num_tokens_B) for tokens in seen[:-1]]
     num_tokens = families.embedded(model, images).shape[1]
     num_patches = num_tokens - model.num_prefix_tokens
     announced = []

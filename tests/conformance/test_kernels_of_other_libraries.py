@@ -5,21 +5,20 @@ from __future__ import annotations
 import other_libraries as others
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from library_models import images, output, stack_of
 from operations import FUSED, Operations
-from vitrim.core.tokens import Tokens
 
 
 def run(model: nn.Module) -> tuple[list[int], list[tuple[str, tuple[int, ...]]]]:
     """How many tokens enter each block, and what is made on the way through the model."""
     counts: list[int] = []
 
-    def count(_: nn.Module, inputs: tuple[Tensor | Tokens, ...]) -> None:
-        counts.append((inputs[0].x_BNC if isinstance(inputs[0], Tokens) else inputs[0]).shape[1])
-
-    handles = [block.register_forward_pre_hook(count) for block in stack_of(model)]
+    handles = [
+        block.register_forward_pre_hook(lambda _, inputs: counts.append(inputs[0].shape[1]))
+        for block in stack_of(model)
+    ]
     with torch.no_grad(), Operations() as operations:
         output(model, images())
     for handle in handles:

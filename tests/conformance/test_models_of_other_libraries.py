@@ -14,6 +14,7 @@ from torch import nn
 
 import vitrim
 from library_models import DEPTH, PATCHES, images, output, stack_of
+from passing_tokens import leaving_blocks
 from vitrim.backbones.reader import find_stack, read_backbone
 from vitrim.core.stack import Snapshot
 from vitrim.measure.macs import count_macs, reduced_macs
@@ -49,14 +50,9 @@ def test_keeping_all_is_bit_identical_to_the_unreduced_model(family: str, name: 
 def test_counts_are_the_announced_ones_and_a_batch_equals_its_images(family: str, name: str) -> None:
     model, x = others.reduced(family, name), images(3)
     stack = stack_of(model)
-    counts: list[int] = []
-    handles = [
-        block.register_forward_hook(lambda _, __, out: counts.append(max(out.num_tokens_B)))
-        for block in list(stack)[:-1]
-    ]
-    batch = output(model, x)
-    for handle in handles:
-        handle.remove()
+    with leaving_blocks(stack) as seen:
+        batch = output(model, x)
+    counts = [max(tokens.num_tokens_B) for tokens in seen[:-1]]
     announced, patches = [], PATCHES
     for layer in range(DEPTH):
         patches = stack.method.num_kept(layer, patches)

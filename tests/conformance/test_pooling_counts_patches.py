@@ -178,7 +178,7 @@ def test_a_pool_that_is_chosen_after_the_reduction_is_noticed() -> None:
 def last_tokens_before_pooling(model: VisionTransformer, images: Tensor) -> int:
     """Tokens that enter the last block."""
     counts: list[int] = []
-    handle = model.blocks[-1].register_forward_pre_hook(lambda _, inputs: counts.append(inputs[0].x_BNC.shape[1]))
+    handle = model.blocks[-1].register_forward_pre_hook(lambda _, inputs: counts.append(inputs[0].shape[1]))
     model(images)
     handle.remove()
     return counts[0]

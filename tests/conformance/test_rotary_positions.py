@@ -16,7 +16,7 @@ from torch import Tensor
 
 import vitrim
 from library_models import images, output, stack_of
-from vitrim.core.tokens import Tokens
+from passing_tokens import leaving_blocks
 
 REDUCED, LOOKED_AT = (0, 2), (1, 3)
 HALF = ("dinov3", "hf_dinov3")  # pairs of channels are half a head apart; side by side in the others
@@ -31,11 +31,11 @@ def test_each_token_is_turned_by_the_row_of_its_patch(family: str, name: str) ->
     model, x = plain.double(), images().double()
     table = table_of(model, x)
     vitrim.reduce_tokens(model, name, layers=REDUCED, **METHODS[name])
-    stack, seen = stack_of(model), dict[int, Tokens]()
+    stack = stack_of(model)
     stack.publish_into([], traced=True)
-    for layer in range(4):
-        stack[layer].register_forward_hook(lambda _, __, out, layer=layer: seen.update({layer: out}))
-    output(model, x)
+    with leaving_blocks(stack) as seen:
+        output(model, x)
+    stack.publish_into(None)
     for layer in LOOKED_AT:
         before, after = seen[layer - 1], seen[layer]
         assert before.source_BP is not None

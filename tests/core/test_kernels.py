@@ -10,11 +10,10 @@ from typing import Any
 import pytest
 import torch
 from timm.models.vision_transformer import VisionTransformer
-from torch import Tensor, nn
+from torch import nn
 
 import vitrim
 from operations import FUSED, Operations
-from vitrim.core.tokens import Tokens
 
 SETTINGS: dict[str, dict[str, Any]] = {"tome": {"r": 11}}
 FIXED = [name for name in vitrim.list_methods() if not vitrim.method_from(name).varies]  # test_packing has the others
@@ -33,10 +32,9 @@ def counted_tokens(model: VisionTransformer) -> Iterator[list[int]]:
     """How many tokens enter each block."""
     counts: list[int] = []
 
-    def count(_: nn.Module, inputs: tuple[Tensor | Tokens]) -> None:
-        counts.append((inputs[0].x_BNC if isinstance(inputs[0], Tokens) else inputs[0]).shape[1])
-
-    handles = [block.register_forward_pre_hook(count) for block in model.blocks]
+    handles = [
+        block.register_forward_pre_hook(lambda _, inputs: counts.append(inputs[0].shape[1])) for block in model.blocks
+    ]
     yield counts
     for handle in handles:
         handle.remove()

@@ -12,6 +12,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
 import vitrim
+from passing_tokens import leaving_blocks
 from vitrim.core import ops
 from vitrim.core.grouping import consecutive
 from vitrim.core.method import Method, ViTSpec
@@ -53,8 +54,8 @@ def model(tiny_vit: Callable[..., VisionTransformer]) -> VisionTransformer:
 def test_weights_lie_in_the_block_where_they_act_and_leave_with_the_method(model: VisionTransformer) -> None:
     assert [key for key in model.state_dict() if "method" in key] == ["blocks.1.method.factor"]
     assert "blocks.1.method.factor" in dict(model.named_parameters())
-    assert model.blocks[1].acting.weights is model.blocks[1].weights
-    assert [block.acting.weights is None for block in model.blocks] == [True, False, True, True]
+    assert model.blocks[1].acting.bound.weights is model.blocks[1].weights
+    assert [block.acting.bound.weights is None for block in model.blocks] == [True, False, True, True]
     vitrim.restore(model)
     assert not [key for key in model.state_dict() if "method" in key]
 
@@ -79,14 +80,15 @@ def test_weights_of_metr_and_of_its_method_lie_together(tiny_vit: Callable[..., 
 
 
 def test_what_is_told_reaches_those_who_listen_and_nobody_else(model: VisionTransformer) -> None:
-    images, outbox, seen = torch.randn(2, 3, 32, 32), list[Tokens](), list[Tokens]()
-    model.blocks[2].register_forward_hook(lambda _, __, tokens: seen.append(tokens))
-    quiet = model(images)
-    model.blocks.publish_into(outbox)
-    assert torch.equal(model(images), quiet)
-    model.blocks.publish_into(None)
-    assert torch.equal(model(images), quiet)
-    assert [None if tokens.carry is None else len(tokens.carry) for tokens in seen] == [None, 1, None]
+    images, outbox = torch.randn(2, 3, 32, 32), list[Tokens]()
+    with leaving_blocks(model.blocks) as seen:
+        quiet = model(images)
+        model.blocks.publish_into(outbox)
+        assert torch.equal(model(images), quiet)
+        model.blocks.publish_into(None)
+        assert torch.equal(model(images), quiet)
+    told = [tokens.carry for tokens in seen[2::4]]
+    assert [None if carry is None else len(carry) for carry in told] == [None, 1, None]
     assert len(outbox) == 1
     assert outbox[0].carry is not None
 

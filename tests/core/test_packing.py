@@ -9,10 +9,10 @@ from timm.models.vision_transformer import VisionTransformer
 
 import vitrim
 from operations import FUSED, Operations
+from passing_tokens import leaving_blocks
 from vitrim.core import ops, packing
 from vitrim.core.attention import Attention
 from vitrim.core.selection import fuse_where, keep_where
-from vitrim.core.stack import Snapshot
 from vitrim.core.tokens import Tokens
 
 LENGTHS = (3, 5, 1)
@@ -131,11 +131,9 @@ def small_vit(**settings):
 
 def packs(model, images):
     """What the last block but one lets out."""
-    seen = []
-    handle = model.blocks[-2].register_forward_hook(lambda _, __, tokens: seen.append(Snapshot(0, tokens)))
-    model(images)
-    handle.remove()
-    return seen[-1].tokens.lengths
+    with leaving_blocks(model.blocks) as seen:
+        model(images)
+    return seen[-2].lengths
 
 
 def test_gradients_are_the_sum_of_those_of_each_image():

@@ -13,11 +13,12 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
 import vitrim
+from passing_tokens import leaving_blocks
 from vitrim.backbones.timm import PreNormReader
 from vitrim.core.attention import Attention
 from vitrim.core.block_reader import through
+from vitrim.core.hooks import HOOKS
 from vitrim.core.stack import Snapshot, TokenBlock
-from vitrim.core.tokens import Tokens
 
 SETTINGS: dict[str, dict[str, Any]] = {"tome": {"r": 11}}
 EVERY = [(name, SETTINGS.get(name, {})) for name in vitrim.list_methods()]
@@ -31,23 +32,21 @@ def test_nothing_is_traced_unless_somebody_records(
     tiny_vit: Callable[..., VisionTransformer], name: str, settings: dict[str, Any]
 ) -> None:
     model, images = vitrim.reduce_tokens(tiny_vit(), name, **(settings and {"r": 3})), torch.randn(2, 3, 32, 32)
-    seen: list[Tokens] = []
-    for block in list(model.blocks)[:-1]:
-        block.register_forward_hook(lambda _, __, output: seen.append(output))
-    quiet = model(images)
-    assert all(tokens.source_BP is None and tokens.weight_BP is None for tokens in seen)
-    seen.clear()
     snapshots: list[Snapshot] = []
+    with leaving_blocks(model.blocks) as before:
+        quiet = model(images)
     model.blocks.record_into(snapshots)
-    assert torch.equal(model(images), quiet)
+    with leaving_blocks(model.blocks) as seen:
+        assert torch.equal(model(images), quiet)
+    model.blocks.record_into(None)
+    with leaving_blocks(model.blocks) as after:
+        assert torch.equal(model(images), quiet)
+    assert len(before) == len(seen) == len(after) == 12
+    assert all(tokens.source_BP is None and tokens.weight_BP is None for tokens in (*before, *after))
     assert [snapshot.layer for snapshot in snapshots] == (list(range(12)) if name == "tome" else [3, 6, 9])
     first = snapshots[0].layer  # before it, every patch is in its own token
-    assert [tokens.source_BP is None for tokens in seen] == [layer < first for layer in range(11)]
+    assert [tokens.source_BP is None for tokens in seen] == [layer < first for layer in range(12)]
     assert all((tokens.source_BP is None) == (tokens.weight_BP is None) for tokens in seen)
-    model.blocks.record_into(None)
-    seen.clear()
-    assert torch.equal(model(images), quiet)
-    assert all(tokens.source_BP is None for tokens in seen)
 
 
 def test_every_reduction_is_recorded_even_where_the_number_of_tokens_stays(
@@ -87,29 +86,6 @@ def test_an_attention_mask_is_refused(tiny_vit: Callable[..., VisionTransformer]
         model(images, attn_mask=torch.ones(65, 65, dtype=torch.bool))
     with pytest.raises(ValueError, match="takes no attention mask"):
         model(images, is_causal=True)
-
-
-@pytest.mark.parametrize("register", ["register_forward_hook", "register_forward_pre_hook"])
-def test_hooks_on_blocks_warn_and_come_back(tiny_vit: Callable[..., VisionTransformer], register: str) -> None:
-    model, calls = tiny_vit(), []
-    getattr(model.blocks[2], register)(lambda *_: calls.append(1))
-    with pytest.warns(
-        UserWarning, match=r"forward hooks on blocks \[2\], or on their attention, do not run while tokens are reduced"
-    ) as caught:
-        vitrim.reduce_tokens(model, "evit")
-    assert caught[0].filename == __file__
-    calls.clear()
-    model(torch.randn(1, 3, 32, 32))
-    assert calls == []
-    vitrim.restore(model)(torch.randn(1, 3, 32, 32))
-    assert calls == [1]
-
-
-def test_hooks_on_the_attention_warn(tiny_vit: Callable[..., VisionTransformer]) -> None:
-    model = tiny_vit()
-    model.blocks[2].attn.register_forward_hook(lambda *_: None)
-    with pytest.warns(UserWarning, match=r"forward hooks on blocks \[2\], or on their attention, do not run"):
-        vitrim.reduce_tokens(model, "evit")
 
 
 def test_applying_does_not_run_hooks(tiny_vit: Callable[..., VisionTransformer]) -> None:
@@ -271,7 +247,7 @@ def test_compiled_no_run_checks_for_hooks_of_modules_that_do_nothing(
     with torch.no_grad():
         compiled(torch.randn(2, 3, 32, 32))
     assert any("blocks" in name for name in guarded)
-    assert not [name for name in guarded if "hooks" in name and "_global_" not in name]
+    assert not [name for name in guarded if any(kind in name for kind in HOOKS) and "_global_" not in name]
 
 
 def test_compiled_the_hooks_of_modules_that_do_nothing_run() -> None:

@@ -7,6 +7,7 @@ import torch
 
 import vitrim
 from conformance import families
+from passing_tokens import leaving_blocks
 from vitrim.backbones.reader import read_backbone
 from vitrim.measure.macs import reduced_macs, token_counts
 from vitrim.methods.attention_mass import within_mass
@@ -41,13 +42,14 @@ def test_a_packed_batch_is_its_images_one_by_one_to_the_last_digits(family, fuse
     model = families.small_model(family).double()
     vitrim.reduce_tokens(model, families.method_for("attention_mass", family, mass=0.6, fuse=fuse))
     images = families.small_images(family, 6).double()
-    lengths = []
-    for block in list(model.blocks)[:-1]:
-        block.register_forward_hook(lambda _, __, tokens: lengths.append(tokens.lengths))
-    together = model(images)
-    assert any(lengths) or family in ("deit3", "dinov2_swiglu_odd", "dynamic_size", "register_gap"), (
-        "nothing was packed"
-    )
+    with leaving_blocks(model.blocks) as seen:
+        together = model(images)
+    assert any(tokens.lengths for tokens in seen) or family in (
+        "deit3",
+        "dinov2_swiglu_odd",
+        "dynamic_size",
+        "register_gap",
+    ), "nothing was packed"
     assert (together - torch.cat([model(image.unsqueeze(0)) for image in images])).abs().max() < 1e-12
 
 

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from safetensors import safe_open
 from timm.models.vision_transformer import VisionTransformer
-from torch import Tensor, nn
+from torch import Tensor
 
 import vitrim
 from vitrim.core.stack import Snapshot
@@ -80,22 +80,14 @@ class Run(NamedTuple):
 def run(model: VisionTransformer, images: Tensor) -> Run:
     """The forward, listened to block by block."""
     features: list[Tensor] = []
-    tokens: dict[int, Tokens] = {}
     snapshots: list[Snapshot] = []
-
-    def listen(_: nn.Module, __: object, output: Tensor | Tokens) -> None:
-        if isinstance(output, Tokens):
-            tokens[len(features)] = output
-        features.append(output.x_BNC if isinstance(output, Tokens) else output)
-
-    handles = [block.register_forward_hook(listen) for block in model.blocks]
-    model.blocks.record_into(snapshots)
+    handles = [block.register_forward_hook(lambda *call: features.append(call[-1])) for block in model.blocks]
+    model.blocks.record_into(snapshots, every_block=True)
     logits = model(images)
     model.blocks.record_into(None)
     for handle in handles:
         handle.remove()
-    tokens.update({snapshot.layer: snapshot.tokens for snapshot in snapshots})
-    return Run(logits, features, tokens)
+    return Run(logits, features, {snapshot.layer: snapshot.tokens for snapshot in snapshots})
 
 
 def assert_features_equal(run: Run, oracle: Oracle) -> None:

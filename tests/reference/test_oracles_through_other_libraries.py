@@ -109,7 +109,7 @@ def assert_equal(model: nn.Module, oracle: Oracle) -> None:
     found, counts = find_stack(model), []
     assert found is not None
     for block in list(found.stack)[:-1]:
-        block.register_forward_hook(lambda _, __, out: counts.append(out.x_BNC.shape[1]))
+        block.register_forward_hook(lambda _, __, out: counts.append(out.shape[1]))
     with torch.no_grad():
         out = model(oracle["input"].double())
     logits = getattr(out, "logits", out)

@@ -15,6 +15,7 @@ from torch.nn.functional import one_hot
 import vitrim
 from library_models import HF, of_transformers
 from vitrim.backbones.reader import find_stack
+from vitrim.core.listening import listeners_of
 from vitrim.models.lvvit import LVViT
 from vitrim.train import token_labeling as tl
 from vitrim.train.task import ClassificationTask, TokenLabelingTask
@@ -182,7 +183,7 @@ def test_patches_are_followed_for_token_labeling_alone(tiny_vit: TinyViT) -> Non
     for task, traced in ((plain, False), (dense, True)):
         task.listen()
         assert task.stack is not None
-        assert task.stack[0].traced == traced
+        assert [listener.traced for listener in listeners_of(task.stack.spec)] == [traced]
 
 
 @pytest.mark.parametrize("method", ["evit", "metr"])

@@ -7,8 +7,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from ..core.attention import Attention
+from ..core.block_reader import BlockReader
 from ..core.method import ViTSpec
-from ..core.stack import BlockReader
 from ..heads import num_classes
 from ..models.lvvit import LVViT
 from .reader import Backbone, Place, UnsupportedModel, blocks_in
@@ -22,12 +22,20 @@ REFUSED = {
 class LVReader(BlockReader):
     """x + attn(norm1(x)) / skip_lam, then x + mlp(norm2(x)) / skip_lam."""
 
+    def enter(self, block: Any, x_BNC: Tensor) -> Tensor:
+        out: Tensor = block.norm1(x_BNC)
+        return out
+
     def attention(self, block: Any, x_BNC: Tensor) -> Attention:
-        q, k, v = block.attn.split(block.norm1(x_BNC))
+        q, k, v = block.attn.split(x_BNC)
         return Attention(q, k, v, block.attn.scale, dropout=block.attn.dropout)
 
-    def add_attention(self, block: Any, x_BNC: Tensor, mixed_BHND: Tensor) -> Tensor:
-        return x_BNC + block.drop_path(block.attn.join(mixed_BHND)) / block.skip_lam
+    def leave(self, block: Any, mixed_BHND: Tensor) -> Tensor:
+        out: Tensor = block.attn.join(mixed_BHND)
+        return out
+
+    def add_attention(self, block: Any, x_BNC: Tensor, out_BNC: Tensor) -> Tensor:
+        return x_BNC + block.drop_path(out_BNC) / block.skip_lam
 
     def add_mlp(self, block: Any, x_BNC: Tensor) -> Tensor:
         return x_BNC + block.drop_path(block.mlp(block.norm2(x_BNC))) / block.skip_lam

@@ -23,14 +23,23 @@ REFUSED = {name: timm.REFUSED[name] for name in ("forward_intermediates", "prune
 class ResidualReader(BlockReader):
     """x + ls_1(attn(ln_1(x))), then x + ls_2(mlp(ln_2(x))), with torch's nn.MultiheadAttention."""
 
+    inputs, pairs = 3, True
+
+    def enter(self, block: Any, x_BNC: Tensor) -> Tensor:
+        out: Tensor = block.ln_1(x_BNC)
+        return out
+
     def is_exact(self, block: Any) -> bool:
         return False
 
     def attention(self, block: Any, x_BNC: Tensor) -> Attention:
-        return split_multihead(block.attn, block.ln_1(x_BNC))
+        return split_multihead(block.attn, x_BNC)
 
-    def add_attention(self, block: Any, x_BNC: Tensor, mixed_BHND: Tensor) -> Tensor:
-        return x_BNC + block.ls_1(join_multihead(block.attn, mixed_BHND))
+    def leave(self, block: Any, mixed_BHND: Tensor) -> Tensor:
+        return join_multihead(block.attn, mixed_BHND)
+
+    def add_attention(self, block: Any, x_BNC: Tensor, out_BNC: Tensor) -> Tensor:
+        return x_BNC + block.ls_1(out_BNC)
 
     def add_mlp(self, block: Any, x_BNC: Tensor) -> Tensor:
         return x_BNC + block.ls_2(block.mlp(block.ln_2(x_BNC)))
@@ -39,22 +48,27 @@ class ResidualReader(BlockReader):
 class CustomReader(ResidualReader):
     """The same with open_clip's own attention: norms of queries and keys, scales of heads, inner norms."""
 
+    inputs, pairs = 1, False
+
     def is_exact(self, block: Any) -> bool:
         return True
 
     def attention(self, block: Any, x_BNC: Tensor) -> Attention:
-        attn, x = block.attn, block.ln_1(x_BNC)
-        B, N, _ = x.shape
-        packed = F.linear(x, attn.in_proj_weight, attn.in_proj_bias)
+        attn = block.attn
+        B, N, _ = x_BNC.shape
+        packed = F.linear(x_BNC, attn.in_proj_weight, attn.in_proj_bias)
         q, k, v = packed.reshape(B, N, 3, attn.num_heads, attn.head_dim).permute(2, 0, 3, 1, 4).unbind(0)
         dropout = attn.attn_drop.p if attn.training else 0.0
         return Attention(attn.ln_q(q), attn.ln_k(k), v, attn.scale, dropout=dropout)
 
-    def add_attention(self, block: Any, x_BNC: Tensor, mixed_BHND: Tensor) -> Tensor:
+    def leave(self, block: Any, mixed_BHND: Tensor) -> Tensor:
         attn = block.attn
         mixed = mixed_BHND if attn.head_scale is None else mixed_BHND * attn.head_scale
-        out = attn.out_drop(attn.out_proj(attn.ln_inner(mixed.transpose(1, 2).flatten(2))))
-        return x_BNC + block.ls_1(block.ln_attn(out))
+        out: Tensor = attn.out_drop(attn.out_proj(attn.ln_inner(mixed.transpose(1, 2).flatten(2))))
+        return out
+
+    def add_attention(self, block: Any, x_BNC: Tensor, out_BNC: Tensor) -> Tensor:
+        return x_BNC + block.ls_1(block.ln_attn(out_BNC))
 
 
 RESIDUAL, CUSTOM = ResidualReader(), CustomReader()

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from torch import nn
 
 from ..core.block_reader import BlockReader
+from ..core.hooks import is_dispatched
 from ..core.method import ViTSpec
 from ..core.self_check import check_reader
 from ..core.stack import TokenStack
@@ -193,8 +194,11 @@ def _self_check(backbone: Backbone) -> None:
 def _check_forwards(backbone: Backbone, index: int, block: nn.Module) -> None:
     """UnsupportedModel where somebody else's forward would go unheard: those of block and attention are not called."""
     attention = backbone.readers[index].attention_name
-    for what, module in (("", block), (f"'s {attention}", getattr(block, attention, None))):
-        if module is not None and not backbone.readers[index].opaque and _is_patched(module):
+    of_attention = getattr(block, attention, None)
+    for what, module in (("", block), (f"'s {attention}", of_attention)):
+        # What accelerate does around an attention without weights of its own is done by its projections as well.
+        aligned = module is not None and is_dispatched(module) and (module is block or not module._parameters)
+        if module is not None and not backbone.readers[index].opaque and not aligned and _is_patched(module):
             raise UnsupportedModel(
                 f"{backbone.spec.name}: block {index}{what} ({type(module).__name__}) runs a forward that "
                 f"{version(backbone.library)} did not give it, and while tokens are reduced it would not be called. "

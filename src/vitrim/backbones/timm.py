@@ -40,11 +40,18 @@ class PreNormReader(BlockReader):
     def is_exact(self, block: Any) -> bool:
         return timm_eva.is_fused(block.attn)
 
-    def attention(self, block: Any, x_BNC: Tensor) -> Attention:
-        return _split(block.attn, block.norm1(x_BNC))
+    def enter(self, block: Any, x_BNC: Tensor) -> Tensor:
+        out: Tensor = block.norm1(x_BNC)
+        return out
 
-    def add_attention(self, block: Any, x_BNC: Tensor, mixed_BHND: Tensor) -> Tensor:
-        return x_BNC + through(timm_eva.project(block.attn, mixed_BHND), block.ls1, block.drop_path1)
+    def attention(self, block: Any, x_BNC: Tensor) -> Attention:
+        return _split(block.attn, x_BNC)
+
+    def leave(self, block: Any, mixed_BHND: Tensor) -> Tensor:
+        return timm_eva.project(block.attn, mixed_BHND)
+
+    def add_attention(self, block: Any, x_BNC: Tensor, out_BNC: Tensor) -> Tensor:
+        return x_BNC + through(out_BNC, block.ls1, block.drop_path1)
 
     def add_mlp(self, block: Any, x_BNC: Tensor) -> Tensor:
         return x_BNC + through(block.mlp(block.norm2(x_BNC)), block.ls2, block.drop_path2)
@@ -53,11 +60,11 @@ class PreNormReader(BlockReader):
 class PostNormReader(PreNormReader):
     """timm's ResPostBlock: x + norm1(attn(x)), then x + norm2(mlp(x))."""
 
-    def attention(self, block: Any, x_BNC: Tensor) -> Attention:
-        return _split(block.attn, x_BNC)
+    def enter(self, block: Any, x_BNC: Tensor) -> Tensor:
+        return x_BNC
 
-    def add_attention(self, block: Any, x_BNC: Tensor, mixed_BHND: Tensor) -> Tensor:
-        return x_BNC + through(timm_eva.project(block.attn, mixed_BHND), block.norm1, block.drop_path1)
+    def add_attention(self, block: Any, x_BNC: Tensor, out_BNC: Tensor) -> Tensor:
+        return x_BNC + through(out_BNC, block.norm1, block.drop_path1)
 
     def add_mlp(self, block: Any, x_BNC: Tensor) -> Tensor:
         return x_BNC + through(block.mlp(x_BNC), block.norm2, block.drop_path2)

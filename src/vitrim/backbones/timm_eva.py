@@ -15,7 +15,7 @@ from timm.models.eva import EvaAttention, EvaBlock, EvaBlockPostNorm
 from torch import Tensor, nn
 
 from ..core.attention import Attention
-from ..core.block_reader import BlockReader, through
+from ..core.block_reader import BlockReader, own_forward, through
 from ..core.rotary import Rotation
 
 ATTENTIONS = (EvaAttention, AttentionRope)
@@ -28,14 +28,20 @@ class EvaReader(BlockReader):
         return is_fused(block.attn)
 
     def whole(self, block: Any, x_BNC: Tensor, rotation: Rotation | None = None) -> Tensor:
-        out: Tensor = block.forward(x_BNC, rope=None if rotation is None else rotation.table)
+        out: Tensor = own_forward(block)(x_BNC, rope=None if rotation is None else rotation.table)
         return out
 
-    def attention(self, block: Any, x_BNC: Tensor) -> Attention:
-        return _split(block.attn, block.norm1(x_BNC))
+    def enter(self, block: Any, x_BNC: Tensor) -> Tensor:
+        return cast(Tensor, block.norm1(x_BNC))
 
-    def add_attention(self, block: Any, x_BNC: Tensor, mixed_BHND: Tensor) -> Tensor:
-        return x_BNC + through(_scaled(block.gamma_1, project(block.attn, mixed_BHND)), block.drop_path1)
+    def attention(self, block: Any, x_BNC: Tensor) -> Attention:
+        return _split(block.attn, x_BNC)
+
+    def leave(self, block: Any, mixed_BHND: Tensor) -> Tensor:
+        return project(block.attn, mixed_BHND)
+
+    def add_attention(self, block: Any, x_BNC: Tensor, out_BNC: Tensor) -> Tensor:
+        return x_BNC + through(_scaled(block.gamma_1, out_BNC), block.drop_path1)
 
     def add_mlp(self, block: Any, x_BNC: Tensor) -> Tensor:
         return x_BNC + through(_scaled(block.gamma_2, block.mlp(block.norm2(x_BNC))), block.drop_path2)
@@ -64,11 +70,11 @@ class EvaReader(BlockReader):
 class EvaPostNormReader(EvaReader):
     """EvaBlockPostNorm: x + norm1(attn(x)), then x + norm2(mlp(x))."""
 
-    def attention(self, block: Any, x_BNC: Tensor) -> Attention:
-        return _split(block.attn, x_BNC)
+    def enter(self, block: Any, x_BNC: Tensor) -> Tensor:
+        return x_BNC
 
-    def add_attention(self, block: Any, x_BNC: Tensor, mixed_BHND: Tensor) -> Tensor:
-        return x_BNC + through(project(block.attn, mixed_BHND), block.norm1, block.drop_path1)
+    def add_attention(self, block: Any, x_BNC: Tensor, out_BNC: Tensor) -> Tensor:
+        return x_BNC + through(out_BNC, block.norm1, block.drop_path1)
 
     def add_mlp(self, block: Any, x_BNC: Tensor) -> Tensor:
         return x_BNC + through(block.mlp(x_BNC), block.norm2, block.drop_path2)

@@ -18,16 +18,23 @@ from .reader import Backbone, Place, UnsupportedModel, blocks_in, linear_macs, v
 class EncoderBlockReader(BlockReader):
     """x + dropout(self_attention(ln_1(x))), then x + mlp(ln_2(x))."""
 
-    attention_name = "self_attention"
+    attention_name, inputs, pairs = "self_attention", 3, True
 
     def is_exact(self, block: Any) -> bool:
         return False
 
-    def attention(self, block: Any, x_BNC: Tensor) -> Attention:
-        return split_multihead(block.self_attention, block.ln_1(x_BNC))
+    def enter(self, block: Any, x_BNC: Tensor) -> Tensor:
+        out: Tensor = block.ln_1(x_BNC)
+        return out
 
-    def add_attention(self, block: Any, x_BNC: Tensor, mixed_BHND: Tensor) -> Tensor:
-        return x_BNC + block.dropout(join_multihead(block.self_attention, mixed_BHND))
+    def attention(self, block: Any, x_BNC: Tensor) -> Attention:
+        return split_multihead(block.self_attention, x_BNC)
+
+    def leave(self, block: Any, mixed_BHND: Tensor) -> Tensor:
+        return join_multihead(block.self_attention, mixed_BHND)
+
+    def add_attention(self, block: Any, x_BNC: Tensor, out_BNC: Tensor) -> Tensor:
+        return x_BNC + block.dropout(out_BNC)
 
     def add_mlp(self, block: Any, x_BNC: Tensor) -> Tensor:
         return x_BNC + block.mlp(block.ln_2(x_BNC))

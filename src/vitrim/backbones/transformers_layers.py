@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, eager_mask
 
 from ..core.attention import Attention
-from ..core.block_reader import MASKED, BlockReader, Step
+from ..core.block_reader import MASKED, BlockReader, Step, own_forward
 from ..core.rotary import Rotation
 from ..core.tokens import Tokens
 from .reader import UnsupportedModel
@@ -24,23 +24,32 @@ CAPTURES = ("output_hidden_states", "output_attentions")
 class LayerReader(BlockReader):
     """x + dropout(attention(norm(x))), then x + dropout(mlp(norm(x))), under the names that a library class has."""
 
-    shared = ("gradient_checkpointing", "_gradient_checkpointing_func")
+    pairs = True
 
     def __init__(self, attention: str, norms: tuple[str, str], projection: str = "o_proj"):
         self.attention_name, self.norms, self.projection = attention, norms, projection
 
+    def enter(self, block: Any, x_BNC: Tensor) -> Tensor:
+        out: Tensor = getattr(block, self.norms[0])(x_BNC)
+        return out
+
     def attention(self, block: Any, x_BNC: Tensor) -> Attention:
-        attention, x = getattr(block, self.attention_name), getattr(block, self.norms[0])(x_BNC)
+        attention = getattr(block, self.attention_name)
         q, k, v = (
-            projection(x).unflatten(2, (-1, attention.head_dim)).transpose(1, 2)
+            projection(x_BNC).unflatten(2, (-1, attention.head_dim)).transpose(1, 2)
             for projection in (attention.q_proj, attention.k_proj, attention.v_proj)
         )
         scale, dropout = _attention_settings(attention)
         return Attention(q, k, v, scale, dropout=dropout if attention.training else 0.0)
 
-    def add_attention(self, block: Any, x_BNC: Tensor, mixed_BHND: Tensor) -> Tensor:
-        project = getattr(getattr(block, self.attention_name), self.projection)
-        return x_BNC + self.branch(block, 1, project(mixed_BHND.transpose(1, 2).flatten(2)))
+    def leave(self, block: Any, mixed_BHND: Tensor) -> Tensor:
+        out: Tensor = getattr(getattr(block, self.attention_name), self.projection)(
+            mixed_BHND.transpose(1, 2).flatten(2)
+        )
+        return out
+
+    def add_attention(self, block: Any, x_BNC: Tensor, out_BNC: Tensor) -> Tensor:
+        return x_BNC + self.branch(block, 1, out_BNC)
 
     def add_mlp(self, block: Any, x_BNC: Tensor) -> Tensor:
         return x_BNC + self.branch(block, 2, block.mlp(getattr(block, self.norms[1])(x_BNC)))
@@ -75,9 +84,10 @@ class LayerReader(BlockReader):
         return out
 
     def whole(self, block: Any, x_BNC: Tensor, rotation: Rotation | None = None) -> Tensor:
-        # Past the wrapper in which newer versions checkpoint, as `run` has done it; a forward of its own is for checks.
-        forward = vars(block).get("forward") or partial(inspect.unwrap(type(block).forward), block)
-        out: Tensor = forward(x_BNC, None, **self.beside(rotation))
+        # Past the wrapper in which newer versions checkpoint, as `run` has done it.
+        forward = own_forward(block)
+        bare = inspect.unwrap(forward)
+        out: Tensor = (forward if bare is forward else partial(bare, block))(x_BNC, None, **self.beside(rotation))
         return out
 
     def beside(self, rotation: Rotation | None) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from . import packing
 from .attention import Attention
+from .hooks import has_hooks
 from .rotary import Rotation
 from .tokens import Tokens
 
@@ -21,21 +22,33 @@ MASKED = "a model with reduced tokens takes no attention mask: its tokens move; 
 class BlockReader(ABC):
     """How to read one class of blocks of one library. Stateless; one instance serves all blocks of the class."""
 
-    shared: tuple[str, ...] = ()  # plain attributes that the library sets on each block from outside, at any time
     opaque: bool = False  # whether such a block only runs as a whole: see OpaqueReader
     attention_name: str = "attn"  # the child whose parts are read, and whose forward is not called
+
+    # How the library calls the attention, for those who listen to it: once with the features, or with them as queries,
+    # keys and values; it returns features, or a pair with its matrix, which is None here.
+    inputs: int = 1
+    pairs: bool = False
 
     def is_exact(self, block: Any) -> bool:
         """Whether what is read gives the block's own numbers to the last bit, as the block is set now."""
         return True
 
     @abstractmethod
-    def attention(self, block: Any, x_BNC: Tensor) -> Attention:
-        """Norm, projection and split of the block's input."""
+    def enter(self, block: Any, x_BNC: Tensor) -> Tensor:
+        """What the block calls its attention with: the norm of its input, say."""
 
     @abstractmethod
-    def add_attention(self, block: Any, x_BNC: Tensor, mixed_BHND: Tensor) -> Tensor:
-        """x plus the attention residual (output projection, LayerScale and drop-path included)."""
+    def attention(self, block: Any, x_BNC: Tensor) -> Attention:
+        """Projection and split of what enters the attention."""
+
+    @abstractmethod
+    def leave(self, block: Any, mixed_BHND: Tensor) -> Tensor:
+        """What the attention returns: the output projection of what the heads mixed. [B, N, C]"""
+
+    @abstractmethod
+    def add_attention(self, block: Any, x_BNC: Tensor, out_BNC: Tensor) -> Tensor:
+        """x plus the attention residual (what left the attention; LayerScale and drop-path included)."""
 
     @abstractmethod
     def add_mlp(self, block: Any, x_BNC: Tensor) -> Tensor:
@@ -64,23 +77,23 @@ class BlockReader(ABC):
 
     def whole(self, block: Any, x_BNC: Tensor, rotation: Rotation | None = None) -> Tensor:
         """The output of the block itself, as the library computes it."""
-        out: Tensor = block.forward(x_BNC)
+        out: Tensor = own_forward(block)(x_BNC)
         return out
+
+
+def own_forward(block: Any) -> Callable[..., Any]:
+    """What the block itself computes, features in and out; also of a block that reduces tokens now."""
+    own: Callable[..., Any] = getattr(block, "own_forward", block.forward)
+    return own
 
 
 def through(x: Tensor, *modules: nn.Module) -> Tensor:
     """x through one module after another, without calling those that do nothing: blocks are full of them."""
     for module in modules:
         idle = type(module) is nn.Identity or (type(module) is nn.Dropout and not module.training)
-        if not idle or _is_watched(module):
+        if not idle or has_hooks(module):
             x = module(x)
     return x
-
-
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
-def _is_watched(module: nn.Module) -> bool:
-    """Whether it has hooks. Asked once if compiled, as torch does: what was looked up would be checked at every run."""
-    return bool(module._forward_hooks or module._forward_pre_hooks)
 
 
 class OpaqueReader(BlockReader):
@@ -91,7 +104,7 @@ class OpaqueReader(BlockReader):
     def attention(self, block: Any, x_BNC: Tensor) -> Attention:
         raise RuntimeError(f"the attention of a {type(block).__name__} cannot be read: the block only runs as a whole.")
 
-    add_attention = add_mlp = attention  # type: ignore[assignment]
+    enter = leave = add_attention = add_mlp = attention  # type: ignore[assignment]
 
 
 class PaddingReader(BlockReader):
@@ -100,15 +113,18 @@ class PaddingReader(BlockReader):
     def __init__(self, reader: BlockReader, lengths: packing.Lengths):
         self.reader, self.lengths = reader, lengths
 
+    def enter(self, block: Any, x_BNC: Tensor) -> Tensor:
+        return self.reader.enter(block, x_BNC)
+
     def attention(self, block: Any, x_BNC: Tensor) -> Attention:
         return self.reader.attention(block, x_BNC)
 
-    def add_attention(self, block: Any, x_BNC: Tensor, mixed_BHND: Tensor) -> Tensor:
-        padded_BNC = packing.pad(x_BNC[0], self.lengths)
-        padded_BNHD = packing.pad(mixed_BHND[0].transpose(0, 1), self.lengths)
-        added_BNC = self.reader.add_attention(block, padded_BNC, padded_BNHD.transpose(1, 2))
-        return packing.pack(added_BNC, self.lengths).unsqueeze(0)
+    def leave(self, block: Any, mixed_BHND: Tensor) -> Tensor:
+        return self.reader.leave(block, mixed_BHND)
+
+    def add_attention(self, block: Any, x_BNC: Tensor, out_BNC: Tensor) -> Tensor:
+        x_BNC, out_BNC = (packing.pad(rows_BNC[0], self.lengths) for rows_BNC in (x_BNC, out_BNC))
+        return packing.pack(self.reader.add_attention(block, x_BNC, out_BNC), self.lengths).unsqueeze(0)
 
     def add_mlp(self, block: Any, x_BNC: Tensor) -> Tensor:
-        added_BNC = self.reader.add_mlp(block, packing.pad(x_BNC[0], self.lengths))
-        return packing.pack(added_BNC, self.lengths).unsqueeze(0)
+        return packing.pack(self.reader.add_mlp(block, packing.pad(x_BNC[0], self.lengths)), self.lengths).unsqueeze(0)

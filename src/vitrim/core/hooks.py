@@ -1,28 +1,80 @@
-"""Hooks on the parts of a model that are taken apart."""
+"""Hooks on modules whose parts are used without calling the module itself."""
 
 from __future__ import annotations
 
-import warnings
+from collections import OrderedDict
+from collections.abc import Callable
+from functools import partial
+from typing import Any
 
+import torch
 from torch import nn
+from torch.nn.modules.module import _has_any_global_hook
 
-from .notice import VitrimWarning
-
-
-def warn_about_hooks(blocks: list[nn.Module], name: str) -> None:
-    """Of blocks, or their attention, that have hooks which do not run."""
-    hooked = [i for i, block in enumerate(blocks) if any(_has_hooks(part) for part in (block, _attention_of(block)))]
-    if hooked:
-        warnings.warn(
-            f"{name}: forward hooks on blocks {hooked}, or on their attention, do not run while tokens are reduced.",
-            VitrimWarning,
-            stacklevel=4,
-        )
+HOOKS = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
+FLAGS = (
+    "_forward_pre_hooks_with_kwargs",
+    "_forward_hooks_with_kwargs",
+    "_forward_hooks_always_called",
+    "_is_full_backward_hook",
+)
 
 
-def _has_hooks(module: nn.Module | None) -> bool:
-    return module is not None and bool(module._forward_hooks or module._forward_pre_hooks)
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def has_hooks(module: nn.Module) -> bool:
+    """Whether it has any. Asked once if compiled, as torch does: what was looked up would be checked at every run."""
+    return bool(
+        module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks
+    )
 
 
-def _attention_of(block: nn.Module) -> nn.Module | None:
-    return next((child for name, child in block.named_children() if name.startswith(("attn", "attention"))), None)
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def is_watched(module: nn.Module) -> bool:
+    """Whether calling it runs more than its class's forward: hooks of its own or of all modules, or another forward."""
+    return bool(
+        module._forward_hooks
+        or module._forward_pre_hooks
+        or module._backward_hooks
+        or module._backward_pre_hooks
+        or "forward" in module.__dict__
+        or module._compiled_call_impl is not None
+        or _has_any_global_hook()  # type: ignore[no-untyped-call]
+    )
+
+
+DISPATCH = ("forward", "_old_forward", "_hf_hook")
+
+
+def is_dispatched(module: nn.Module) -> bool:
+    """Whether accelerate has put a forward on the module that brings weights and input to one device."""
+    return "_hf_hook" in module.__dict__ and isinstance(module.__dict__.get("forward"), partial)
+
+
+def dispatch_like(module: nn.Module, other: nn.Module) -> None:
+    """Let accelerate do for the module what it does for the other, whose forward it took."""
+    for name in DISPATCH:
+        module.__dict__.pop(name, None)
+    if is_dispatched(other):
+        around, own = other.__dict__["forward"].func, module.forward
+        module.__dict__.update(_hf_hook=other.__dict__["_hf_hook"], _old_forward=own, forward=partial(around, module))
+
+
+class StandIn(nn.Module):
+    """Computes what a module would, and is called in its place: the module's hooks run, and are told of the module."""
+
+    compute: Callable[..., Any]
+
+    def __init__(self, module: nn.Module, compute: Callable[..., Any]):
+        super().__init__()
+        self.__dict__["compute"] = compute
+        for name in HOOKS:
+            hooks = getattr(module, name).items()
+            self.__dict__[name] = OrderedDict((key, partial(_tell, hook, module)) for key, hook in hooks)
+        self.__dict__.update({name: getattr(module, name) for name in FLAGS})
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        return self.compute(*args, **kwargs)
+
+
+def _tell(hook: Callable[..., Any], module: nn.Module, _: nn.Module, *what: Any) -> Any:
+    return hook(module, *what)

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
 from .block_reader import BlockReader
+from .hooks import HOOKS
 
 NUM_PATCHES = 17
-HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
 def check_reader(block: nn.Module, reader: BlockReader, channels: int, num_prefix: int = 0) -> float:
@@ -46,10 +46,10 @@ def _difference(block: nn.Module, reader: BlockReader, channels: int, num_prefix
     x, beside = x.to(**place), tree_map(lambda table: table.to(**place), beside)
     rotation = reader.rotation(**beside)
     wanted = reader.whole(block, x, rotation) - x
-    attention = reader.attention(block, x)
+    attention = reader.attention(block, reader.enter(block, x))
     if rotation is not None:
         attention = reader.turn(block, attention, rotation.rows(None))
-    read = reader.add_attention(block, x, attention.output())
+    read = reader.add_attention(block, x, reader.leave(block, attention.output()))
     got = reader.add_mlp(block, read) - x
     return float((got - wanted).norm() / wanted.norm().clamp(min=1e-30))
 

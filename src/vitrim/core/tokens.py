@@ -6,7 +6,7 @@ removed, C channels, H heads, D channels per head.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -34,13 +34,22 @@ class Tokens(NamedTuple):
     carry: tuple[Tensor, ...] | None = None  # what the method tells whoever listens (None: nobody does)
     positioned: bool = False  # whether attention turns each patch token by its position (see core/rotary.py)
     position_BK: Tensor | None = None  # that position, -1 for nowhere (None: its own, or nobody asks)
-    whole: bool = False  # whether all blocks are known to keep all tokens
-    steps_up_to: int = 0  # how attention runs: see `Attention.output`
     lengths: packing.Lengths | None = None  # tokens of each image, prefix included, if packed (None: all have N)
+    run: Any = None  # the forward that they are part of, a `core.run.Run` (None: none)
 
     def with_features(self, x_BNC: Tensor) -> Tokens:
         """The same tokens with other features. What `_replace` does, in less time: every block asks for it."""
         return Tokens(x_BNC, *self[1:])
+
+    def to(self, device: torch.device) -> Tokens:
+        """The same on another device."""
+        if self.x_BNC.device == device:
+            return self
+        moved: dict[str, Any] = {
+            name: value.to(device) for name, value in self._asdict().items() if isinstance(value, Tensor)
+        }
+        carry = None if self.carry is None else tuple(value.to(device) for value in self.carry)
+        return self._replace(**moved, carry=carry)
 
     @property
     def num_tokens_B(self) -> packing.Lengths:

@@ -80,9 +80,6 @@ class Setup:
 
         recipe, task = self.recipe, self.bare_task.to(self.accelerator.device)
         self.ema = ModelEmaV3(self.model, decay=recipe.ema_decay) if recipe.ema_decay else None
-        copied = None if self.ema is None else find_stack(self.ema.module)
-        if copied is not None:
-            copied.stack.publish_into(None)  # nobody listens to the copy
         if self.sharded:
             blocks = read_backbone(self.model).blocks if self.stack is None else self.stack
             shard(self.model, blocks.children(), self.accelerator)

@@ -65,28 +65,28 @@ class ClassificationTask(nn.Module):
         self.__dict__["stack"] = None if found is None else found.stack
         self.listen()
 
-    def listen(self) -> None:
-        """From now on, hear what the method tells."""
+    def listen(self) -> list[Tokens]:
+        """From now on, hear in this thread what the method tells; in the list that is returned."""
+        if torch.compiler.is_compiling():
+            return self.outbox  # of the last call that was not compiled
+        outbox: list[Tokens] = []
+        self.__dict__["outbox"] = outbox
         if self.stack is not None:
-            self.stack.publish_into(self.outbox, traced=self.traces)
+            self.stack.publish_into(outbox, traced=self.traces)
+        return outbox
 
     def forward(self, x_BCHW: Tensor, target: Any) -> Losses:
         """Losses of one batch."""
-        self.outbox.clear()
+        outbox = self.listen()
         heads = _heads(self.model(x_BCHW))
         logits_BK = heads[0] if len(heads) == 1 else (heads[0] + heads[1]) / 2
         taught = heads[:1] if self.teacher is not None else heads
         loss = torch.stack([self.criterion(head_BK, target) for head_BK in taught]).mean()
-        parts = {"class": loss} | self._of_method(self._published(), logits_BK, target)
+        parts = {"class": loss} | self._of_method(_published(outbox), logits_BK, target)
         if self.teacher is not None:
             parts = {name: (1 - self.weight) * part for name, part in parts.items()}
             parts["teacher"] = self.weight * self._distil(x_BCHW, heads[-1])
         return _losses(parts, logits_BK)
-
-    def _published(self) -> Tokens | None:
-        tokens = self.outbox[0] if self.outbox else None
-        self.outbox.clear()  # the graph lives no longer than the loss
-        return tokens
 
     def _of_method(self, tokens: Tokens | None, logits_BK: Tensor, target: Tensor) -> dict[str, Tensor]:
         if self.stack is None or tokens is None or not tokens.carry:
@@ -138,9 +138,9 @@ class TokenLabelingTask(ClassificationTask):
 
     def forward(self, x_BCHW: Tensor, target: Any) -> Losses:
         """Losses of one batch; in training mode alone."""
-        self.outbox.clear()
+        outbox = self.listen()
         cls_BK, aux_BNK, box = self.model(x_BCHW)
-        tokens = self._published()
+        tokens = _published(outbox)
         target_BK, target_BPK = target
         target_BK, target_BNK = mix_box(target_BK, target_BPK, box, self.grid)
         if tokens is not None and tokens.source_BP is not None:
@@ -157,6 +157,12 @@ def _heads(output: Any) -> tuple[Tensor, ...]:
         came = tuple(logits.shape) if isinstance(logits, Tensor) else type(output).__name__
         raise ValueError(f"training takes a model that gives logits [batch, classes], or two of them, not {came}.")
     return heads
+
+
+def _published(outbox: list[Tokens]) -> Tokens | None:
+    tokens = outbox[0] if outbox else None
+    outbox.clear()  # the graph lives no longer than the loss
+    return tokens
 
 
 def _losses(parts: dict[str, Tensor], logits_BK: Tensor) -> Losses:
