@@ -50,7 +50,8 @@ def test_through_a_process_of_its_own(job):
     command = [sys.executable, "-c", "from vitrim.cli import app; app()", *changed(job, keep_rates="1.5")]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 2
-    assert done.stderr == "error: a keep rate is above 0 and at most 1, not 1.5.\n"
+    wanted = "wanted numbers above 0 and at most 1, separated by commas, not '1.5'"
+    assert done.stderr == f"error: Invalid value for '--keep-rates': {wanted}.\n"
     assert done.stdout == ""
 
 
@@ -125,12 +126,12 @@ def test_a_file_that_is_no_whole_image(job, capsys, content):
 @pytest.mark.parametrize(
     ("rates", "told"),
     [
-        ("0", "above 0 and at most 1, not 0"),
-        ("1.5", "above 0 and at most 1, not 1.5"),
-        ("0.7,-1", "above 0 and at most 1, not -1"),
-        ("half", "--keep-rates takes numbers separated by commas, and 'half' is none"),
-        ("nan", "--keep-rates takes finite numbers, not nan"),
-        ("", "--keep-rates is empty"),
+        ("0", "above 0 and at most 1, separated by commas, not '0'"),
+        ("1.5", "above 0 and at most 1, separated by commas, not '1.5'"),
+        ("0.7,-1", "above 0 and at most 1, separated by commas, not '-1'"),
+        ("half", "--keep-rates': wanted numbers above 0 and at most 1, separated by commas, not 'half'"),
+        ("nan", "not 'nan'"),
+        ("", "it is empty"),
     ],
 )
 def test_bad_keep_rates(job, refused, rates, told):
@@ -139,7 +140,7 @@ def test_bad_keep_rates(job, refused, rates, told):
 
 def test_bad_targets(job, refused):
     assert "test_vit" in refused(*without_rates(job, "--gmacs", "100"))
-    assert "above 0, not 0" in refused(*changed(job, gmacs="0"))
+    assert "above 0, separated by commas, not '0'" in refused(*changed(job, gmacs="0"))
 
 
 def test_an_unknown_method_lists_the_known_ones(job, refused):
@@ -193,9 +194,9 @@ def test_an_output_of_another_run(job, refused, capsys):
     [
         ("device", "tpu", "device 'tpu' cannot be used"),
         ("dtype", "int3", "the dtype is one of fp32, bf16, fp16"),
-        ("batch_size", "0", "the batch size must be at least 1"),
-        ("rounds", "0", "the number of rounds must be at least 1"),
-        ("limit", "0", "the limit on images must be at least 1"),
+        ("batch_size", "0", "--batch-size': wanted a whole number of at least 1"),
+        ("rounds", "0", "--rounds': wanted a whole number of at least 1"),
+        ("limit", "0", "--limit': wanted a whole number of at least 1"),
         ("img_size", "many", "--img-size"),
     ],
 )
@@ -214,5 +215,5 @@ def test_usage_errors_take_one_line_too(refused):
 
 def test_debugging_shows_where_an_error_came_from(job, monkeypatch):
     monkeypatch.setenv("VITRIM_DEBUG", "1")
-    with pytest.raises(ValueError, match="keep rate"):
-        app(changed(job, keep_rates="1.5"))
+    with pytest.raises(ValueError, match="no method is called"):
+        app(changed(job, methods="evitt"))

@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from . import options, tables, terminal
+from .options import LIST
 from .trained import load_with_exits
+from .values import SHARE, SHARES, Several, number, numbers, whole
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import nn
 
     from ..measure.batches import ImageBatches
     from ..measure.benchmark import Timing
@@ -38,19 +40,31 @@ def anytime(
     checkpoint: options.Checkpoint = None,
     images: options.Images = None,
     method: Annotated[str | None, typer.Option(help="What reduces the tokens under METR; evit if not given.")] = None,
-    keep_rate: Annotated[float | None, typer.Option(help="Its share of patches to keep.")] = None,
-    mass: Annotated[float | None, typer.Option(help="Its share of the attention to keep, for attention_mass.")] = None,
+    keep_rate: Annotated[float | None, typer.Option(parser=SHARE, help="Its share of patches to keep.")] = None,
+    mass: Annotated[
+        float | None, typer.Option(parser=SHARE, help="Its share of the attention to keep, for attention_mass.")
+    ] = None,
     layers: options.Layers = None,
     scorer: options.Scorer = None,
-    thresholds: Annotated[str | None, typer.Option("--thresholds", "--threshold", help="Of exits: 0.5,0.7,0.9")] = None,
+    thresholds: Annotated[
+        Several | None,
+        typer.Option("--thresholds", "--threshold", parser=numbers(0), metavar=LIST, help="Of exits: 0.5,0.7,0.9"),
+    ] = None,
     by: Annotated[str, typer.Option(help="confidence or entropy.")] = "confidence",
     target_drop: Annotated[
-        float | None, typer.Option(help="Find the cheapest threshold that loses at most so many points of top-1.")
+        float | None,
+        typer.Option(
+            parser=number(0, 100), help="Find the cheapest threshold that loses at most so many points of top-1."
+        ),
     ] = None,
-    static: Annotated[str | None, typer.Option(help="Keep rates to run without exits: 0.7,0.5,0.3")] = None,
+    static: Annotated[
+        Several | None, typer.Option(parser=SHARES, metavar=LIST, help="Keep rates to run without exits: 0.7,0.5,0.3")
+    ] = None,
     limit: options.Limit = None,
     batch_size: options.BatchSize = 32,
-    timing_images: Annotated[int, typer.Option(help="Time on so many of the images, evenly spread.")] = 128,
+    timing_images: Annotated[
+        int, typer.Option(parser=whole(1), help="Time on so many of the images, evenly spread.")
+    ] = 128,
     rounds: options.Rounds = 10,
     device: options.Device = "cpu",
     dtype: options.Dtype = "fp32",
@@ -67,8 +81,7 @@ def anytime(
     from ..measure.benchmark import benchmark
     from ..measure.calibration import record_exits
 
-    wanted = options.numbers(thresholds, "--thresholds", float) or ([] if target_drop is not None else [0.5, 0.7, 0.9])
-    rates = options.numbers(static, "--static", float)
+    wanted = thresholds or (() if target_drop is not None else (0.5, 0.7, 0.9))
     tables.check_output(output)
     if images is None:
         raise ValueError("pass --images FOLDER: images with a labels.csv, or one sub-folder of images per class.")
@@ -79,9 +92,12 @@ def anytime(
     scores = [record.at(value) for value in wanted]
     if target_drop is not None:
         scores.append(record.cheapest(max_drop=target_drop))
-    rows = [*_static_rows(net, rates, batches, device, amp, record), *(_exit_row(net, score) for score in scores)]
+    rows = [
+        *_static_rows(net, static or (), batches, device, amp, record),
+        *(_exit_row(net, score) for score in scores),
+    ]
     rows = list({row.setting: row for row in rows}.values())  # the same setting twice is one row
-    sample_ICHW = _sample(batches, timing_images)
+    sample_ICHW = batches.sample(timing_images)
     with terminal.progress_bar("rounds of timing") as progress:
         timings = benchmark(
             {row.setting: row.model for row in rows},
@@ -101,12 +117,14 @@ def anytime(
         tables.write_csv(output, [_record(row, timings[row.setting], record) for row in rows])
 
 
-def _settings(keep_rate: float | None, mass: float | None, layers: str | None, scorer: str | None) -> dict[str, Any]:
+def _settings(
+    keep_rate: float | None, mass: float | None, layers: Several | None, scorer: str | None
+) -> dict[str, Any]:
     given = {
         "keep_rate": keep_rate,
         "mass": mass,
         "scorer": scorer,
-        "layers": tuple(options.numbers(layers, "--layers", int)) or None,
+        "layers": None if layers is None else tuple(layers),
     }
     return {name: value for name, value in given.items() if value is not None}
 
@@ -143,13 +161,6 @@ def _exit_row(net: nn.Module, score: AnytimeScore) -> Row:
 
 def _never(record: ExitRecord) -> float:
     return math.inf if record.by == "confidence" else -math.inf
-
-
-def _sample(batches: ImageBatches, most: int) -> Tensor:
-    """At most so many of the images, evenly spread: [I, C, H, W]."""
-    if most < 1:
-        raise ValueError(f"--timing-images must be at least 1, not {most}.")
-    return batches.sample(most)
 
 
 def _show(rows: Sequence[Row], timings: dict[str, Timing], record: ExitRecord) -> None:

@@ -8,18 +8,23 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from . import options, tables, terminal
-from .options import DEFAULT_MODEL
+from .options import DEFAULT_MODEL, LIST
 from .trained import load_without_method
+from .values import SHARES, Several
 
 if TYPE_CHECKING:
     from ..measure.cls_quality import ClsQuality
+
+KEEP_RATES = Several((0.7, 0.5, 0.3))
 
 
 def cls_quality(
     model: Annotated[str, typer.Argument(help="Name of a timm model, or a folder of save_pretrained.")] = DEFAULT_MODEL,
     checkpoint: options.Checkpoint = None,
     images: options.Images = None,
-    keep_rates: Annotated[str, typer.Option(help="Shares of patches whose overlap is told.")] = "0.7,0.5,0.3",
+    keep_rates: Annotated[
+        Several, typer.Option(parser=SHARES, metavar=LIST, help="Shares of patches whose overlap is told.")
+    ] = KEEP_RATES,
     limit: options.Limit = None,
     batch_size: options.BatchSize = 32,
     device: options.Device = "cpu",
@@ -35,13 +40,12 @@ def cls_quality(
     """
     from ..measure.cls_quality import cls_quality as measure
 
-    rates = options.numbers(keep_rates, "--keep-rates", float)
     tables.check_output(output)
     with options.image_folder(model, images) as folder:
         net = load_without_method(model, checkpoint, img_size)
         batches = options.batches_for(net, folder, limit, batch_size, skip_bad, max_bytes=0)
         with terminal.progress_bar("images") as progress:
-            rows = measure(net, batches, keep_rates=rates, device=device, amp=amp, progress=progress)
+            rows = measure(net, batches, keep_rates=keep_rates, device=device, amp=amp, progress=progress)
     _show(rows)
     if output is not None:
         tables.write_csv(output, [_record(row) for row in rows])

@@ -10,12 +10,14 @@ import typer
 
 from . import options, saved, terminal
 from .options import DEFAULT_MODEL
+from .values import Several, number, whole
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from ..export.run import ExportReport
 
+BATCH_SIZES = Several((1, 7))
 NUM_IMAGES = 200  # enough to meet a near tie of scores, where there are any
 
 
@@ -27,24 +29,31 @@ def export(
         Path | None, typer.Option("--images", "--data", help="Folder of images to compare on; labels are not needed.")
     ] = None,
     method: Annotated[str | None, typer.Option(help="Reduce tokens by this method.")] = None,
-    keep_rate: Annotated[str | None, typer.Option(help="Share of patches to keep.")] = None,
-    gmacs: Annotated[str | None, typer.Option(help="Target in 1e9 multiply-adds.")] = None,
-    r: Annotated[str | None, typer.Option("--r", help="Patches to merge per block, for tome.")] = None,
+    keep_rate: options.KeepRate = None,
+    gmacs: options.Gmacs = None,
+    r: options.Rs = None,
     clamp: options.Clamp = False,
     layers: options.Layers = None,
     scorer: options.Scorer = None,
     output: Annotated[Path | None, typer.Option(help="File to write; by default named after model and method.")] = None,
-    batch_sizes: Annotated[str, typer.Option(help="Compared and timed at: 1,7")] = "1,7",
-    opset: Annotated[int | None, typer.Option(help="Of an ONNX file, 18 to 23; 18 by default.")] = None,
-    tolerance: Annotated[float, typer.Option(help="Largest difference allowed in a logit.")] = 1e-4,
+    batch_sizes: options.BatchSizes = BATCH_SIZES,
+    opset: Annotated[
+        int | None, typer.Option(parser=whole(1), help="Of an ONNX file, 18 to 23; 18 by default.")
+    ] = None,
+    tolerance: Annotated[float, typer.Option(parser=number(0), help="Largest difference allowed in a logit.")] = 1e-4,
     num_apart: Annotated[
         int,
-        typer.Option("--num-apart", help="Images that may differ by more: scores that all but tie fall either way."),
+        typer.Option(parser=whole(), help="Images that may differ by more: scores that all but tie fall either way."),
     ] = 0,
     rounds: Annotated[
-        int, typer.Option(help="Rounds of timing against eager and the exported unreduced model; 0 for none.")
+        int,
+        typer.Option(
+            parser=whole(), help="Rounds of timing against eager and the exported unreduced model; 0 for none."
+        ),
     ] = 10,
-    limit: Annotated[int, typer.Option(help="Compare on so many images, evenly spread over the folder.")] = NUM_IMAGES,
+    limit: Annotated[
+        int, typer.Option(parser=whole(1), help="Compare on so many images, evenly spread over the folder.")
+    ] = NUM_IMAGES,
     img_size: options.ImgSize = None,
     seed: options.Seed = 0,
 ) -> None:
@@ -63,9 +72,9 @@ def export(
     if (absent := route.missing()) is not None:
         raise ValueError(f"{absent}.")
     wanted = options.configuration(method, keep_rate, gmacs, r, layers, scorer, clamp=clamp)
-    sizes = options.numbers(batch_sizes, "--batch-sizes", int, least=1)
+    sizes = list(batch_sizes)
     if limit < max(2, *sizes):
-        raise ValueError(f"--limit {limit} is too few images for --batch-sizes {batch_sizes}.")
+        raise ValueError(f"--limit {limit} is too few images for --batch-sizes {','.join(map(str, sizes))}.")
     path = output or Path(f"{_plain(model)}{f'-{method}' if method else ''}{route.suffix}")
     asked: dict[str, Any] = {"batch_sizes": sizes, "tolerance": tolerance, "num_apart": num_apart, "rounds": rounds}
     Settings(route=route, path=path, **asked).check()

@@ -10,6 +10,7 @@ import typer
 
 from . import options, pictures, saved
 from .options import DEFAULT_METHODS, DEFAULT_MODEL
+from .values import LARGEST, whole
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -26,16 +27,16 @@ def features(
     model: options.Model = DEFAULT_MODEL,
     checkpoint: options.Checkpoint = None,
     methods: options.Methods = DEFAULT_METHODS,
-    keep_rates: Annotated[
-        str | None, typer.Option("--keep-rate", "--keep-rates", help="Share of patches to keep, 0.7 if not given.")
-    ] = None,
+    keep_rates: options.KeepRate = None,
     gmacs: options.Gmacs = None,
     r: options.Rs = None,
     clamp: options.Clamp = False,
     mass: options.Masses = None,
     layers: options.Layers = None,
     scorer: options.Scorer = None,
-    layer: Annotated[int, typer.Option(help="Block whose output is taken; -1 is the last.")] = -1,
+    layer: Annotated[
+        int, typer.Option(parser=whole(-LARGEST), help="Block whose output is taken; -1 is the last.")
+    ] = -1,
     norm: Annotated[bool, typer.Option("--norm/--no-norm", help="Apply the model's final norm.")] = True,
     fill: Annotated[str, typer.Option(help="What dropped patches get: drift, last, nearest or zero.")] = "drift",
     shared: Annotated[

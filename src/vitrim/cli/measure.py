@@ -9,6 +9,7 @@ import typer
 
 from . import options, saved, terminal
 from .options import DEFAULT_METHODS, DEFAULT_MODEL
+from .values import Several
 
 if TYPE_CHECKING:
     from torch import nn
@@ -17,17 +18,19 @@ if TYPE_CHECKING:
     from ..compare.fitting import Fit
     from ..measure.benchmark import Timing
 
+BATCH_SIZES = Several((1, 32))
+
 
 def evaluate(
     model: options.Model = DEFAULT_MODEL,
     checkpoint: options.Checkpoint = None,
     data: options.Data = None,
     method: Annotated[str | None, typer.Option(help="Reduce tokens by this method.")] = None,
-    keep_rate: Annotated[str | None, typer.Option(help="Share of patches to keep.")] = None,
-    gmacs: Annotated[str | None, typer.Option(help="Target in 1e9 multiply-adds.")] = None,
-    r: Annotated[str | None, typer.Option("--r", help="Patches to merge per block, for tome.")] = None,
+    keep_rate: options.KeepRate = None,
+    gmacs: options.Gmacs = None,
+    r: options.Rs = None,
     clamp: options.Clamp = False,
-    mass: Annotated[str | None, typer.Option(help="Share of the attention to keep, for attention_mass.")] = None,
+    mass: options.Masses = None,
     layers: options.Layers = None,
     scorer: options.Scorer = None,
     limit: options.Limit = None,
@@ -98,7 +101,7 @@ def benchmark(
     mass: options.Masses = None,
     layers: options.Layers = None,
     scorer: options.Scorer = None,
-    batch_sizes: Annotated[str, typer.Option(help="Images at a time: 1,32")] = "1,32",
+    batch_sizes: options.BatchSizes = BATCH_SIZES,
     rounds: options.Rounds = 30,
     device: options.Device = "cpu",
     dtype: options.Dtype = "fp32",
@@ -119,7 +122,6 @@ def benchmark(
     from ..quantize import quantize_int8
 
     found = options.chosen(methods, keep_rates, gmacs, r, layers, scorer, clamp=clamp, mass=mass)
-    sizes = options.numbers(batch_sizes, "--batch-sizes", int, least=1)
     if json_file is not None and not json_file.resolve().parent.is_dir():
         raise ValueError(f"there is no folder {json_file.parent} to write {json_file.name} into.")
     place = check_device(device)
@@ -131,7 +133,7 @@ def benchmark(
         models |= {f"{name}, int8": quantize_int8(copy.deepcopy(each)) for name, each in models.items()}
     gmacs_of = {name: count_macs(each) / 1e9 for name, each in models.items()}
     rows: list[dict[str, Any]] = []
-    for size in sizes:
+    for size in batch_sizes:
         with terminal.progress_bar(f"rounds at batch {size}") as progress:
             timings = turns.benchmark(
                 models,

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ..core.schedule import SEEDS
-from ..text import shown
+from .values import SHARES, Numbers, Several, numbers, whole, wholes
 
 if TYPE_CHECKING:
     from torch import nn
@@ -23,7 +22,7 @@ if TYPE_CHECKING:
 DEFAULT_MODEL = "vitrim_fashion_tiny"
 DEFAULT_METHODS = "evit,token_mergence,beyond_attentive,tome"
 
-LARGEST = 2**31 - 1  # of whole numbers that count something
+LIST = "NUMBERS"
 
 WHAT, HOW_MUCH, MEASURING = "Model and images", "Methods", "Measuring"
 
@@ -53,44 +52,53 @@ Images = Annotated[
     ),
 ]
 ImgSize = Annotated[
-    int | None, typer.Option(max=LARGEST, help="Resolution, if not the model's own.", rich_help_panel=WHAT)
+    int | None, typer.Option(parser=whole(1), help="Resolution, if not the model's own.", rich_help_panel=WHAT)
 ]
 Limit = Annotated[
-    int | None, typer.Option(max=LARGEST, help="Use so many images, evenly spread over classes.", rich_help_panel=WHAT)
+    int | None,
+    typer.Option(parser=whole(1), help="Use so many images, evenly spread over classes.", rich_help_panel=WHAT),
 ]
 SkipBad = Annotated[
     bool, typer.Option("--skip-bad", help="Leave out files that are no images, and count them.", rich_help_panel=WHAT)
 ]
 
 Methods = Annotated[str, typer.Option(help="Names, see `vitrim methods`: evit,tome", rich_help_panel=HOW_MUCH)]
-KeepRates = Annotated[str | None, typer.Option(help="Shares of patches to keep: 0.9,0.7", rich_help_panel=HOW_MUCH)]
-Gmacs = Annotated[str | None, typer.Option(help="Targets in 1e9 multiply-adds: 3.0,2.5", rich_help_panel=HOW_MUCH)]
-Rs = Annotated[
-    str | None, typer.Option("--r", help="Patches to merge per block, for tome: 8,13", rich_help_panel=HOW_MUCH)
+
+
+def amounts(parser: Numbers, text: str, *names: str) -> Any:
+    """An option for a list of numbers that say how much is reduced, or where."""
+    return typer.Option(*names, parser=parser, metavar=LIST, help=text, rich_help_panel=HOW_MUCH)
+
+
+KeepRates = Annotated[Several | None, amounts(SHARES, "Shares of patches to keep: 0.9,0.7")]
+KeepRate = Annotated[
+    Several | None, amounts(SHARES, "Share of patches to keep, 0.7 if not given.", "--keep-rate", "--keep-rates")
 ]
+Gmacs = Annotated[Several | None, amounts(numbers(0, above=True), "Targets in 1e9 multiply-adds: 3.0,2.5")]
+Rs = Annotated[Several | None, amounts(wholes(), "Patches to merge per block, for tome: 8,13", "--r")]
 Clamp = Annotated[
     bool,
     typer.Option("--clamp", help="Where --r is more than half of the patches, merge half.", rich_help_panel=HOW_MUCH),
 ]
 Masses = Annotated[
-    str | None,
-    typer.Option(
-        "--mass", help="Shares of the attention to keep, for attention_mass: 0.9,0.8", rich_help_panel=HOW_MUCH
-    ),
+    Several | None, amounts(SHARES, "Shares of the attention to keep, for attention_mass: 0.9,0.8", "--mass")
 ]
-Layers = Annotated[
-    str | None, typer.Option(help="Reducing blocks, from 0; otherwise 3,6,9 of 12.", rich_help_panel=HOW_MUCH)
-]
+Layers = Annotated[Several | None, amounts(wholes(), "Reducing blocks, from 0; otherwise 3,6,9 of 12.")]
 Scorer = Annotated[
     str | None,
     typer.Option(help="What ranks patches: cls, received or norm (no class token needed).", rich_help_panel=HOW_MUCH),
 ]
 
-BatchSize = Annotated[int, typer.Option(max=LARGEST, help="Images at a time.", rich_help_panel=MEASURING)]
+BatchSize = Annotated[int, typer.Option(parser=whole(1), help="Images at a time.", rich_help_panel=MEASURING)]
+BatchSizes = Annotated[
+    Several, typer.Option(parser=wholes(1), metavar=LIST, help="Images at a time: 1,32", rich_help_panel=MEASURING)
+]
 Rounds = Annotated[
     int,
     typer.Option(
-        max=LARGEST, help="Rounds of timing; more make a noisy machine's numbers firm.", rich_help_panel=MEASURING
+        parser=whole(1),
+        help="Rounds of timing; more make a noisy machine's numbers firm.",
+        rich_help_panel=MEASURING,
     ),
 ]
 Device = Annotated[str, typer.Option(help="cpu, cuda or cuda:1.", rich_help_panel=MEASURING)]
@@ -110,10 +118,8 @@ Int8 = Annotated[
 ]
 Seed = Annotated[
     int,
-    typer.Option(min=0, max=SEEDS[-1], help="For methods that draw numbers.", rich_help_panel=MEASURING),
+    typer.Option(parser=whole(0, SEEDS[-1]), help="For methods that draw numbers.", rich_help_panel=MEASURING),
 ]
-
-T = TypeVar("T", int, float)
 
 
 def names(text: str) -> list[str]:
@@ -121,36 +127,15 @@ def names(text: str) -> list[str]:
     return [part.strip() for part in text.split(",") if part.strip()]
 
 
-def numbers(text: str | None, option: str, kind: type[T], *, least: float = -math.inf) -> list[T]:
-    """The numbers of a comma-separated list; ValueError naming the option."""
-    values = []
-    for part in names(text or ""):
-        try:
-            value = kind(part)
-        except ValueError:
-            what = "whole numbers" if kind is int else "numbers"
-            raise ValueError(f"{option} takes {what} separated by commas, and {part!r} is none.") from None
-        if kind is float and not math.isfinite(value):
-            raise ValueError(f"{option} takes finite numbers, not {part}.")
-        if kind is int and abs(value) > LARGEST:
-            raise ValueError(f"{option} takes whole numbers up to {LARGEST}, not {shown(part, 20)}.")
-        if value < least:
-            raise ValueError(f"{option} takes numbers of at least {least}, not {part}.")
-        values.append(value)
-    if text is not None and not values:
-        raise ValueError(f"{option} is empty.")
-    return values
-
-
 def chosen(
     methods: str,
-    keep_rates: str | None,
-    gmacs: str | None = None,
-    r: str | None = None,
-    layers: str | None = None,
+    keep_rates: Several | None,
+    gmacs: Several | None = None,
+    r: Several | None = None,
+    layers: Several | None = None,
     scorer: str | None = None,
     *,
-    mass: str | None = None,
+    mass: Several | None = None,
     clamp: bool = False,
     default: Sequence[float] = (0.7,),
 ) -> tuple[Configuration, ...]:
@@ -160,16 +145,14 @@ def chosen(
     wanted = names(methods)
     if not wanted:
         raise ValueError("--methods is empty: name at least one, see `vitrim methods`.")
-    rates = numbers(keep_rates, "--keep-rates", float)
-    targets, rs = numbers(gmacs, "--gmacs", float), numbers(r, "--r", int)
-    if not rates and not targets and not rs and not all(takes(method, "mass") for method in wanted):
-        rates = list(default)
+    if not keep_rates and not gmacs and not r and not all(takes(method, "mass") for method in wanted):
+        keep_rates = Several(default)
     settings: dict[str, Any] = {} if scorer is None else {"scorer": scorer}
     if layers is not None:
-        settings["layers"] = tuple(numbers(layers, "--layers", int))
+        settings["layers"] = tuple(layers)
     if clamp:
         settings["clamp"] = True
-    found = configurations(wanted, rates, targets, rs, settings, numbers(mass, "--mass", float))
+    found = configurations(wanted, keep_rates or (), gmacs or (), r or (), settings, mass or ())
     for name in settings:
         without = [method for method in wanted if not takes(method, name)]
         if without:
@@ -179,19 +162,25 @@ def chosen(
 
 def configuration(
     method: str | None,
-    keep_rate: str | None,
-    gmacs: str | None,
-    r: str | None,
-    layers: str | None,
+    keep_rate: Several | None,
+    gmacs: Several | None,
+    r: Several | None,
+    layers: Several | None,
     scorer: str | None,
     *,
-    mass: str | None = None,
+    mass: Several | None = None,
     clamp: bool = False,
 ) -> Configuration | None:
     """The only configuration that the options ask for, none without a method; ValueError for more than one."""
     if method is None:
-        given = {"--keep-rate": keep_rate, "--gmacs": gmacs, "--r": r, "--mass": mass, "--layers": layers}
-        given |= {"--scorer": scorer, "--clamp": str(clamp) if clamp else None}
+        given: dict[str, object] = {
+            "--keep-rate": keep_rate,
+            "--gmacs": gmacs,
+            "--r": r,
+            "--mass": mass,
+            "--layers": layers,
+        }
+        given |= {"--scorer": scorer, "--clamp": clamp or None}
         without = [name for name, value in given.items() if value is not None]
         if without:
             raise ValueError(f"without a --method there is no use for {' and '.join(without)}.")

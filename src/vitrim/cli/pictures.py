@@ -8,8 +8,12 @@ from typing import Annotated
 
 import typer
 
+from .values import whole
+
 Pictures = Annotated[list[Path], typer.Argument(help="Image files, or folders of them.", show_default=False)]
-OfFolder = Annotated[int, typer.Option("--limit", min=1, help="Of a folder, take so many images, evenly spread.")]
+OfFolder = Annotated[
+    int, typer.Option("--limit", parser=whole(1), help="Of a folder, take so many images, evenly spread.")
+]
 
 
 def files(paths: Sequence[Path], limit: int) -> list[Path]:

@@ -9,6 +9,7 @@ import typer
 
 from . import options, pictures, saved, terminal
 from .options import DEFAULT_METHODS, DEFAULT_MODEL
+from .values import whole
 
 
 def draw(
@@ -17,9 +18,7 @@ def draw(
     model: options.Model = DEFAULT_MODEL,
     checkpoint: options.Checkpoint = None,
     methods: options.Methods = DEFAULT_METHODS,
-    keep_rates: Annotated[
-        str | None, typer.Option("--keep-rate", "--keep-rates", help="Share of patches to keep, 0.7 if not given.")
-    ] = None,
+    keep_rates: options.KeepRate = None,
     gmacs: options.Gmacs = None,
     r: options.Rs = None,
     clamp: options.Clamp = False,
@@ -27,7 +26,7 @@ def draw(
     layers: options.Layers = None,
     scorer: options.Scorer = None,
     columns: Annotated[
-        int | None, typer.Option(min=1, help="Pictures of each method, spread over its reducing blocks.")
+        int | None, typer.Option(parser=whole(1), help="Pictures of each method, spread over its reducing blocks.")
     ] = None,
     limit: pictures.OfFolder = 4,
     seed: options.Seed = 0,
