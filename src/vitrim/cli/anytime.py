@@ -92,10 +92,8 @@ def anytime(
     scores = [record.at(value) for value in wanted]
     if target_drop is not None:
         scores.append(record.cheapest(max_drop=target_drop))
-    rows = [
-        *_static_rows(net, static or (), batches, device, amp, record),
-        *(_exit_row(net, score) for score in scores),
-    ]
+    rows = _static_rows(net, static or (), batches, device, amp, record)
+    rows += [_exit_row(net, score) for score in scores]
     rows = list({row.setting: row for row in rows}.values())  # the same setting twice is one row
     sample_ICHW = batches.sample(timing_images)
     with terminal.progress_bar("rounds of timing") as progress:
