@@ -232,7 +232,7 @@ def test_tome_merges_what_it_can_where_that_is_asked_for(vitrim, capsys):
     with pytest.raises(SystemExit):
         app(["macs", *SMALL, "--methods", "tome", "--r", "9"])
     assert "--clamp" in capsys.readouterr().err
-    assert "r 9, clamp True" in vitrim("macs", *SMALL, "--methods", "tome", "--r", "9", "--clamp")
+    assert "r 9, clamp true" in vitrim("macs", *SMALL, "--methods", "tome", "--r", "9", "--clamp")
 
 
 def drawn(height: int, num_rows: int, num_finished: int) -> list[str]:

@@ -21,8 +21,8 @@ from torch import Tensor, nn
 
 from .backbones.reader import find_stack, read_backbone
 from .core.listening import listening
-from .core.method import ViTSpec
 from .core.schedule import is_whole
+from .core.spec import ViTSpec
 from .core.stack import Snapshot, TokenStack
 from .following import ConvolvedSizes, Following, follow_blocks, run_uncompiled
 from .patch_maps import FILLS, SHARES, Placed, filled, placed

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 from .backbones.reader import find_stack
 from .core.listening import Follower, Listener, listening
-from .core.method import ViTSpec
 from .core.ops import take
+from .core.spec import ViTSpec
 from .core.stack import Snapshot, TokenBlock
 from .core.tokens import Tokens
 from .following import ConvolvedSizes, run_uncompiled

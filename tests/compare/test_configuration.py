@@ -48,7 +48,7 @@ def test_amounts_out_of_range_are_refused(amount, value, match):
 
 
 def test_masses_are_for_methods_that_keep_a_share_of_the_attention():
-    found = configurations(["evit", "attention_mass"], [0.7], masses=[0.9, 0.8])
+    found = configurations(["evit", "attention_mass"], [0.7], mass=[0.9, 0.8])
     assert [each.key for each in found] == [
         ("evit", "keep 0.7"),
         ("attention_mass", "mass 0.9"),
@@ -56,26 +56,26 @@ def test_masses_are_for_methods_that_keep_a_share_of_the_attention():
     ]
     assert [each.varies for each in found] == [False, True, True]
     assert [each.setting for each in configurations(["attention_mass"])] == ["mass 0.9"]
-    with pytest.raises(ValueError, match="decides per image how many patches stay: give it --mass"):
+    with pytest.raises(ValueError, match="attention_mass has no keep_rate: its amount is mass"):
         configurations(["attention_mass"], [0.7])
     with pytest.raises(ValueError, match="evit has no mass"):
-        configurations(["evit"], [0.7], masses=[0.9])
-    with pytest.raises(ValueError, match=r"a mass is above 0 and at most 1, not 1\.5"):
-        configurations(["attention_mass"], masses=[1.5])
+        configurations(["evit"], [0.7], mass=[0.9])
+    with pytest.raises(ValueError, match=r"mass is above 0 and at most 1, not 1\.5"):
+        configurations(["attention_mass"], mass=[1.5])
 
 
 def test_amounts_go_to_the_methods_that_they_suit_and_a_method_that_none_suits_does_not_fit(tiny_vit):
-    assert [each.key for each in configurations(["evit", "tome"], [0.7], rs=[3])] == [
+    assert [each.key for each in configurations(["evit", "tome"], [0.7], r=[3])] == [
         ("evit", "keep 0.7"),
         ("tome", "keep 0.7"),
         ("tome", "r 3"),
     ]
-    unfit, fit = configurations(["evit", "tome"], rs=[3])
+    unfit, fit = configurations(["evit", "tome"], r=[3])
     assert (unfit.key, fit.key) == (("evit", "r 3"), ("tome", "r 3"))
     with pytest.raises(ValueError, match="evit has no r"):
         unfit.make(tiny_vit())
     with pytest.raises(ValueError, match="evit has no r"):
-        configurations(["evit"], [0.7], rs=[3])
+        configurations(["evit"], [0.7], r=[3])
 
 
 def test_r_is_a_whole_number():

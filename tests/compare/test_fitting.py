@@ -13,7 +13,7 @@ from vitrim.compare.fitting import fit
 def test_what_does_not_fit_is_told_and_the_rest_fits(tiny_vit):
     model = tiny_vit()
     keys = list(model.state_dict())
-    found = fit(model, configurations(["evit", "tome", "metr"], [0.5], gmacs=[99], rs=[99]), seed=3)
+    found = fit(model, configurations(["evit", "tome", "metr"], [0.5], gmacs=[99], r=[99]), seed=3)
     assert list(found.methods) == [("evit", "keep 0.5"), ("tome", "keep 0.5"), ("metr", "keep 0.5")]
     reasons = {each.key: each.reason for each in found.refused}
     assert "r = 99 in block 0 is too large" in reasons["tome", "r 99"]
@@ -34,10 +34,10 @@ def test_a_method_that_learns_does_not_fit_blocks_that_stand_twice(tiny_vit):
 
 def test_where_nothing_fits_all_reasons_are_told(tiny_vit):
     with pytest.raises(ValueError, match=r"^tome: r = 90 in block 0") as one:
-        fit(tiny_vit(), configurations(["tome"], rs=[90]))
+        fit(tiny_vit(), configurations(["tome"], r=[90]))
     assert "tome r 90" not in str(one.value)
     with pytest.raises(ValueError, match=r"evit r 90: evit has no r: .*; tome r 90: tome: r = 90"):
-        fit(tiny_vit(), configurations(["evit", "tome"], rs=[90]))
+        fit(tiny_vit(), configurations(["evit", "tome"], r=[90]))
 
 
 def test_without_a_class_token_another_scorer_is_taken_and_named(tiny_vit):

@@ -97,7 +97,7 @@ def test_a_finished_job_loads_no_image_again(tmp_path, monkeypatch):
 
 
 def test_a_method_that_does_not_fit_gets_a_line_that_says_why_and_the_others_their_rows(tmp_path):
-    job = small_job(tmp_path, configurations=configurations(["evit", "tome"], [0.5], rs=[9]))
+    job = small_job(tmp_path, configurations=configurations(["evit", "tome"], [0.5], r=[9]))
     run = compare(job)
     assert [row.key for row in run.rows] == [UNREDUCED, ("evit", "keep 0.5"), ("tome", "keep 0.5")]
     (refused,) = run.refused

@@ -15,7 +15,8 @@ import vitrim
 from passing_tokens import leaving_blocks
 from vitrim.core import ops
 from vitrim.core.grouping import consecutive
-from vitrim.core.method import Method, ViTSpec
+from vitrim.core.method import Method
+from vitrim.core.spec import ViTSpec
 from vitrim.core.subsample import TAPS, Convolution, Gate, tap_matrix
 from vitrim.core.tokens import Tokens
 

@@ -10,6 +10,7 @@ import torch
 
 import vitrim
 from vitrim.backbones.reader import read_backbone
+from vitrim.core.amount import distributed
 from vitrim.core.method import Method
 from vitrim.measure import targets
 from vitrim.measure.benchmark import benchmark
@@ -32,12 +33,12 @@ def brute_force(model, target, candidates) -> int:
 @pytest.mark.parametrize("share", [0.98, 0.8, 0.61, 0.5])
 @pytest.mark.parametrize("name", ["evit", "evit-nofuse", "beyond_attentive", "evit+bat", "token_mergence", "tome"])
 def test_a_target_is_met_by_the_best_of_all_settings(tiny_vit, monkeypatch, name, share):
-    monkeypatch.setattr(targets, "RATE_STEPS", 500)
+    monkeypatch.setattr("vitrim.core.amount.RATE_STEPS", 500)
     model = tiny_vit()
     spec, unreduced = read_backbone(model).spec, count_macs(model)
     target = int(unreduced * share)
     if name == "tome":
-        candidates = [vitrim.ToMe(r=targets._spread(total, spec)) for total in range(12 * 32)]
+        candidates = [vitrim.ToMe(r=distributed(total, spec)) for total in range(12 * 32)]
     else:
         candidates = [vitrim.method_from(name, keep_rate=k / 500) for k in range(1, 501)]
     method = method_for_macs(name, model, target / 1e9)
@@ -123,7 +124,7 @@ def test_a_method_without_a_number_to_solve_for_is_an_error(tiny_vit, monkeypatc
         name = "fixed"
 
     monkeypatch.setattr(targets, "method_from", lambda *_: Fixed())
-    with pytest.raises(ValueError, match="fixed has neither a keep rate nor r"):
+    with pytest.raises(ValueError, match="fixed: no single setting says how much"):
         method_for_macs("fixed", tiny_vit(), 0.01)
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from vitrim.core.attention import Attention
-from vitrim.core.method import ViTSpec
+from vitrim.core.spec import ViTSpec
 from vitrim.core.tokens import Tokens
 
 B, H, D, PREFIX, PATCHES = 2, 3, 8, 2, 40

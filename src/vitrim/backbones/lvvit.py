@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from ..core.attention import Attention
 from ..core.block_reader import BlockReader
-from ..core.method import ViTSpec
+from ..core.spec import ViTSpec
 from ..heads import num_classes
 from ..models.lvvit import LVViT
 from .reader import Backbone, Place, UnsupportedModel, blocks_in

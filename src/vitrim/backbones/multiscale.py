@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 
 from ..core.block_reader import OpaqueReader
-from ..core.method import ViTSpec
+from ..core.spec import ViTSpec
 from ..models.multiscale import MultiscaleBlock, MultiscaleViT
 from . import timm
 from .reader import Backbone, Place

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from ..core.attention import Attention
 from ..core.block_reader import BlockReader
-from ..core.method import ViTSpec
 from ..core.multihead import join_multihead, multihead_macs, split_multihead, why_unreadable
+from ..core.spec import ViTSpec
 from . import timm
 from .reader import Backbone, Place, UnsupportedModel, blocks_in, check_pooling, linear_macs, version
 

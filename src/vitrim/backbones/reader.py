@@ -14,8 +14,8 @@ from torch import nn
 
 from ..core.block_reader import BlockReader
 from ..core.hooks import is_dispatched
-from ..core.method import ViTSpec
 from ..core.self_check import check_reader
+from ..core.spec import ViTSpec
 from ..core.stack import TokenStack
 
 # Where a model's class is defined -> the module beside this one that reads it.

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from ..core.attention import Attention
 from ..core.block_reader import BlockReader, through
-from ..core.method import ViTSpec
+from ..core.spec import ViTSpec
 from ..heads import num_classes
 from . import timm_eva
 from .reader import Backbone, Place, UnsupportedModel, blocks_in, check_pooling, linear_macs, version

@@ -9,8 +9,8 @@ from torchvision.models.vision_transformer import EncoderBlock, VisionTransforme
 
 from ..core.attention import Attention
 from ..core.block_reader import BlockReader
-from ..core.method import ViTSpec
 from ..core.multihead import join_multihead, multihead_macs, split_multihead, why_unreadable
+from ..core.spec import ViTSpec
 from ..heads import num_classes
 from .reader import Backbone, Place, UnsupportedModel, blocks_in, linear_macs, version
 

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from torch import nn
 
 from ..core.block_reader import MASKED
-from ..core.method import ViTSpec
+from ..core.spec import ViTSpec
 from ..heads import num_classes
 from .reader import Backbone, Place, UnsupportedModel, blocks_in, linear_macs, version
 from .transformers_layers import (

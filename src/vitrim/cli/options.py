@@ -62,7 +62,13 @@ SkipBad = Annotated[
     bool, typer.Option("--skip-bad", help="Leave out files that are no images, and count them.", rich_help_panel=WHAT)
 ]
 
-Methods = Annotated[str, typer.Option(help="Names, see `vitrim methods`: evit,tome", rich_help_panel=HOW_MUCH)]
+Methods = Annotated[
+    str,
+    typer.Option(
+        help='Names, see `vitrim methods`, with settings if any: "evit,tome", or "evit fuse=false; tome r=8,13".',
+        rich_help_panel=HOW_MUCH,
+    ),
+]
 
 
 def amounts(parser: Numbers, text: str, *names: str) -> Any:
@@ -122,11 +128,6 @@ Seed = Annotated[
 ]
 
 
-def names(text: str) -> list[str]:
-    """The parts of a comma-separated list."""
-    return [part.strip() for part in text.split(",") if part.strip()]
-
-
 def chosen(
     methods: str,
     keep_rates: Several | None,
@@ -140,19 +141,20 @@ def chosen(
     default: Sequence[float] = (0.7,),
 ) -> tuple[Configuration, ...]:
     """The configurations that the options ask for; with no amount given, the default keep rates or masses."""
-    from ..compare.configuration import configurations, takes
+    from ..compare.configuration import configurations, suits, takes
+    from ..compare.method_text import read_methods
 
-    wanted = names(methods)
-    if not wanted:
-        raise ValueError("--methods is empty: name at least one, see `vitrim methods`.")
-    if not keep_rates and not gmacs and not r and not all(takes(method, "mass") for method in wanted):
+    choices = read_methods(methods)
+    wanted = list(dict.fromkeys(choice.method for choice in choices))
+    own = {name: values for name, values in {"r": r, "mass": mass}.items() if values}
+    if not keep_rates and not gmacs and not r and any(suits(method, "keep_rate") for method in wanted):
         keep_rates = Several(default)
     settings: dict[str, Any] = {} if scorer is None else {"scorer": scorer}
     if layers is not None:
         settings["layers"] = tuple(layers)
     if clamp:
         settings["clamp"] = True
-    found = configurations(wanted, keep_rates or (), gmacs or (), r or (), settings, mass or ())
+    found = configurations(choices, keep_rates or (), gmacs or (), settings, **own)
     for name in settings:
         without = [method for method in wanted if not takes(method, name)]
         if without:

@@ -13,7 +13,8 @@ from torch import nn
 
 from ..api import reduce_tokens
 from ..backbones.reader import read_backbone
-from ..core.method import Method, ViTSpec
+from ..core.method import Method
+from ..core.spec import ViTSpec
 from ..load import build_model, load_model
 from ..measure.benchmark import DTYPES
 from ..measure.evaluate import check_device, labelled_images, preparation_of

@@ -2,53 +2,58 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
-from typing import Any, Literal
+from typing import Any
 
 from torch import nn
 
 from ..api import method_from
 from ..backbones.reader import read_backbone
-from ..core.method import Method, ViTSpec, check_opaque
+from ..core.amount import KEEP_RATE
+from ..core.method import Method, check_opaque
 from ..core.scored import WITHOUT_CLS
+from ..core.spec import ViTSpec
 from ..measure.targets import method_for_keep_rate, method_for_macs
 from ..methods import settings_of
+from .method_text import Choice, written
 
-Amount = Literal["keep_rate", "gmacs", "r", "mass"]
-MASSES = (0.9,)  # for methods that keep a share of the attention, where none is asked for
+KEEP, GMACS = KEEP_RATE.setting, "gmacs"
+TARGETS = {KEEP: KEEP_RATE.words, GMACS: "{:g} GMACs"}  # what a method is solved for whose own amount is another
 
 
 @dataclass(frozen=True)
 class Configuration:
     """A method's name, how much it shall reduce, and what else is set, as (name, value).
 
-    How much: a keep rate, a target in GMACs, ToMe's r, or a share of the attention.
+    amount: keep_rate or gmacs, which a method with another amount is solved for; the method's own (`Method.amount`); or
+    None where the settings say it all.
     """
 
     method: str
-    amount: Amount
+    amount: str | None
     value: float
     settings: tuple[tuple[str, Any], ...] = ()
 
+    def __hash__(self) -> int:  # settings may be lists
+        return hash((self.method, self.amount, repr(self.settings)))
+
     def __post_init__(self) -> None:
-        method_from(self.method)
-        if self.amount == "keep_rate" and not 0 < self.value <= 1:
-            raise ValueError(f"a keep rate is above 0 and at most 1, not {self.value:g}.")
-        if self.amount == "gmacs" and not self.value > 0:
+        own = method_from(self.method, **dict(self.settings)).amount
+        if self.amount == GMACS and not self.value > 0:
             raise ValueError(f"a target in GMACs is above 0, not {self.value:g}.")
-        if self.amount == "r" and (self.value < 0 or self.value != int(self.value)):
-            raise ValueError(f"r is a whole number of patches, at least 0, not {self.value:g}.")
-        if self.amount == "mass" and not 0 < self.value <= 1:
-            raise ValueError(f"a mass is above 0 and at most 1, not {self.value:g}.")
+        if self.amount == KEEP:
+            KEEP_RATE.check(self.value, self.method)
+        elif own is not None and own.setting == self.amount:
+            own.check(self.value, self.method)
 
     @property
     def setting(self) -> str:
         """In words: 'keep 0.7', '3 GMACs', 'r 13', 'keep 0.7, layers 2 4 6'."""
-        names = {"keep_rate": "keep {:g}", "gmacs": "{:g} GMACs", "r": "r {:g}", "mass": "mass {:g}"}
-        return ", ".join(
-            [names[self.amount].format(self.value), *(f"{name} {_words(value)}" for name, value in self.settings)]
-        )
+        own = method_from(self.method).amount
+        words = TARGETS | ({} if own is None else {own.setting: own.words})
+        amount = words.get(self.amount or "", f"{self.amount} {{:g}}").format(self.value) if self.amount else ""
+        return ", ".join(part for part in (amount, written(self.settings)) if part)
 
     @property
     def key(self) -> tuple[str, str]:
@@ -58,7 +63,9 @@ class Configuration:
     @property
     def varies(self) -> bool:
         """Whether the number of tokens depends on the image."""
-        return self.amount == "mass"
+        method = method_from(self.method, **dict(self.settings))
+        own = method.amount is not None and method.amount.setting == self.amount
+        return (method.at(self.value) if own else method).varies
 
     def for_model(self, spec: ViTSpec) -> Configuration:
         """The same; where there is no class token to rank by, and nothing else was asked for, by attention received."""
@@ -68,70 +75,79 @@ class Configuration:
 
     def make(self, model: nn.Module, seed: int = 0) -> Method:
         """The method for that model. seed: for methods that draw numbers. ValueError where it does not fit."""
-        check_amount(self.method, self.amount)
         method, spec = seeded(self._method(model), seed), read_backbone(model).spec
         check_opaque(method.build(spec), spec)
         return method
 
     def _method(self, model: nn.Module) -> Method:
         settings = dict(self.settings)
-        if self.amount == "keep_rate":
+        if self.amount == KEEP:
             return method_for_keep_rate(self.method, model, self.value, **settings)
-        if self.amount == "gmacs":
+        if self.amount == GMACS:
             return method_for_macs(self.method, model, self.value, **settings)
-        if self.amount == "mass":
-            return method_from(self.method, mass=self.value, **settings)
-        return method_from(self.method, r=int(self.value), **settings)
+        method = method_from(self.method, **settings)
+        return method if self.amount is None else _at(method, self.amount, self.value)
 
 
 def configurations(
-    methods: Sequence[str],
+    methods: Sequence[Choice | str],
     keep_rates: Sequence[float] = (),
     gmacs: Sequence[float] = (),
-    rs: Sequence[int] = (),
     settings: Mapping[str, Any] | None = None,
-    masses: Sequence[float] = (),
+    **own: Sequence[float],
 ) -> tuple[Configuration, ...]:
-    """Every method at every amount that suits it, each once; settings go to the methods that have them.
+    """Every method at every amount that suits it, each once.
 
-    masses are for the methods that keep a share of the attention, 0.9 if none is given. A method that none of the
-    amounts suits comes with all of them, and `make` says why it does not fit.
-    ValueError for an unknown method, a bad amount, or an amount or a setting that none of the methods has.
+    methods: names, or names with settings. A method whose settings say how much it reduces takes no other amount. One
+    that none of the amounts suits takes its usual one, if no formula can solve for it; else it takes all of them, and
+    `make` says why it does not fit. settings go to the methods that have them and do not set them otherwise. own:
+    values of the methods' own amounts, such as r=[8, 13]. ValueError for an unknown method, a bad amount, or an amount
+    or a setting that none of the methods has.
     """
+    choices = [Choice(each) if isinstance(each, str) else each for each in methods]
     given = settings or {}
     for name in given:
-        if methods and not any(takes(method, name) for method in methods):
-            raise ValueError(f"{' and '.join(methods)} cannot be given {name}.")
-    amounts: list[tuple[Amount, float]] = [
-        *(("keep_rate", rate) for rate in keep_rates),
-        *(("gmacs", target) for target in gmacs),
-        *(("r", r) for r in rs),
-        *(("mass", mass) for mass in masses),
+        if choices and not any(takes(choice.method, name) for choice in choices):
+            raise ValueError(f"{' and '.join(choice.method for choice in choices)} cannot be given {name}.")
+    amounts = [
+        (setting, value) for setting, values in ({KEEP: keep_rates, GMACS: gmacs} | own).items() for value in values
     ]
-    for amount, _ in amounts:
-        if methods and not any(suits(method, amount) for method in methods):
-            check_amount(methods[0], amount)
-    found = []
-    for method in methods:
-        own = tuple((name, given[name]) for name in given if takes(method, name))
-        some = [each for each in amounts if suits(method, each[0])]
-        usual: list[tuple[Amount, float]] = [("mass", mass) for mass in MASSES] if takes(method, "mass") else amounts
-        found += [Configuration(method, *each, own) for each in some or usual]
-    return tuple(dict.fromkeys(found))
+    for setting, _ in amounts:
+        if choices and not any(suits(choice.method, setting) for choice in choices):
+            check_amount(choices[0].method, setting)
+    found = dict.fromkeys(each for choice in choices for each in _of(choice, amounts, given))
+    return tuple(found)
 
 
-def suits(method: str, amount: Amount) -> bool:
-    """Whether a method can be told how much it shall reduce in that way."""
-    return takes(method, "mass") == (amount == "mass") and (amount != "r" or takes(method, "r"))
-
-
-def check_amount(method: str, amount: Amount) -> None:
-    """ValueError where it cannot."""
-    if suits(method, amount):
+def _of(choice: Choice, amounts: Sequence[tuple[str, float]], given: Mapping[str, Any]) -> Iterator[Configuration]:
+    """The configurations of one method."""
+    settings = {name: given[name] for name in given if takes(choice.method, name)} | dict(choice.settings)
+    method = method_from(choice.method, **choice.settings)
+    own = method.amount
+    if own is None or own.setting in choice.settings:  # the settings say how much
+        value = None if own is None else settings[own.setting]
+        if own is None or not isinstance(value, (int, float)) or isinstance(value, bool):
+            yield Configuration(choice.method, None, 0.0, tuple(settings.items()))
+            return
+        del settings[own.setting]
+        yield Configuration(choice.method, own.setting, value, tuple(settings.items()))
         return
-    if takes(method, "mass"):
-        raise ValueError(f"{method} decides per image how many patches stay: give it --mass, say 0.9.")
-    raise ValueError(f"{method} has no {amount}: give it keep rates or GMACs.")
+    some = [each for each in amounts if suits(choice.method, each[0])]
+    usual = amounts if own.solved else [(own.setting, own.usual)]
+    for setting, value in some or usual:
+        yield Configuration(choice.method, setting, value, tuple(settings.items()))
+
+
+def suits(method: str, amount: str) -> bool:
+    """Whether a method can be told how much it shall reduce in that way."""
+    own = method_from(method).amount
+    return own is not None and (own.setting == amount or (own.solved and amount in TARGETS))
+
+
+def check_amount(method: str, amount: str) -> None:
+    """ValueError where it cannot."""
+    if not suits(method, amount):
+        _at(method_from(method), amount, 0)
 
 
 def takes(method: str, setting: str) -> bool:
@@ -147,5 +163,12 @@ def seeded(method: Method, seed: int) -> Method:
     return method
 
 
-def _words(value: object) -> str:
-    return " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
+def _at(method: Method, amount: str, value: float) -> Method:
+    """The method at a value of its own amount; ValueError where that is another."""
+    own = method.amount
+    if own is None or own.setting != amount:
+        other = "" if own is None else f": its amount is {own.setting}, {own.usual:g} say"
+        if own is not None and own.solved:
+            other += ", or give it keep rates or GMACs"
+        raise ValueError(f"{method.name} has no {amount}{other}.")
+    return method.at(value)

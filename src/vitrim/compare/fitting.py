@@ -9,8 +9,9 @@ from torch import nn
 
 from ..api import method_from, reduce_tokens, restore
 from ..backbones.reader import read_backbone
-from ..core.method import Method, ViTSpec
+from ..core.method import Method
 from ..core.scored import WITHOUT_CLS
+from ..core.spec import ViTSpec
 from ..text import shown
 from .configuration import Configuration
 from .run_folder import Key, Refusal

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from .method import ViTSpec
+from .spec import ViTSpec
 from .tokens import Tokens
 
 

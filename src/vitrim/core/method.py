@@ -5,38 +5,19 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
-from typing import ClassVar, TypeVar
+from typing import Any, ClassVar, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
 
 from . import schedule
+from .amount import KEEP_RATE, Amount
 from .attention import Attention
+from .spec import ViTSpec
 from .tokens import Tokens
 
 M = TypeVar("M", bound="Method")
 Criterion = Callable[[Tensor], Tensor]
-
-
-@dataclass(frozen=True)
-class ViTSpec:
-    """The facts about a Vision Transformer that methods and formulas need."""
-
-    name: str
-    depth: int
-    num_prefix: int  # class, distillation and register tokens
-    has_cls: bool  # whether the first token is a class token
-    pools_patches: bool  # whether patch tokens are averaged (or pooled otherwise) behind the last block
-    num_patches: int  # at the resolution that the model was built for
-    channels: int
-    num_heads: int
-    attention_channels: int  # heads times channels per head
-    attention_macs: int  # multiply-adds per token in one block's projections around the attention
-    mlp_macs: int  # multiply-adds per token in one block's MLP
-    num_classes: int = 0  # of the classifier; 0 for none, or one of which it cannot be told
-    head_macs: int = 0  # multiply-adds per patch token that leaves the last block, in a head that reads each of them
-    opaque_layers: int = 0  # blocks at the start that only run as a whole: no method acts there, no hook is called
-    opaque_macs: int = 0  # multiply-adds of those blocks for one image, at the resolution that the model was built for
 
 
 class Method:
@@ -74,9 +55,14 @@ class Method:
         return False
 
     @property
+    def amount(self) -> Amount | None:
+        """The setting that says how much is reduced; None where no single one does."""
+        return None
+
+    @property
     def has_keep_rate(self) -> bool:
         """Whether one share of patches to keep sets how much is reduced."""
-        return False
+        return self.amount == KEEP_RATE
 
     @property
     def size_in_attention(self) -> bool:
@@ -110,9 +96,17 @@ class Method:
         object.__setattr__(bound, "weights", weights)  # no field: weights are no setting
         return bound
 
+    def at(self: M, value: Any) -> M:
+        """The same settings at another amount; ValueError for a method without one."""
+        if self.amount is None:
+            raise ValueError(f"{self.name}: no single setting says how much it reduces.")
+        return replace(cast(Any, self), **{self.amount.setting: value})
+
     def at_keep_rate(self: M, keep_rate: float | Sequence[float]) -> M:
         """The same settings at another keep rate; ValueError for a method without one."""
-        raise ValueError(f"{self.name} has no keep rate, so none can be set or warmed up.")
+        if not self.has_keep_rate:
+            raise ValueError(f"{self.name} has no keep rate, so none can be set or warmed up.")
+        return self.at(keep_rate)
 
     def before_block(self, layer: int, tokens: Tokens) -> Tokens:
         """Called with the input of block `layer`."""
@@ -208,11 +202,8 @@ class KeepRateMethod(Method):
         return replace(self, layers=layers, keep_rate=schedule.check_rates(self.keep_rate, len(layers), self.name))
 
     @property
-    def has_keep_rate(self) -> bool:
-        return True
-
-    def at_keep_rate(self: K, keep_rate: float | Sequence[float]) -> K:
-        return replace(self, keep_rate=keep_rate)
+    def amount(self) -> Amount | None:
+        return KEEP_RATE
 
     def rate(self, layer: int) -> float:
         """Keep rate of block `layer`; 1 where it is no reducing layer."""

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import TypeGuard
 
+RATE_STEPS = 100_000  # keep rates are exact to five decimals, see `ceil_share`
 SEEDS = range(2**32)  # all that torch, NumPy and the sines of `pseudo_random` tell apart
 
 
@@ -35,7 +36,7 @@ def check_rates(rate: float | Sequence[float], num_layers: int, who: str, what: 
     if len(rates) != num_layers:
         raise ValueError(f"{who}: {num_layers} reducing layers need {num_layers} {many}, and {len(rates)} came.")
     for value in rates:
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value <= 1:
+        if not is_number(value) or not 0 < value <= 1:
             raise ValueError(f"{who}: a {what} is a number above 0 and at most 1, not {value!r}.")
     return rates
 
@@ -48,6 +49,11 @@ def ceil_share(rate: float, count: int) -> int:
 def is_whole(value: object) -> TypeGuard[int]:
     """Whether a setting is a whole number; True and False are not."""
     return isinstance(value, int) and not isinstance(value, bool)
+
+
+def is_number(value: object) -> TypeGuard[int | float]:
+    """Whether a setting is a number; True and False are not."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def linear_r(r: int, inflect: float, depth: int) -> tuple[int, ...]:

@@ -10,8 +10,9 @@ from torch import Tensor
 
 from . import portable
 from .attention import Attention
-from .method import KeepRateMethod, Method, ViTSpec
+from .method import KeepRateMethod, Method
 from .precision import widen
+from .spec import ViTSpec
 from .tokens import Tokens
 
 SCORERS = ("cls", "received", "norm")

@@ -18,7 +18,8 @@ from . import listening
 from .block_reader import BlockReader
 from .hooks import dispatch_like
 from .listening import Publisher, Recorder, Snapshot
-from .method import Method, ViTSpec, check_opaque, check_shared
+from .method import Method, check_opaque, check_shared
+from .spec import ViTSpec
 from .token_block import TRAINING_ONLY, WEIGHTS, Acting, TokenBlock, blank_view
 from .tokens import Tokens
 

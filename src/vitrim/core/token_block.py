@@ -13,9 +13,10 @@ from .attention import Attention, longest_in_steps
 from .block_reader import BlockReader, PaddingReader
 from .hooks import DISPATCH, StandIn, dispatch_like, has_hooks, is_watched
 from .listening import Publisher, listeners_of
-from .method import Method, ViTSpec
+from .method import Method
 from .rotary import Rotation
 from .run import Run
+from .spec import ViTSpec
 from .tokens import Tokens
 
 WEIGHTS = "method"  # name under which a block holds what the method learns

@@ -19,8 +19,9 @@ from torch import Tensor, nn
 from ..api import reduce_tokens, restore
 from ..backbones.reader import find_stack, restored
 from ..core.attention import Attention
-from ..core.method import Method, ViTSpec
+from ..core.method import Method
 from ..core.schedule import ceil_share, check_rates
+from ..core.spec import ViTSpec
 from ..core.tokens import Tokens
 from .batches import Batch, Progress
 from .evaluate import autocast, check_device, count_images, evaluating

@@ -13,7 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..core.method import Method, ViTSpec, check_opaque
+from ..core.method import Method, check_opaque
+from ..core.spec import ViTSpec
 from ..tracing import run_uncompiled
 from .evaluate import evaluating, input_size_of
 from .mac_counter import counting

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import replace
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -12,11 +12,11 @@ from torch import nn
 
 from ..api import method_from
 from ..backbones.reader import read_backbone, restored
-from ..core.method import Method, ViTSpec
+from ..core.amount import Scale
+from ..core.method import Method
 from ..core.scored import WITHOUT_CLS
+from ..core.spec import ViTSpec
 from .macs import count_macs, reduced_macs
-
-RATE_STEPS = 100_000  # keep rates are exact to five decimals, see schedule.ceil_share
 
 
 def method_for_macs(
@@ -30,8 +30,9 @@ def method_for_macs(
 ) -> Method:
     """The method of that name that comes closest to gmacs (1e9 multiply-adds an image) from below.
 
-    Solved exactly over one number: the keep rate, or for ToMe the sum of r, spread over the blocks as evenly as whole
-    numbers and its limit of half the patches allow, the first blocks taking the remainder. settings: the others.
+    Solved exactly over the method's amount (`Method.amount`): the keep rate, or for ToMe the sum of r, distributed
+    over the blocks as evenly as whole numbers and its limit of half the patches allow, the first blocks taking the
+    remainder. settings: the others.
     input_size, model_kwargs: of the images and the model's forward, as for `count_macs`. ValueError with the reachable
     range if gmacs is above the unreduced model or below all settings.
     """
@@ -63,35 +64,15 @@ def method_for_keep_rate(
     return _solve(method, spec, model_macs, min(model_macs, reduced_macs(model_macs, spec, evit)), settings)
 
 
-@dataclass(frozen=True)
-class Knob:
-    """The one setting that is solved for, as a whole number: the larger, the more tokens are kept."""
-
-    setting: str
-    make: Callable[[int], Method]
-    low: int
-    high: int
-
-
-def _knob(method: Method, spec: ViTSpec) -> Knob:
-    if method.has_keep_rate:
-        return Knob("keep_rate", lambda k: method.at_keep_rate(k / RATE_STEPS), 1, RATE_STEPS)
-    tome: Any = method
-    if any(field.name == "r" for field in fields(tome)):
-        most = (spec.depth - spec.opaque_layers) * (spec.num_patches // 2)
-        return Knob("r", lambda k: replace(tome, r=_spread(-k, spec)), -most, 0)
-    if method.varies:
-        raise ValueError(f"{method.name} decides per image, so it cannot be solved for multiply-adds: set its mass.")
-    raise ValueError(f"{method.name} has neither a keep rate nor r, so it cannot be solved for multiply-adds.")
-
-
 def _solve(method: Method, spec: ViTSpec, model_macs: int, target: int, settings: dict[str, Any]) -> Method:
     """The method whose multiply-adds are the largest that do not exceed the target."""
-    knob = _knob(method, spec)
-    if knob.setting in settings:
-        raise ValueError(f"{method.name}: {knob.setting} is what a MACs target solves for, so it cannot be set too.")
-    knob.make(knob.high).build(spec)  # what is wrong with other settings is said here
-    runs = list(_runs(knob, lambda method: reduced_macs(model_macs, spec, method)))
+    scale = _scale(method, spec, settings)
+
+    def at(step: int) -> Method:
+        return method.at(scale.value(step))
+
+    at(scale.high).build(spec)  # what is wrong with other settings is said here
+    runs = list(_runs(scale, lambda step: reduced_macs(model_macs, spec, at(step))))
     lowest = min(run.macs for run in runs)
     if not lowest <= target <= model_macs:
         raise ValueError(
@@ -99,18 +80,33 @@ def _solve(method: Method, spec: ViTSpec, model_macs: int, target: int, settings
             f"{model_macs / 1e9:.4g} GMACs."
         )
     best = max((run for run in runs if run.macs <= target), key=lambda run: (run.macs, run.last))
-    return knob.make(_roundest(best.first, best.last) if knob.setting == "keep_rate" else best.last)
+    return at(_roundest(best.first, best.last) if scale.prefers_round else best.last)
+
+
+def _scale(method: Method, spec: ViTSpec, settings: dict[str, Any]) -> Scale:
+    """What there is to choose from; ValueError where the method has nothing to solve for, or it is set already."""
+    amount = method.amount
+    if amount is None:
+        raise ValueError(f"{method.name}: no single setting says how much it reduces, so none can be solved for.")
+    if not amount.solved:
+        raise ValueError(
+            f"{method.name}: no formula tells what a {amount.setting} costs, so it cannot be solved for multiply-adds: "
+            f"set it, to {amount.usual:g} say."
+        )
+    if amount.setting in settings:
+        raise ValueError(f"{method.name}: {amount.setting} is what a MACs target solves for, so it cannot be set too.")
+    return amount.scale(spec)
 
 
 class Run(NamedTuple):
-    """A stretch of a knob's values that cost the same."""
+    """A stretch of values that cost the same."""
 
     first: int
     last: int
     macs: int
 
 
-def _runs(knob: Knob, cost: Callable[[Method], int]) -> Iterator[Run]:
+def _runs(scale: Scale, cost: Callable[[int], int]) -> Iterator[Run]:
     """All stretches of values with the same cost, without those that the model cannot take.
 
     They are found by halving, not by a look at every value: what costs the same at both ends does so in between.
@@ -119,7 +115,7 @@ def _runs(knob: Knob, cost: Callable[[Method], int]) -> Iterator[Run]:
     @cache
     def macs(value: int) -> int | None:
         try:
-            return cost(knob.make(value))
+            return cost(value)
         except ValueError:
             return None
 
@@ -133,8 +129,8 @@ def _runs(knob: Knob, cost: Callable[[Method], int]) -> Iterator[Run]:
         yield from ends(low, middle)
         yield from ends(middle, high)
 
-    first = knob.low
-    for last in (*ends(knob.low, knob.high), knob.high):
+    first = scale.low
+    for last in (*ends(scale.low, scale.high), scale.high):
         value = macs(last)
         if value is not None:
             yield Run(first, last, value)
@@ -145,20 +141,6 @@ def _roundest(first: int, last: int) -> int:
     """The value from first to last with the most zeros at its end, and of those the largest."""
     steps = (10**digits for digits in range(6, -1, -1))
     return next(last // step * step for step in steps if last // step * step >= first)
-
-
-def _spread(total: int, spec: ViTSpec) -> tuple[int, ...]:
-    """Patches to merge in each block: as equal as possible, larger ones first, and at most half of what arrives.
-
-    None in opaque blocks.
-    """
-    blocks = spec.depth - spec.opaque_layers
-    share, rest = divmod(total, blocks)
-    patches, removed = spec.num_patches, [0] * spec.opaque_layers
-    for layer in range(blocks):
-        removed.append(min(share + (layer < rest), patches // 2))
-        patches -= removed[-1]
-    return tuple(removed)
 
 
 def _unreduced(

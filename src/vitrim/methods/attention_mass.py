@@ -19,11 +19,15 @@ import torch
 from torch import Tensor
 
 from ..core import schedule
+from ..core.amount import Amount, Share
 from ..core.attention import Attention
-from ..core.method import Method, ViTSpec
+from ..core.method import Method
 from ..core.scored import check_scorer, patch_scores, score_macs
 from ..core.selection import fuse_where, keep_where
+from ..core.spec import ViTSpec
 from ..core.tokens import Tokens
+
+MASS = Share("mass", "mass {:g}", neutral=1.0, usual=0.9, solved=False)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +52,10 @@ class AttentionMass(Method):
     layers: Sequence[int] | None = None
     scorer: str = "cls"
     fuse: bool = True
+
+    @property
+    def amount(self) -> Amount:
+        return MASS
 
     @property
     def merges(self) -> bool:

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 from ..core import ops
 from ..core.attention import Attention
-from ..core.method import KeepRateMethod, ViTSpec, check_seed, pseudo_random
+from ..core.method import KeepRateMethod, check_seed, pseudo_random
+from ..core.spec import ViTSpec
 from ..core.tokens import Tokens
 
 

@@ -34,9 +34,9 @@ from torch import Tensor, nn
 
 from ..core import grouping, ops, portable
 from ..core.attention import Attention
-from ..core.method import ViTSpec
 from ..core.schedule import is_whole
 from ..core.scored import ScoredMethod, patch_scores
+from ..core.spec import ViTSpec
 from ..core.subsample import Convolution, Gate
 from ..core.tokens import Tokens
 

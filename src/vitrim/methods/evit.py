@@ -16,10 +16,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from ..core import ops
+from ..core.amount import Amount
 from ..core.attention import Attention
-from ..core.method import ViTSpec
 from ..core.schedule import is_whole
 from ..core.scored import ScoredMethod, check_scorer, patch_scores
+from ..core.spec import ViTSpec
 from ..core.tokens import Tokens
 
 
@@ -49,13 +50,8 @@ class EViT(ScoredMethod):
         return self.fuse
 
     @property
-    def has_keep_rate(self) -> bool:
-        return self.tokens is None
-
-    def at_keep_rate(self, keep_rate: float | Sequence[float]) -> EViT:
-        if self.tokens is not None:
-            raise ValueError(f"{self.name}: its tokens are set one by one, so no keep rate can be set or warmed up.")
-        return super().at_keep_rate(keep_rate)
+    def amount(self) -> Amount | None:
+        return super().amount if self.tokens is None else None  # they are set one by one
 
     def build(self, spec: ViTSpec) -> EViT:
         if self.tokens is None:

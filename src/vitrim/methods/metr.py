@@ -16,14 +16,17 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from torch import Tensor, nn
 from torch.nn.functional import kl_div
 
+from ..core.amount import Amount
 from ..core.attention import Attention
-from ..core.method import Criterion, Method, ViTSpec
+from ..core.method import Criterion, Method
 from ..core.precision import widen
 from ..core.schedule import check_layers
+from ..core.spec import ViTSpec
 from ..core.stack import TRAINING_ONLY
 from ..core.tokens import Tokens
 
@@ -62,11 +65,11 @@ class METR(Method):
         return self.method.size_in_attention
 
     @property
-    def has_keep_rate(self) -> bool:
-        return self.method.has_keep_rate
+    def amount(self) -> Amount | None:
+        return self.method.amount
 
-    def at_keep_rate(self, keep_rate: float | Sequence[float]) -> METR:
-        return replace(self, method=self.method.at_keep_rate(keep_rate))
+    def at(self, value: Any) -> METR:
+        return replace(self, method=self.method.at(value))
 
     def build(self, spec: ViTSpec) -> METR:
         if not isinstance(self.method, Method) or isinstance(self.method, METR):

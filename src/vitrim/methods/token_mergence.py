@@ -18,9 +18,10 @@ from torch import Tensor
 from ..core import ops, portable
 from ..core.attention import Attention
 from ..core.grouping import squared_distances
-from ..core.method import ViTSpec, check_seed, pseudo_random
+from ..core.method import check_seed, pseudo_random
 from ..core.precision import product, widen
 from ..core.scored import ScoredMethod, patch_scores
+from ..core.spec import ViTSpec
 from ..core.tokens import Tokens
 
 SIMILARITIES = ("cosine", "l1", "l2", "attention", "random")

@@ -19,10 +19,14 @@ import torch
 from torch import Tensor
 
 from ..core import ops, portable, schedule
+from ..core.amount import Amount, PerBlock
 from ..core.attention import Attention
-from ..core.method import Method, ViTSpec
+from ..core.method import Method
 from ..core.precision import product, widen
+from ..core.spec import ViTSpec
 from ..core.tokens import Tokens
+
+R = PerBlock("r", "r {:g}", neutral=0, usual=13)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +49,10 @@ class ToMe(Method):
     r: int | tuple[int, float] | Sequence[int] = 13
     prop_attn: bool = True
     clamp: bool = False
+
+    @property
+    def amount(self) -> Amount:
+        return R
 
     @property
     def merges(self) -> bool:

@@ -12,7 +12,8 @@ from typing import Any
 from torch import nn
 
 from ..backbones.reader import find_stack, read_backbone, restored
-from ..core.method import Method, ViTSpec
+from ..core.method import Method
+from ..core.spec import ViTSpec
 from ..measure.evaluate import input_size_of
 from ..measure.macs import count_macs, token_counts
 from ..methods import METR

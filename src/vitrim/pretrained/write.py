@@ -17,7 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from ..backbones.reader import Installed, find_stack, read_backbone
-from ..core.method import Method, ViTSpec
+from ..core.method import Method
+from ..core.spec import ViTSpec
 from ..whole import replace_folder, sync, temporary_folder
 from .card import About, render
 from .config import CARD_FILE, CONFIG_FILE, WEIGHTS_FILE, Config, foreign_files, is_ours

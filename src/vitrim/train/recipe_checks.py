@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import fields
 from typing import Any
 
-from ..text import shown
-
-LARGEST = 10**12  # of any number: beyond it nothing would end
-
 
 def is_number(value: object) -> bool:
-    """A number within reason, so neither NaN nor infinity; truth values are none."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= LARGEST
+    """A finite number; truth values are none."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _is_whole(value: object) -> bool:
-    return isinstance(value, int) and is_number(value)
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def _is_range(value: object) -> bool:
@@ -42,7 +39,7 @@ def check_kinds(recipe: Any) -> None:
         value = getattr(recipe, entry.name)
         if not (fits(value) or (none and value is None)):
             wanted = f"{words} or none" if none else words
-            raise ValueError(f"recipe: {entry.name} must be {wanted}, not {shown(repr(value))}.")
+            raise ValueError(f"recipe: {entry.name} must be {wanted}, not {value!r}.")
 
 
 def check_optional(recipe: Any) -> None:

@@ -1,0 +1,26 @@
+"""The facts about one model that methods and formulas need."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class ViTSpec:
+    """The facts about a Vision Transformer that methods and formulas need."""
+
+    name: str
+    depth: int
+    num_prefix: int  # class, distillation and register tokens
+    has_cls: bool  # whether the first token is a class token
+    pools_patches: bool  # whether patch tokens are averaged (or pooled otherwise) behind the last block
+    num_patches: int  # at the resolution that the model was built for
+    channels: int
+    num_heads: int
+    attention_channels: int  # heads times channels per head
+    attention_macs: int  # multiply-adds per token in one block's projections around the attention
+    mlp_macs: int  # multiply-adds per token in one block's MLP
+    num_classes: int = 0  # of the classifier; 0 for none, or one of which it cannot be told
+    head_macs: int = 0  # multiply-adds per patch token that leaves the last block, in a head that reads each of them
+    opaque_layers: int = 0  # blocks at the start that only run as a whole: no method acts there, no hook is called
+    opaque_macs: int = 0  # multiply-adds of those blocks for one image, at the resolution that the model was built for
