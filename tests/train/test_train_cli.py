@@ -275,13 +275,13 @@ def test_validation_images_that_are_all_corrupt_end_the_run_in_one_line(train, t
     assert code == 2 and "none of the 6 images in" in err and err.count("\n") == 1
 
 
-def test_a_run_that_cannot_go_on_ends_with_a_code_of_its_own(train, monkeypatch):
+def test_a_run_that_cannot_go_on_ends_in_one_line(train, monkeypatch):
     def fail(*_):
         raise checkpoint.TrainingError("the loss is nan at update 3.")
 
     monkeypatch.setattr(loop.Trainer, "run", fail)
     code, _, err = train()
-    assert (code, err) == (3, "error: the loss is nan at update 3.\n")
+    assert (code, err) == (2, "error: the loss is nan at update 3.\n")
 
 
 def test_without_the_extra_training_says_what_to_install(file, images, tmp_path):

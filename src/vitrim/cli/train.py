@@ -12,14 +12,13 @@ import typer
 from typer.core import TyperCommand
 
 from . import terminal
-from .border import DEBUG, keeping, say
+from .border import DEBUG, USER_ERROR, keeping, say
 
 if TYPE_CHECKING:
     from ..train.loop import Progress
     from ..train.recipe import Recipe
 
 EXTRA = {"allow_extra_args": True, "ignore_unknown_options": True}
-STOPPED = 3  # exit code: the run cannot go on, and its last checkpoint is whole
 
 
 class TrainCommand(TyperCommand):
@@ -83,7 +82,7 @@ def train(
         if os.environ.get(DEBUG):
             raise
         say(str(error))
-        raise typer.Exit(STOPPED) from error
+        raise typer.Exit(USER_ERROR) from error
     if chief:
         _tell(summary, output)
 

@@ -17,7 +17,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..text import shown
 from ..whole import sync
+from .stored import read_object
 
 PREFIX, PARTIAL = "step-", ".part-"
 GROUP = "group."  # beginning of names of tensors that an optimiser keeps for a group of parameters
@@ -65,12 +67,16 @@ def last_words(folder: Path) -> str:
 
 def _check_finite(folder: Path, step: int, files: Mapping[str, Mapping[str, Tensor]]) -> None:
     for name, tensors in files.items():
-        for key, value in tensors.items():
-            if value.is_floating_point() and not bool(value.isfinite().all()):
-                raise TrainingError(
-                    f"after update {step} the {name} holds NaN or infinity (in {key}), so it is not saved: lower lr, "
-                    f"raise warmup_epochs, or set clip_grad. {last_words(folder)}"
-                )
+        if (bad := _not_finite(tensors)) is not None:
+            raise TrainingError(
+                f"after update {step} the {name} holds NaN or infinity (in {bad}), so it is not saved: lower lr, "
+                f"raise warmup_epochs, or set clip_grad. {last_words(folder)}"
+            )
+
+
+def _not_finite(tensors: Mapping[str, Tensor]) -> str | None:
+    """The first tensor that holds NaN or infinity."""
+    return next((key for key, each in tensors.items() if each.is_floating_point() and not each.isfinite().all()), None)
 
 
 def prune(folder: Path, keep: int) -> None:
@@ -99,17 +105,28 @@ def load(checkpoint: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]
     from safetensors.torch import load_file
 
     try:
-        state = json.loads((checkpoint / "state.json").read_text())
+        state = read_object(checkpoint / "state.json")
         tensors = {path.stem: load_file(path) for path in sorted(checkpoint.glob("*.safetensors"))}
         missing = sorted({"model", "optimizer"} - tensors.keys())
         if missing:
             raise ValueError(f"{missing[0]}.safetensors is missing")
+        for name, each in tensors.items():
+            if (bad := _not_finite(each)) is not None:
+                raise ValueError(f"{name}.safetensors holds NaN or infinity in {bad}")
     except (OSError, ValueError, SafetensorError) as error:
-        reason = " ".join(str(error).split())
-        raise TrainingError(
-            f"{checkpoint} cannot be read ({reason}): remove it to go on from an earlier one."
-        ) from error
+        raise unreadable(checkpoint, error) from error
     return tensors, state
+
+
+def unreadable(checkpoint: Path, error: Exception) -> TrainingError:
+    """What to do about a checkpoint that is not as it was written."""
+    return TrainingError(f"{checkpoint} cannot be read ({shown(error)}): remove it to go on from an earlier one.")
+
+
+def step_of(checkpoint: Path) -> int:
+    """The number of updates that a checkpoint's name says."""
+    number = checkpoint.name.removeprefix(PREFIX)
+    return int(number) if number.isdecimal() else -1
 
 
 def optimizer_state(optimizer: Any, module: nn.Module) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -141,19 +158,28 @@ def load_optimizer(optimizer: Any, module: nn.Module, tensors: Mapping[str, Tens
         name, _, entry = key.rpartition("|")
         if not name and entry.startswith(GROUP):
             i, _, entry = entry.removeprefix(GROUP).partition(".")
+            if not i.isdecimal() or int(i) >= len(optimizer.param_groups):
+                raise TrainingError(f"the optimiser's state is of another one: it knows a group {shown(i, 20)}.")
             optimizer.param_groups[int(i)][entry] = value
             continue
         if not name:
             optimizer.state[entry] = value
             continue
         if name not in parameters:
-            raise TrainingError(f"the optimiser's state is of another model: it knows a parameter {name}.")
+            raise TrainingError(f"the optimiser's state is of another model: it knows a parameter {shown(name)}.")
         parameter = parameters[name]
         if isinstance(value, Tensor) and value.dim() > 0:  # single numbers stay on the CPU, as optimisers keep them
             like = value.shape == parameter.shape
             value = scattered(value, parameter, value.dtype) if like else value.to(parameter.device)
         optimizer.state[parameter][entry] = value
+    if len(plain["groups"]) != len(optimizer.param_groups):
+        raise TrainingError(f"the optimiser's state is of another one: it has {len(plain['groups'])} groups.")
     for group, saved in zip(optimizer.param_groups, plain["groups"], strict=True):
+        odd = [key for key, each in saved.items() if isinstance(each, str) != isinstance(group.get(key, each), str)]
+        if odd:
+            raise TrainingError(
+                f"the optimiser's state is of another one: its {shown(odd[0])} is {shown(saved[odd[0]])}."
+            )
         group.update(saved)
 
 
@@ -176,8 +202,9 @@ def load_model_tensors(module: nn.Module, tensors: Mapping[str, Tensor]) -> None
         )
     with torch.no_grad():
         for name, value in tensors.items():
-            if own[name].shape != value.shape:
-                raise TrainingError(f"the checkpoint is of another model: {name} has another shape there.")
+            for what in ("shape", "dtype"):
+                if getattr(own[name], what) != getattr(value, what):
+                    raise TrainingError(f"the checkpoint is of another model: {name} has another {what} there.")
             own[name].copy_(scattered(value, own[name]))
 
 

@@ -14,6 +14,7 @@ from typing import Any
 from ..whole import replace_file, sync
 from .checkpoint import TrainingError, last_words
 from .recipe import Recipe, changed_fields
+from .stored import read_entries, read_object
 
 
 class RunFolder:
@@ -40,8 +41,8 @@ class RunFolder:
                 raise ValueError(f"the output folder {self.folder} is not empty and holds no run: name a new one.")
             return
         try:
-            old = dict(json.loads(self.recipe.read_text()))
-        except (ValueError, TypeError) as error:
+            old = read_object(self.recipe)
+        except ValueError as error:
             raise ValueError(f"{self.recipe} was not written by vitrim: name another output folder.") from error
         wanted = _as_json(recipe, facts or {})
         if facts is None:  # not known yet: what the recipe alone says
@@ -79,7 +80,7 @@ class RunFolder:
         file = self.folder / "warnings.txt"
         try:
             if self._warned is None:
-                self._warned = set(file.read_text().splitlines()) if file.exists() else set()
+                self._warned = set(file.read_text(errors="replace").splitlines()) if file.exists() else set()
             if text not in self._warned:
                 self._warned.add(text)
                 with file.open("a") as lines:
@@ -105,15 +106,7 @@ class RunFolder:
 
     def entries(self) -> list[dict[str, Any]]:
         """All lines logged so far; one cut off by a kill is left out."""
-        if not self.metrics.exists():
-            return []
-        found = []
-        for line in self.metrics.read_text().splitlines():
-            try:
-                found.append(json.loads(line))
-            except json.JSONDecodeError:
-                continue
-        return found
+        return read_entries(self.metrics) if self.metrics.exists() else []
 
     def forget_after(self, step: int) -> None:
         """Drop lines of updates that will be made again."""

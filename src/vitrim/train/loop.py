@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
@@ -21,6 +22,7 @@ from .checkpoint import TrainingError
 from .data import Views, ViewSampler, seed_all, view_loader
 from .folder import RunFolder
 from .setup import Setup
+from .stored import check_state
 from .warmup import keep_rates_at
 from .window import Window, first_unreal
 
@@ -212,12 +214,18 @@ class Trainer:
         if len(set(found)) > 1:
             raise TrainingError(f"the processes see other checkpoints ({found}): they must share the output folder.")
         if newest is not None:
-            self._load(*checkpoint.load(newest))
+            self._load(newest, *checkpoint.load(newest))
         if self.accelerator.is_main_process:
             checkpoint.clean(self.folder.checkpoints)
             self.folder.forget_after(self.step)
 
-    def _load(self, tensors: dict[str, dict[str, Tensor]], state: dict[str, Any]) -> None:
+    def _load(self, path: Path, tensors: dict[str, dict[str, Tensor]], state: dict[str, Any]) -> None:
+        try:
+            check_state(state, checkpoint.step_of(path), self.num_steps)
+            if self.setup.ema is not None and "ema" not in tensors:
+                raise ValueError("ema.safetensors is missing")
+        except ValueError as error:
+            raise checkpoint.unreadable(path, error) from error
         module: nn.Module = self.accelerator.unwrap_model(self.task).model
         checkpoint.load_model_tensors(module, tensors["model"])
         checkpoint.load_optimizer(self.setup.bare_optimizer, module, tensors["optimizer"], state["optimizer"])

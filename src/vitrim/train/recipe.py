@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ..core.schedule import check_seed
+from ..text import shown
 from .recipe_checks import check_kinds, check_optional, is_number
 
 # Fields that change how a run is carried out, not what it computes: a run may be resumed with others.
@@ -33,6 +34,7 @@ AT_LEAST: Mapping[str, float] = {
     "color_jitter": 0, "repeats": 1, "workers": 0, "log_every": 1, "checkpoint_every": 1, "checkpoints_kept": 1,
     "eval_batch_size": 1, "distillation_temperature": 1e-6, "dense_weight": 0,
 }  # fmt: skip
+AT_MOST: Mapping[str, int] = {"workers": 1024, "checkpoints_kept": 10**6, "accumulate": 10**6, "repeats": 10**6}
 SHARES = ("drop_path", "dropout", "label_smoothing", "erasing", "ema_decay", "hflip", "distillation_weight")
 
 
@@ -116,6 +118,9 @@ class Recipe:
         for name, least in AT_LEAST.items():
             if not is_number(getattr(self, name)) or not getattr(self, name) >= least:
                 raise ValueError(f"recipe: {name} must be a number of at least {least:g}, not {self._of(name)}.")
+        for name, most in AT_MOST.items():
+            if getattr(self, name) > most:
+                raise ValueError(f"recipe: {name} must be at most {most}, not {self._of(name)}.")
         for name in SHARES:
             if not is_number(getattr(self, name)) or not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"recipe: {name} must be a number from 0 to 1, not {self._of(name)}.")
@@ -144,7 +149,7 @@ class Recipe:
             )
 
     def _of(self, name: str) -> str:
-        return repr(getattr(self, name))
+        return shown(repr(getattr(self, name)))
 
     @property
     def scaled_lr(self) -> float:
@@ -197,7 +202,9 @@ def changed_fields(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     """'lr was 0.1 and is 0.2' for each field that makes another computation."""
     names = sorted((old.keys() | new.keys()) - MACHINE_FIELDS)
     return [
-        f"{name} was {old.get(name)!r} and is {new.get(name)!r}" for name in names if old.get(name) != new.get(name)
+        f"{shown(name, 60)} was {shown(repr(old.get(name)))} and is {shown(repr(new.get(name)))}"
+        for name in names
+        if old.get(name) != new.get(name)
     ]
 
 

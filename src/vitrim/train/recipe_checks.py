@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import fields
 from typing import Any
 
+from ..text import shown
+
+LARGEST = 10**12  # of any number: beyond it nothing would end
+
 
 def is_number(value: object) -> bool:
-    """A finite number; truth values are none."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    """A number within reason, so neither NaN nor infinity; truth values are none."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= LARGEST
 
 
 def _is_whole(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
+    return isinstance(value, int) and is_number(value)
 
 
 def _is_range(value: object) -> bool:
@@ -39,7 +42,7 @@ def check_kinds(recipe: Any) -> None:
         value = getattr(recipe, entry.name)
         if not (fits(value) or (none and value is None)):
             wanted = f"{words} or none" if none else words
-            raise ValueError(f"recipe: {entry.name} must be {wanted}, not {value!r}.")
+            raise ValueError(f"recipe: {entry.name} must be {wanted}, not {shown(repr(value))}.")
 
 
 def check_optional(recipe: Any) -> None:

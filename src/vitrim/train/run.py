@@ -7,7 +7,9 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+from .. import failures
 from ..whole import locked
+from .checkpoint import TrainingError, last_words
 from .folder import RunFolder
 from .loop import Listener, Trainer
 from .outcome import save_curves, save_model
@@ -38,7 +40,7 @@ def run_recipe(
                 _lock(output, held)
             folder.claim(setup.recipe, setup.facts)
         held.callback(folder.close)
-        accuracy = trainer.run()
+        accuracy = _run(trainer)
         summary = _summary(trainer, accuracy)
         save_model(setup, folder, summary)
         if main:
@@ -46,6 +48,18 @@ def run_recipe(
             folder.finish(summary)
         setup.accelerator.wait_for_everyone()
     return summary
+
+
+def _run(trainer: Trainer) -> dict[str, float]:
+    """Train to the end; of short memory and killed workers TrainingError tells, with the last checkpoint."""
+    try:
+        return trainer.run()
+    except TrainingError:
+        raise
+    except Exception as error:  # each library has a class of its own for it
+        if (reason := failures.reason(error, "batch_size")) is None:
+            raise
+        raise TrainingError(f"{reason} {last_words(trainer.folder.checkpoints)}") from error
 
 
 def _lock(output: Path, held: ExitStack) -> None:
