@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from .picture_file import picture_file
 from .tracing import LayerTrace, Trace
 
 if TYPE_CHECKING:
@@ -27,7 +28,6 @@ Groups = NDArray[np.int64]
 Mask = NDArray[np.bool_]
 Painter = Callable[[Pixels, Groups], Pixels]
 
-SUFFIXES = (".png", ".svg", ".pdf")
 SHORT_SIDE = 400  # pixels that a picture has at least, reached by whole-number enlargement
 MAX_PANELS = 12  # beside the image in one row, as long as each method gets one
 MAX_LAYERS = 4  # of one method
@@ -108,12 +108,8 @@ def draw_tokens(
     max_layers: int | None = None,
 ) -> None:
     """Write `figure_for` to a file, PNG, SVG or PDF by its suffix."""
-    path = Path(path)
-    if path.suffix.lower() not in SUFFIXES:
-        raise ValueError(f"a picture is written as {' or '.join(SUFFIXES)}, not as {path.name!r}.")
-    if not path.parent.is_dir():
-        raise FileNotFoundError(f"there is no folder {str(path.parent)!r} to write {path.name} into.")
-    figure_for(images, traces, style=style, max_layers=max_layers).savefig(path)
+    with picture_file(path) as new:
+        figure_for(images, traces, style=style, max_layers=max_layers).savefig(new)
 
 
 def figure_for(

@@ -16,7 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from .draw import SHORT_SIDE, SUFFIXES, Pixels, _arrange, _enlarged
+from .draw import SHORT_SIDE, Pixels, _arrange, _enlarged
+from .picture_file import picture_file
 
 Maps = NDArray[np.float32]
 CAPTION = "Colours: first three principal components of the features, those of the first column of maps."
@@ -24,9 +25,6 @@ CAPTION = "Colours: first three principal components of the features, those of t
 
 def draw_features(images: Sequence[Image.Image], maps: Mapping[str, Maps], path: Path | str) -> None:
     """One row per image: the image, then its maps [B, C, H, W] by their label. PNG, SVG or PDF, by its suffix."""
-    path = Path(path)
-    if path.suffix.lower() not in SUFFIXES:
-        raise ValueError(f"a picture is written as {' or '.join(SUFFIXES)}, not as {path.name!r}.")
     if not images or not maps:
         raise ValueError("a picture needs at least one image and its map.")
     if len({image.size for image in images}) > 1:
@@ -39,7 +37,8 @@ def draw_features(images: Sequence[Image.Image], maps: Mapping[str, Maps], path:
     for index, image in enumerate(images):
         pixels_YX3 = _enlarged(image, SHORT_SIDE)
         rows.append([pixels_YX3, *(_as_large(each[index], pixels_YX3) for each in coloured)])
-    _arrange(rows, "image", {label: [""] for label in maps}, CAPTION).savefig(path)
+    with picture_file(path) as new:
+        _arrange(rows, "image", {label: [""] for label in maps}, CAPTION).savefig(new)
 
 
 def colours(maps: Sequence[Maps]) -> list[Pixels]:

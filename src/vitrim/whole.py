@@ -54,9 +54,16 @@ def writing(path: Path) -> Iterator[None]:
 
 def replace_file(path: Path, content: str | bytes) -> None:
     """Write a file so that at any moment the old or the new one is there, whole."""
-    with writing(path), temporary_folder(path.resolve().parent) as folder:
-        new = folder / "new"
+    with replacing(path) as new:
         new.write_bytes(content.encode(errors="backslashreplace") if isinstance(content, str) else content)
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A file to write to, of the same suffix, which takes the path's place at the end; after any error it is gone."""
+    with writing(path), temporary_folder(path.resolve().parent) as folder:
+        new = folder / f"new{path.suffix}"
+        yield new
         sync(new)
         os.replace(new, path)
         sync(path.resolve().parent)
@@ -108,9 +115,9 @@ def locked(folder: Path) -> Iterator[None]:
             owner = file.read(20).strip()
             owner = owner if owner.isdecimal() else "unknown"
             raise ValueError(f"another vitrim (process {owner}) is at work in the output folder {folder}.")
-        file.truncate(0)
-        file.write(str(os.getpid()))
-        file.flush()
+        with writing(folder / LOCK):  # past the file's buffer, which would try again when it is closed
+            os.ftruncate(file.fileno(), 0)
+            os.write(file.fileno(), str(os.getpid()).encode())
         yield
 
 

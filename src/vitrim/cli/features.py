@@ -52,11 +52,11 @@ def features(
     from ..api import reduce_tokens
     from ..compare.fitting import fit
     from ..dense import features as features_of
-    from ..draw import SUFFIXES
     from ..load import build_model, load_model
     from ..measure.evaluate import eval_transform, input_size_of
     from ..measure.images import open_image
     from ..measure.preparation import as_seen
+    from ..picture_file import SUFFIXES
 
     wanted = (*SUFFIXES, TENSORS)
     if output.suffix.lower() not in wanted or not output.resolve().parent.is_dir():
@@ -89,6 +89,8 @@ def _save(maps: Mapping[str, Tensor], images: Sequence[Path], output: Path) -> N
     """Maps [images, C, rows, columns] by method; the files' names, in that order, in the metadata."""
     import json
 
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
-    save_file(dict(maps), output, {"images": json.dumps([path.name for path in images])})
+    from ..whole import replace_file
+
+    replace_file(output, save(dict(maps), {"images": json.dumps([path.name for path in images])}))

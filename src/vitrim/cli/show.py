@@ -36,11 +36,12 @@ def draw(
     from ..api import reduce_tokens
     from ..compare.fitting import fit
     from ..compare.pictures import Sample, trace_samples
-    from ..draw import SUFFIXES, draw_tokens
+    from ..draw import draw_tokens
     from ..load import build_model, load_model
     from ..measure.evaluate import eval_transform, input_size_of
     from ..measure.images import open_image
     from ..measure.preparation import as_seen
+    from ..picture_file import SUFFIXES
 
     if output.suffix.lower() not in SUFFIXES or not output.resolve().parent.is_dir():
         raise ValueError(f"--output is a {' or '.join(SUFFIXES)} file in a folder that exists, not {output}.")

@@ -17,6 +17,7 @@ from ..heads import logits_of
 from ..measure.images import ImageDataError, LabelledImages, open_image
 from ..measure.preparation import Preparation, as_seen
 from ..tracing import Trace, trace
+from ..whole import replacing
 
 SHORT_SIDE = 200  # pixels that a picture has at least
 MAX_PANELS = 3  # per method, spread over its reducing blocks
@@ -113,4 +114,5 @@ def _panels(traced: Trace, index: int, sample: Sample, folder: Path, name: str) 
 
 
 def _save(image: Image.Image, path: Path) -> None:
-    image.convert("RGB").quantize(COLORS).save(path, optimize=True)
+    with replacing(path) as new:
+        image.convert("RGB").quantize(COLORS).save(new, optimize=True)

@@ -18,7 +18,7 @@ from ..backbones.reader import find_stack, restored
 from ..core.method import Method
 from ..core.schedule import is_whole
 from ..measure.evaluate import evaluating, input_size_of
-from ..whole import temporary_folder
+from ..whole import temporary_folder, writing
 from .card import card, card_path
 from .logits import Logits
 from .place import put_in_place
@@ -116,7 +116,7 @@ def export_model(
     if refusal is not None:
         raise ValueError(f"{refusal}.")
     images_ICHW = _images(model, images, max(batch_sizes))
-    with temporary_folder(settings.path.resolve().parent) as folder:
+    with writing(settings.path), temporary_folder(settings.path.resolve().parent) as folder:
         return _export(model, method, settings, folder, images_ICHW, progress)
 
 

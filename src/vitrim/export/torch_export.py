@@ -5,6 +5,7 @@ https://docs.pytorch.org/docs/stable/export.html. Other routes start from the sa
 
 from __future__ import annotations
 
+import io
 import warnings
 from pathlib import Path
 
@@ -22,7 +23,9 @@ class TorchExport(Route):
     suffix = ".pt2"
 
     def write(self, model: nn.Module, x_BCHW: Tensor, path: Path) -> None:
-        torch.export.save(exported_program(model, x_BCHW), path)
+        content = io.BytesIO()  # into a file, torch would end the process where the disk is full
+        torch.export.save(exported_program(model, x_BCHW), content)
+        path.write_bytes(content.getbuffer())
 
     def load(self, path: Path) -> Runner:
         return torch.export.load(path).module()

@@ -13,7 +13,7 @@ from typing import Any
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 from timm.models.vision_transformer import VisionTransformer, checkpoint_filter_fn
 
-from ...whole import temporary_folder
+from ...whole import temporary_folder, writing
 
 __all__ = ["IMAGES", "MODEL_NAME", "WEIGHTS", "demo_images", "vitrim_fashion_tiny"]
 
@@ -78,7 +78,7 @@ def demo_images(folder: Path) -> Path:
         raise FileExistsError(f"{folder} holds other files; name a folder that is new or empty")
     folder.parent.mkdir(parents=True, exist_ok=True)
     # Unpacked beside its place, then renamed: a folder with labels.csv is always complete.
-    with temporary_folder(folder.parent) as beside:
+    with writing(folder), temporary_folder(folder.parent) as beside:
         unpacked = beside / "unpacked"
         with zipfile.ZipFile(IMAGES) as archive:
             archive.extractall(unpacked)
