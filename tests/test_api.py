@@ -17,6 +17,14 @@ from vitrim.core.stack import TokenStack
 
 IMAGES = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 
+# settings that say otherwise than the name, and the words of the error
+OTHERWISE = [
+    ("evit-nofuse", {"fuse": True}, "'evit-nofuse' means fuse=False, so fuse=True cannot be given: take 'evit'"),
+    ("feature_norm", {"scorer": "cls"}, "'feature_norm' means scorer='norm', .* take 'evit'"),
+    ("feature_norm", {"fuse": True}, "'feature_norm' means fuse=False"),
+    ("evit+bat", {"inattentive": "cluster"}, "'evit\\+bat' means inattentive='fuse', .* take 'beyond_attentive'"),
+    ("metr", {"method": "evit-nofuse", "fuse": True}, "'evit-nofuse' means fuse=False"),
+]
 # settings of a method for a model with 12 blocks and 64 patches, and the words of the error
 REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ("evit", {"keep_rate": 0}, "evit: a keep rate is a number above 0 and at most 1, not 0"),
@@ -70,6 +78,13 @@ WRONG_KINDS: list[tuple[str, dict[str, Any]]] = [
     ("tome", {"r": 2.5}),
     ("random", {"seed": "a"}),
 ]
+
+
+@pytest.mark.parametrize(("name", "settings", "told"), OTHERWISE)
+def test_a_setting_that_says_otherwise_than_the_name_is_refused(name, settings, told):
+    with pytest.raises(ValueError, match=told):
+        vitrim.method_from(name, **settings)
+    assert vitrim.method_from("evit-nofuse", fuse=False) == vitrim.EViT(fuse=False)
 
 
 @pytest.fixture(params=["plain", "reduced"])

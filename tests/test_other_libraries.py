@@ -177,6 +177,19 @@ def test_weights_that_are_not_those_of_the_tower_are_refused(two_towers: Path, t
         load_model(f"transformers:{folder}")
 
 
+def test_a_head_that_was_exchanged_before_transformers_saved_the_model_counts_its_own_classes(
+    vit: Path, tmp_path: Path
+) -> None:
+    model = transformers.ViTForImageClassification.from_pretrained(vit)
+    model.classifier = torch.nn.Linear(32, 3)  # the usual way; config.num_labels stays at 10
+    model.save_pretrained(tmp_path / "tuned")
+    shutil.copy(vit / "preprocessor_config.json", tmp_path / "tuned")
+    assert build_model(str(tmp_path / "tuned")).num_classes == 3
+    tuned = load_model(str(tmp_path / "tuned"))
+    assert (tuned.num_classes, tuned.config.num_labels) == (3, 3)
+    assert torch.equal(tuned.classifier.weight, model.classifier.weight)
+
+
 def with_processor(vit: Path, folder: Path, **settings: object) -> str:
     shutil.copytree(vit, folder)
     file = folder / "preprocessor_config.json"
@@ -247,9 +260,9 @@ def test_nothing_is_downloaded_to_refuse_a_detector(
 @pytest.mark.parametrize(
     ("name", "size", "message"),
     [
-        ("torchvision:vit_b_16", 0, "--img-size is a number of pixels, at least 1, not 0"),
-        ("torchvision:vit_b_16", -16, "--img-size is a number of pixels, at least 1, not -16"),
-        ("open_clip:ViT-B-32", 0, "--img-size is a number of pixels, at least 1, not 0"),
+        ("torchvision:vit_b_16", 0, "--img-size': wanted a whole number of at least 1"),
+        ("torchvision:vit_b_16", -16, "--img-size': wanted a whole number of at least 1"),
+        ("open_clip:ViT-B-32", 0, "--img-size': wanted a whole number of at least 1"),
         ("torchvision:vit_b_16", 225, "has patches of 16 pixels, so --img-size is a multiple of it: 224 or 240"),
         ("torchvision:resnet18", 64, "torchvision:resnet18 cannot be built for images of 64 pixels"),
         ("open_clip:ViT-B-32", 225, "has patches of 32 pixels, so --img-size is a multiple of it: 224 or 256"),
@@ -259,6 +272,8 @@ def test_nothing_is_downloaded_to_refuse_a_detector(
 )
 def test_sizes_that_do_not_fit_are_told(name: str, size: int, message: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert message in refusal(capsys, "doctor", name, "--img-size", size)
+    with pytest.raises(ValueError, match="img-size is a|cannot be built"):
+        build_model(name, img_size=size)
     assert message in refusal(capsys, "macs", "--model", name, "--img-size", size)
 
 

@@ -55,6 +55,21 @@ def test_the_code_of_the_card_runs(saved, monkeypatch):
     assert find_stack(names["whole"]) is None
 
 
+def test_text_of_any_kind_stays_text_and_short_in_the_card(tmp_path):
+    metrics = {"<script>alert(1)</script>": "![x](http://x) \x1b[31m\n# red", "long": "9" * 10**5}
+    metrics |= {f"more {i}": i for i in range(1000)}
+    folder = vitrim.save_pretrained(
+        built(), tmp_path / "a`b\n# c", metrics=metrics, recipe={"notes": "x" * 10**6, "fence": "\n```\n# d"}
+    )
+    text = (folder / "README.md").read_text()
+    assert len(text) < 40_000
+    assert "<script>" not in text and "\x1b" not in text
+    assert "\n| \\<script\\>alert(1)\\</script\\> | !\\[x\\](http://x) \\\\x1b\\[31m # red |\n" in text
+    assert next(line for line in text.splitlines() if line.startswith("# ")) == "# a\\`b # c"
+    assert not any(line.startswith(("# c", "# d", "# red")) for line in text.splitlines())
+    assert json.loads((folder / "config.json").read_text())["recipe"]["notes"] == "x" * 10**6
+
+
 def test_a_card_of_a_hostile_name_stays_one_header(tmp_path):
     yaml = pytest.importorskip("yaml")
     folder = vitrim.save_pretrained(built(), tmp_path / "saved", license='x"\n---\nmit: [')

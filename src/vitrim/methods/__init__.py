@@ -54,6 +54,7 @@ def method_from(name: str, **settings: Any) -> Method:
     """
     if name not in METHODS:
         raise ValueError(f"no method is called {name!r}; there are {', '.join(sorted(METHODS))}.")
+    _check_fixed(name, settings)
     try:
         return METHODS[name](**settings)
     except TypeError as error:
@@ -61,6 +62,18 @@ def method_from(name: str, **settings: Any) -> Method:
         unknown = [setting for setting in settings if setting not in known]
         wrong = f"not {' or '.join(unknown)}" if unknown else str(error)
         raise ValueError(f"method {name!r} takes the settings {', '.join(known)}: {wrong}.") from error
+
+
+def _check_fixed(name: str, settings: Mapping[str, Any]) -> None:
+    """ValueError for a setting that says otherwise than the name, 'evit-nofuse' with fuse=True."""
+    make = METHODS[name]
+    fixed = make.keywords if isinstance(make, partial) else {}
+    for setting, value in settings.items():
+        if setting in fixed and value != fixed[setting]:
+            plain = next(other for other, each in METHODS.items() if isinstance(make, partial) and each is make.func)
+            raise ValueError(
+                f"{name!r} means {setting}={fixed[setting]!r}, so {setting}={value!r} cannot be given: take {plain!r}."
+            )
 
 
 def settings_of(name: str) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from typing import Any
 
 from torch import nn
 
+from ..heads import NAMES
 from ..network import check_hub
 from ..weight_files import first_line
 from .image_processor import check_size, preparation, processor_of
@@ -21,6 +22,7 @@ TOWERS = {  # model of images and texts -> the part that gives its embedding of 
     "SiglipModel": "SiglipVisionModel",
 }
 
+CLASSIFIER, WEIGHTS = NAMES["transformers"][1], "model.safetensors"
 Make = Callable[[str, Any, Any], Any]  # of the name, the class and its configuration
 
 
@@ -61,7 +63,7 @@ def _model(name: str, img_size: int | None, make: Make) -> nn.Module:
     if path.startswith(("/", ".", "~")) and not Path(path).is_dir():
         raise FileNotFoundError(f"there is no folder {name}.")
     if not Path(path).is_dir():
-        check_hub(path, "model.safetensors")
+        check_hub(path, WEIGHTS)
     try:
         config, processor = library.AutoConfig.from_pretrained(path), processor_of(path)
     except (OSError, ValueError) as error:
@@ -69,12 +71,14 @@ def _model(name: str, img_size: int | None, make: Make) -> nn.Module:
             f"transformers:{name} is no model with a configuration and an image processor: {first_line(error)}."
         ) from error
     cls, config = _class_and_config(library, name, config)
+    if CLASSIFIER in cls.__name__ and (classes := _classes_in(path)) not in (None, config.num_labels):
+        config.num_labels = classes  # the head was exchanged, and the configuration stayed behind
     vision = getattr(config, "vision_config", config)
     prepared = preparation(name, processor, vision)
     check_size(name, cls, vision, prepared)
     model = make(path, cls, config)
     model.image_preparation = prepared
-    model.num_classes = config.num_labels if "ForImageClassification" in cls.__name__ else 0
+    model.num_classes = config.num_labels if CLASSIFIER in cls.__name__ else 0
     return model
 
 
@@ -111,3 +115,17 @@ def _with_weights(path: str, cls: Any, config: Any) -> Any:
         said = f"{differing[0]} is of another shape" if differing else f"{lacking[0]} is missing"
         raise ValueError(f"the weights in {path} are not those of the {cls.__name__} in its configuration: {said}.")
     return model
+
+
+def _classes_in(path: str) -> int | None:
+    """How many classes the head among the weights of a folder tells apart; None where that does not show."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(Path(path) / WEIGHTS, "pt") as weights:
+            keys = set(weights.keys())
+            heads = [f"{name}.weight" for name in NAMES["transformers"][0] if f"{name}.weight" in keys]
+            shapes = [weights.get_slice(head).get_shape() for head in heads]
+    except (OSError, SafetensorError):
+        return None
+    return shapes[0][0] if shapes and len(shapes[0]) == 2 else None

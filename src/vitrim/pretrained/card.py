@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import groupby
@@ -17,9 +18,11 @@ from ..core.spec import ViTSpec
 from ..measure.evaluate import input_size_of
 from ..measure.macs import count_macs, token_counts
 from ..methods import METR
-from .config import Config, is_learned
+from ..text import shown
+from .config import CONFIG_FILE, Config, is_learned
 
 TEMPLATE = "card.md.jinja"
+MOST_METRICS, MOST_OF_RECIPE = 100, 20_000  # lines and characters
 
 
 @dataclass(frozen=True)
@@ -45,7 +48,8 @@ def render(model: nn.Module, config: Config, about: About) -> str:
     templates.filters["quoted"] = lambda text: json.dumps(text, ensure_ascii=False)
     return templates.get_template(TEMPLATE).render(
         **vars(about),
-        **{"name": about.source.rpartition("/")[2], "architecture": config.architecture, "versions": config.versions},
+        **{"name": _plain(about.source.rpartition("/")[2]), "architecture": config.architecture},
+        versions=config.versions,
         num_classes=config.arguments["num_classes"],
         size="x".join(map(str, input_size_of(model))),
         tags=["vitrim", "timm", "vision-transformer", *_tags(method)],
@@ -56,8 +60,8 @@ def render(model: nn.Module, config: Config, about: About) -> str:
         reduced=None if method is None else _cost(model, spec, method),
         parameters=_num_parameters(model, lambda key: not is_learned(key)),
         reduced_parameters=_num_parameters(model, lambda key: not is_learned(key, only_for_training=True)),
-        metrics=[(_cell(key), _cell(value)) for key, value in (config.metrics or {}).items()],
-        recipe=None if config.recipe is None else json.dumps(config.recipe, indent=1, ensure_ascii=False),
+        metrics=[(_plain(key), _plain(value)) for key, value in list((config.metrics or {}).items())[:MOST_METRICS]],
+        recipe=None if config.recipe is None else _bounded(json.dumps(config.recipe, indent=1)),
     )
 
 
@@ -89,5 +93,11 @@ def _name(method: Method | None) -> str:
     return type(method).__name__
 
 
-def _cell(value: object) -> str:
-    return " ".join(str(value).split()).replace("|", "\\|")
+def _plain(value: object) -> str:
+    """Text of any kind as one short line in which no character is Markdown or HTML."""
+    return re.sub(r"([\\`*_\[\]<>|~$&])", r"\\\1", shown(value))
+
+
+def _bounded(text: str) -> str:
+    cut = f"{text[:MOST_OF_RECIPE]}\n... (all of it is in {CONFIG_FILE})"
+    return text if len(text) <= MOST_OF_RECIPE else cut

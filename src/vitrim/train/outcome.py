@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from ..pretrained.write import save_pretrained
+from ..text import shown
 from ..whole import replace_file
 from . import checkpoint
 from .checkpoint import TrainingError, last_words
@@ -31,7 +32,7 @@ def save_model(setup: Setup, folder: RunFolder, summary: Mapping[str, Any]) -> N
     model, _ = start_model(replace(setup.recipe, checkpoint=None, num_classes=setup.num_classes), ())
     model.load_state_dict(tensors)
     metrics = {"top1": summary["ema_top1" if averaged else "top1"], "images": summary["val_images"]}
-    notes = f"Trained for {summary['updates']} updates from {summary['weights_from']}."
+    notes = f"Trained for {summary['updates']} updates from {shown(summary['weights_from'])}."
     notes += " The weights are the moving average of those trained." if averaged else ""
     try:
         save_pretrained(model.eval(), folder.model, recipe=setup.recipe.as_json(), metrics=metrics, notes=notes)

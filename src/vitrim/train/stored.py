@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from typing import Any
 from ..text import shown
 
 LARGEST = 2**53  # of counts
+WORDS = r"[\w .-]{1,60}"  # what curves are called
 Test = Callable[[Any], bool]
 
 
@@ -41,8 +43,10 @@ def _is_plain(value: object) -> bool:
     return isinstance(value, str | bool | int | float)
 
 
-def _named(fits: Test) -> Test:
-    return lambda value: isinstance(value, dict) and all(map(fits, value.values()))
+def _named(fits: Test, names: str = ".*") -> Test:
+    """Values by name; names: a pattern of what they may be."""
+    known = re.compile(names, re.DOTALL)
+    return lambda value: isinstance(value, dict) and all(known.fullmatch(k) and fits(each) for k, each in value.items())
 
 
 def _or_none(fits: Test) -> Test:
@@ -64,7 +68,7 @@ STATE: Mapping[str, Test] = {
     "step": _is_count,
     "seconds": _is_at_least_0,
     "unreadable": _named(_is_text),
-    "accuracy": _named(_is_per_cent),
+    "accuracy": _named(_is_per_cent, WORDS),
     "optimizer": _is_optimizer,
     "scaler": _or_none(_named(_is_plain)),
 }
@@ -73,12 +77,12 @@ ENTRY: Mapping[str, Test] = {
     "num_steps": _is_count,
     "epoch": _is_at_least_0,
     "loss": _is_number,
-    "parts": _named(_is_number),
+    "parts": _named(_is_number, WORDS),
     "lr": _is_at_least_0,
     "keep_rate": _or_none(_is_rate),
     "images_per_s": _is_at_least_0,
     "seconds_left": _is_at_least_0,
-    "accuracy": _named(_is_per_cent),
+    "accuracy": _named(_is_per_cent, WORDS),
 }
 
 
