@@ -272,7 +272,7 @@ def test_nothing_is_downloaded_to_refuse_a_detector(
 )
 def test_sizes_that_do_not_fit_are_told(name: str, size: int, message: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert message in refusal(capsys, "doctor", name, "--img-size", size)
-    with pytest.raises(ValueError, match="img-size is a|cannot be built"):
+    with pytest.raises(ValueError, match=r"img-size is a|cannot be built"):
         build_model(name, img_size=size)
     assert message in refusal(capsys, "macs", "--model", name, "--img-size", size)
 
