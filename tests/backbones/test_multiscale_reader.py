@@ -242,7 +242,7 @@ def test_what_is_published_counts_patches_after_the_fusion() -> None:
     model.blocks.publish_into(outbox, traced=True)
     model(images())
     assert outbox[0].source_BP.shape == (2, 48)
-    assert [logits.shape for logits in outbox[0].carry] == [(2, 10)] * 2
+    assert [logits.shape for logits in outbox[0].told("metr")] == [(2, 10)] * 2
 
 
 def test_a_copy_of_a_reduced_model_stands_alone() -> None:

@@ -69,8 +69,7 @@ def test_the_exits_of_metr_hear_where_nothing_is_reduced() -> None:
     told: list[Tokens] = []
     stack_of(model).publish_into(told)
     model(images())
-    assert told[0].carry is not None
-    assert [exit_BK.shape for exit_BK in told[0].carry] == [(2, 10)] * 3
+    assert [exit_BK.shape for exit_BK in told[0].told("metr")] == [(2, 10)] * 3
 
 
 @torch.no_grad()

@@ -142,7 +142,7 @@ def test_the_exits_of_metr_tell_their_logits() -> None:
     told: list[Any] = []
     stack_of(model).publish_into(told)
     logits = model(images()).logits
-    assert [exit_BK.shape for exit_BK in told[0].carry] == [logits.shape] * 3
+    assert [exit_BK.shape for exit_BK in told[0].told("metr")] == [logits.shape] * 3
 
 
 @torch.no_grad()

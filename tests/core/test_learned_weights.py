@@ -44,7 +44,7 @@ class Scaling(Method):
         if weights is None:
             return tokens
         tokens = tokens._replace(x_BNC=tokens.x_BNC * weights.factor)
-        return tokens if tokens.carry is None else tokens._replace(carry=(*tokens.carry, tokens.x_BNC.sum()))
+        return tokens.tell(self.name, tokens.x_BNC.sum(dim=(1, 2)))
 
 
 @pytest.fixture

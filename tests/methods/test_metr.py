@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import pickle
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
@@ -43,9 +43,8 @@ def heard(model: VisionTransformer, x_BCHW: Tensor) -> tuple[Tensor, tuple[Tenso
     model.blocks.publish_into(outbox)
     logits_BK = model(x_BCHW)
     model.blocks.publish_into(None)
-    carry = outbox[0].carry
-    assert carry is not None
-    return logits_BK, carry
+    assert outbox[0].carry is not None
+    return logits_BK, outbox[0].told("metr")
 
 
 def test_the_loss_by_hand() -> None:
@@ -241,6 +240,30 @@ def test_it_wraps_any_method(build: Build, inner: vitrim.Method) -> None:
     assert [method.num_kept(i, 16) for i in range(6)] == [alone.num_kept(i, 16) for i in range(6)]
     assert (method.merges, method.has_keep_rate) == (alone.merges, alone.has_keep_rate)
     assert method.size_in_attention == alone.size_in_attention
+
+
+@dataclass(frozen=True, kw_only=True)
+class Learning(vitrim.EViT):
+    """A method with a loss of its own, on the class token after block 0."""
+
+    name = "learning"
+
+    def after_block(self, layer: int, tokens: Tokens) -> Tokens:
+        return tokens.tell(self.name, tokens.first_BC) if layer == 0 else tokens
+
+    def losses(self, told: tuple[Tensor, ...], logits_BK: Tensor, criterion: Any) -> dict[str, Tensor]:
+        (first_BC,) = told
+        return {"own": first_BC.square().mean()}
+
+
+def test_the_method_inside_has_its_own_losses_beside_the_exits(build: Build) -> None:
+    inner = Learning(layers=(1, 3))
+    alone = vitrim.ClassificationTask(vitrim.reduce_tokens(build(), inner))(images(), TARGET)
+    both = vitrim.ClassificationTask(vitrim.reduce_tokens(build(), metr(method=inner)))(images(), TARGET)
+    exits = vitrim.ClassificationTask(vitrim.reduce_tokens(build(), metr()))(images(), TARGET)
+    assert list(both.parts) == ["class", "own", "exits", "distillation"]
+    assert both.parts["own"] == alone.parts["own"]
+    assert both.parts["exits"] > 0 and both.parts["exits"].shape == exits.parts["exits"].shape
 
 
 def test_tools_that_look_weights_up_by_name_find_them(build: Build) -> None:

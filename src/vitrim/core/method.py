@@ -131,12 +131,17 @@ class Method:
         """Called once, after the last block."""
         return tokens
 
-    def losses(self, carry: tuple[Tensor, ...], logits_BK: Tensor, criterion: Criterion) -> dict[str, Tensor]:
+    def losses(self, told: tuple[Tensor, ...], logits_BK: Tensor, criterion: Criterion) -> dict[str, Tensor]:
         """Extra terms of the training loss by name, weighted, each a scalar; they are added to the criterion's.
 
-        carry: what the hooks added to `Tokens.carry` on the way. criterion: logits [B, classes] to their loss.
+        told: what this method told on the way, by `Tokens.tell`. criterion: logits [B, classes] to their loss.
         """
         return {}
+
+    def losses_of(self, tokens: Tokens, logits_BK: Tensor, criterion: Criterion) -> dict[str, Tensor]:
+        """The losses for what was told on the way to these tokens, which left the last block; {} if nothing was."""
+        told = tokens.told(self.name)
+        return self.losses(told, logits_BK, criterion) if told else {}
 
 
 def check_opaque(method: Method, spec: ViTSpec) -> None:

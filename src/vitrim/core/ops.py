@@ -12,7 +12,7 @@ from torch import Tensor
 
 from . import packing, portable
 from .rotary import NOWHERE
-from .tokens import Tokens, is_traced_by_jit, ones_like_size
+from .tokens import Tokens, Told, is_traced_by_jit, ones_like_size
 
 
 def rank(score_BN: Tensor, num_keep: int) -> tuple[Tensor, Tensor]:
@@ -45,7 +45,7 @@ def select_images(tokens: Tokens, index_S: Tensor) -> Tokens:
         size_BN=None if tokens.size_BN is None else _select(tokens.size_BN, rows, tokens.lengths),
         source_BP=None if tokens.source_BP is None else tokens.source_BP[index_S],
         weight_BP=None if tokens.weight_BP is None else tokens.weight_BP[index_S],
-        carry=None if tokens.carry is None else tuple(value[index_S] for value in tokens.carry),
+        carry=None if tokens.carry is None else tuple(Told(by, value[index_S]) for by, value in tokens.carry),
         position_BK=None if tokens.position_BK is None else tokens.position_BK[index_S],
     )
     return chosen if tokens.lengths is None else arrange(chosen, tuple(tokens.lengths[i] for i in index_S.tolist()))

@@ -15,6 +15,13 @@ from . import packing
 from .rotary import NOWHERE
 
 
+class Told(NamedTuple):
+    """What a method tells its loss."""
+
+    by: str  # the method's name
+    value: Tensor  # of one entry per image, in front
+
+
 class Tokens(NamedTuple):
     """Features and their bookkeeping; a plain pytree, so that compile, export and checkpointing see inside.
 
@@ -31,7 +38,7 @@ class Tokens(NamedTuple):
     traced: bool = False  # whether to follow every patch from here on, in the next two
     source_BP: Tensor | None = None  # index of the token that holds each patch, -1 dropped (None: its own)
     weight_BP: Tensor | None = None  # weight of each patch in that token (None: 1)
-    carry: tuple[Tensor, ...] | None = None  # what the method tells whoever listens (None: nobody does)
+    carry: tuple[Told, ...] | None = None  # what methods tell whoever listens (None: nobody does)
     positioned: bool = False  # whether attention turns each patch token by its position (see core/rotary.py)
     position_BK: Tensor | None = None  # that position, -1 for nowhere (None: its own, or nobody asks)
     lengths: packing.Lengths | None = None  # tokens of each image, prefix included, if packed (None: all have N)
@@ -41,6 +48,14 @@ class Tokens(NamedTuple):
         """The same tokens with other features. What `_replace` does, in less time: every block asks for it."""
         return Tokens(x_BNC, *self[1:])
 
+    def tell(self, by: str, value: Tensor) -> Tokens:
+        """The same tokens with something more for whoever listens. by: the name of the method that tells it."""
+        return self if self.carry is None else self._replace(carry=(*self.carry, Told(by, value)))
+
+    def told(self, by: str) -> tuple[Tensor, ...]:
+        """What the method of that name told on the way."""
+        return tuple(value for name, value in self.carry or () if name == by)
+
     def to(self, device: torch.device) -> Tokens:
         """The same on another device."""
         if self.x_BNC.device == device:
@@ -48,7 +63,7 @@ class Tokens(NamedTuple):
         moved: dict[str, Any] = {
             name: value.to(device) for name, value in self._asdict().items() if isinstance(value, Tensor)
         }
-        carry = None if self.carry is None else tuple(value.to(device) for value in self.carry)
+        carry = None if self.carry is None else tuple(Told(by, value.to(device)) for by, value in self.carry)
         return self._replace(**moved, carry=carry)
 
     @property

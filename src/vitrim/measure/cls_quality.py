@@ -67,7 +67,7 @@ def cls_quality(
             done += len(x_BCHW) + len(skipped)
             if len(x_BCHW) > 0:
                 model(x_BCHW.to(place, dtype))
-                for layer, agreement_BM in _agreements(outbox.pop().carry or (), rates):
+                for layer, agreement_BM in _agreements(outbox.pop().told(_Listener.name), rates):
                     found.setdefault(layer, []).append(agreement_BM)
             if progress is not None:
                 progress(done, total)
@@ -145,7 +145,7 @@ class _Listener(Method):
         B, _, N, _ = attention.q_BHND.shape
         plain = tokens.x_BNC.shape[:2] == (B, N)  # a multi-scale block attends in groups
         row_BP = attention.cls_row().mean(dim=1)[:, tokens.num_prefix :] if plain else tokens.x_BNC[:, :0, 0]
-        return tokens._replace(carry=(*tokens.carry, row_BP))
+        return tokens.tell(self.name, row_BP)
 
 
 @contextmanager

@@ -123,16 +123,20 @@ class METR(Method):
         if tokens.carry is None or self.weights is None or not hasattr(self.weights, TRAINING_ONLY):
             return tokens
         logits_BK = getattr(self.weights, TRAINING_ONLY)(tokens.first_BC)
-        return tokens._replace(carry=(*tokens.carry, logits_BK))
+        return tokens.tell(self.name, logits_BK)
 
     def finish(self, tokens: Tokens) -> Tokens:
         return self.method.finish(tokens)
 
-    def losses(self, carry: tuple[Tensor, ...], logits_BK: Tensor, criterion: Criterion) -> dict[str, Tensor]:
-        check_widths((exit_BK.shape[1] for exit_BK in carry), logits_BK.shape[1])
+    def losses_of(self, tokens: Tokens, logits_BK: Tensor, criterion: Criterion) -> dict[str, Tensor]:
+        inner = self.method.losses_of(tokens, logits_BK, criterion)
+        return inner | super().losses_of(tokens, logits_BK, criterion)
+
+    def losses(self, told: tuple[Tensor, ...], logits_BK: Tensor, criterion: Criterion) -> dict[str, Tensor]:
+        check_widths((exit_BK.shape[1] for exit_BK in told), logits_BK.shape[1])
         zero = logits_BK.new_zeros(())
-        exits = sum((criterion(exit_BK) for exit_BK in carry), zero)
-        distillation = sum((divergence(exit_BK, logits_BK, self.temperature) for exit_BK in carry), zero)
+        exits = sum((criterion(exit_BK) for exit_BK in told), zero)
+        distillation = sum((divergence(exit_BK, logits_BK, self.temperature) for exit_BK in told), zero)
         return {"exits": self.exit_weight * exits, "distillation": self.distill_weight * distillation}
 
 

@@ -91,7 +91,7 @@ class ClassificationTask(nn.Module):
     def _of_method(self, tokens: Tokens | None, logits_BK: Tensor, target: Tensor) -> dict[str, Tensor]:
         if self.stack is None or tokens is None or not tokens.carry:
             return {}
-        return self.stack.method.losses(tokens.carry, logits_BK, lambda x_BK: self.criterion(x_BK, target))
+        return self.stack.method.losses_of(tokens, logits_BK, lambda x_BK: self.criterion(x_BK, target))
 
     def criterion(self, logits_BK: Tensor, target: Tensor) -> Tensor:
         """Cross-entropy in fp32; probabilities are taken as they are, without label smoothing."""
