@@ -22,6 +22,7 @@ from vitrim import count_macs, evaluate_folder, from_pretrained, reduce_tokens
 from vitrim.cli import app
 from vitrim.export.logits import Logits
 from vitrim.load import build_model, load_model
+from vitrim.measure.evaluate import evaluate
 from vitrim.models.embedded import demo_images
 from vitrim.other_libraries import LIBRARIES
 
@@ -188,6 +189,24 @@ def test_a_head_that_was_exchanged_before_transformers_saved_the_model_counts_it
     tuned = load_model(str(tmp_path / "tuned"))
     assert (tuned.num_classes, tuned.config.num_labels) == (3, 3)
     assert torch.equal(tuned.classifier.weight, model.classifier.weight)
+
+
+def test_keyword_arguments_of_the_forward_reach_the_model_that_is_evaluated(vit: Path, tmp_path: Path) -> None:
+    model, folder = load_model(str(vit)), tmp_path / "images"
+    pixels = np.random.default_rng(0).integers(0, 256, (10, 64, 64, 3), dtype=np.uint8)
+    for i, each in enumerate(pixels):
+        (folder / str(i)).mkdir(parents=True)
+        Image.fromarray(each).save(folder / str(i) / "a.png")
+    to_tensor = torchvision.transforms.ToTensor()
+    x_BCHW = torch.stack([to_tensor(Image.fromarray(each)) for each in pixels])
+    with torch.no_grad():
+        right = model(x_BCHW, interpolate_pos_encoding=True).logits.argmax(dim=1) == torch.arange(10)
+    batches = [(x_BCHW, torch.arange(10))]
+    larger = {"interpolate_pos_encoding": True}  # the model is for images of 32 pixels
+    assert evaluate(model, batches, **larger).top1 == 100 * right.double().mean()
+    assert evaluate_folder(model, folder, transform=to_tensor, **larger).top1 == 100 * right.double().mean()
+    with pytest.raises(ValueError, match=r"doesn't match model \(32"):
+        evaluate(model, batches)
 
 
 def with_processor(vit: Path, folder: Path, **settings: object) -> str:

@@ -6,7 +6,7 @@ Shape letters: B batch, C channels, H height, W width, K classes.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -44,11 +44,13 @@ def evaluate(
     device: torch.device | str = "cpu",
     amp: bool = False,
     progress: Progress | None = None,
+    **model_kwargs: Any,
 ) -> Score:
     """Top-1 and top-5 of a model that gives logits [B, K], over batches of images and class indices.
 
     The model moves to the device and stays there; training modes are put back. amp: autocast to bf16, or to fp16 on
     a GPU without bf16. progress: called after each batch with images done and images in all (0 if unknown).
+    model_kwargs: of the model's forward, such as interpolate_pos_encoding=True.
     ValueError for logits that are not finite, or too few for the labels.
     """
     start = time.perf_counter()
@@ -60,7 +62,7 @@ def evaluate(
         for x_BCHW, labels_B, names in (Batch(*batch) for batch in batches):
             skipped += names
             if len(labels_B) > 0:
-                in1, in5 = _hits(_logits(model, x_BCHW, device), labels_B.to(device))
+                in1, in5 = _hits(_logits(model, x_BCHW, device, model_kwargs), labels_B.to(device))
                 hits1, hits5, num_images = hits1 + in1, hits5 + in5, num_images + len(labels_B)
             if progress is not None:
                 progress(num_images + len(skipped), total)
@@ -82,10 +84,11 @@ def evaluate_folder(
     num_workers: int | None = None,
     progress: Progress | None = None,
     transform: Transform | None = None,
+    **model_kwargs: Any,
 ) -> Score:
     """Top-1 and top-5 on a folder of images (`labelled_images`), prepared by the model's own library.
 
-    transform: prepares the images in its place, image -> [C, H, W].
+    transform: prepares the images in its place, image -> [C, H, W]. model_kwargs: of the model's forward.
     """
     images = labelled_images(model, folder, limit)
     batches = load_images(
@@ -97,7 +100,7 @@ def evaluate_folder(
         num_workers=num_workers,
         max_bytes=0,
     )
-    score = evaluate(model, batches, device=device, amp=amp, progress=progress)
+    score = evaluate(model, batches, device=device, amp=amp, progress=progress, **model_kwargs)
     return replace(score, assumption=images.assumption)
 
 
@@ -223,9 +226,9 @@ def autocast(device: torch.device, amp: bool) -> Any:
     return torch.autocast(device.type, torch.float16 if half else torch.bfloat16)
 
 
-def _logits(model: nn.Module, x_BCHW: Tensor, device: torch.device) -> Tensor:
+def _logits(model: nn.Module, x_BCHW: Tensor, device: torch.device, model_kwargs: Mapping[str, Any]) -> Tensor:
     dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), x_BCHW.dtype)
-    logits_BK = logits_of(model(x_BCHW.to(device, dtype)))
+    logits_BK = logits_of(model(x_BCHW.to(device, dtype), **model_kwargs))
     if not isinstance(logits_BK, Tensor) or logits_BK.ndim != 2:
         shape = tuple(logits_BK.shape) if isinstance(logits_BK, Tensor) else type(logits_BK).__name__
         raise ValueError(f"evaluate needs a classifier with logits [batch, classes]; {shape} came out.")
