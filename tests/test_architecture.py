@@ -165,17 +165,10 @@ HEAVY += ("transformers", "open_clip")
     "statement",
     [
         "import vitrim",
-        "import vitrim; vitrim.EViT(), vitrim.reduce_tokens, vitrim.restore, vitrim.method_from('tome')",
-        "from vitrim import *",
+        "from vitrim import *; EViT(), method_from('tome')",
     ],
 )
 def test_importing_the_package_imports_nothing_heavy(statement: str) -> None:
     check = f"import sys; {statement}; print([name for name in {HEAVY} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
-
-
-def test_every_public_name_is_there() -> None:
-    check = "import vitrim as v; [getattr(v, name) for name in v.__all__]; print(set(v.__all__) <= set(dir(v)))"
-    done = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "True"

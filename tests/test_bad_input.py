@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-
 import pytest
 
+import fresh
 from small_job import IMG_SIZE, MODEL, arguments, save_checkpoint, small_job
 from vitrim.cli import app
 
@@ -47,8 +45,7 @@ def without_rates(job, *options: str) -> list[str]:
 
 
 def test_through_a_process_of_its_own(job):
-    command = [sys.executable, "-c", "from vitrim.cli import app; app()", *changed(job, keep_rates="1.5")]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = fresh.run(["-c", "from vitrim.cli import app; app()", *changed(job, keep_rates="1.5")])
     assert done.returncode == 2
     wanted = "wanted numbers above 0 and at most 1, separated by commas, not '1.5'"
     assert done.stderr == f"error: Invalid value for '--keep-rates': {wanted}.\n"

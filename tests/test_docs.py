@@ -15,6 +15,8 @@ from typing import NamedTuple
 
 import pytest
 
+import fresh
+
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = (
     "README.md",
@@ -42,16 +44,15 @@ EXAMPLES = [Example(name, *match) for name in DOCUMENTS for match in FENCE.finda
 NEEDS_NETWORK = [shlex.split(line) for each in EXAMPLES if each.not_run == "needs network" for line in each.lines]
 
 
-def run(command: list[str], folder: Path) -> str:
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=600, check=False)
+def python(*command: str, folder: Path) -> None:
+    done = fresh.run([*command], folder)
     assert done.returncode == 0, f"{command}: {done.stdout}{done.stderr}"
-    return done.stdout
 
 
-def vitrim(*arguments: str, folder: Path) -> str:
+def vitrim(*arguments: str, folder: Path) -> None:
     program = shutil.which("vitrim", path=str(Path(sys.executable).parent))
     assert program is not None, "the package is not installed beside this Python"
-    return run([program, *arguments], folder)
+    python(program, *arguments, folder=folder)
 
 
 def test_every_fence_is_an_example_or_a_drawing_and_every_one_left_out_says_why() -> None:
@@ -69,7 +70,7 @@ def documents_with(language: str) -> list[str]:
 def test_python_examples_run_in_order(document: str, tmp_path: Path) -> None:
     examples = [each for each in EXAMPLES if each.document == document and each.language == "python"]
     assert not any(each.not_run for each in examples)
-    run([sys.executable, "-c", "\n".join(each.code for each in examples)], tmp_path)
+    python("-c", "\n".join(each.code for each in examples), folder=tmp_path)
 
 
 @pytest.mark.parametrize("document", documents_with("sh"))
@@ -80,7 +81,7 @@ def test_commands_run_in_order(document: str, tmp_path: Path) -> None:
         (tmp_path / name).symlink_to(ROOT / name)
     for program, *arguments in commands:
         if program == "python":
-            run([sys.executable, *arguments], tmp_path)
+            python(*arguments, folder=tmp_path)
         else:
             assert program == "vitrim", f"{document}: {program} is no command of this project"
             vitrim(*arguments, folder=tmp_path)
@@ -106,9 +107,9 @@ def test_a_command_that_needs_the_network_is_understood(command: list[str]) -> N
 
 @pytest.mark.slow
 def test_the_demo_runs(tmp_path: Path) -> None:
-    run(["make", "demo", f"OUTPUT={tmp_path / 'demo'}"], ROOT)
+    subprocess.run(["make", "demo", f"OUTPUT={tmp_path / 'demo'}"], cwd=ROOT, check=True)
     assert (tmp_path / "demo" / "report.html").is_file()
 
 
 def test_tables_are_what_the_recorded_rows_say() -> None:
-    run([sys.executable, "benchmarks/tables.py", "--check"], ROOT)
+    python("benchmarks/tables.py", "--check", folder=ROOT)

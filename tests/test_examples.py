@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
+
+import fresh
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 SCRIPTS = {"segmentation_probe.py", "retrieval.py"}
@@ -13,14 +12,7 @@ SCRIPTS = {"segmentation_probe.py", "retrieval.py"}
 
 def rows_of(script: str, *options: str) -> dict[tuple[str, str], list[float]]:
     """The numbers of the printed table by its first two columns."""
-    done = subprocess.run(
-        [sys.executable, str(EXAMPLES / script), *options],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
+    done = fresh.run([str(EXAMPLES / script), *options])
     assert done.returncode == 0, done.stderr
     lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in done.stdout.splitlines()[2:]]
     return {(name, what): [float(number) for number in numbers] for name, what, *numbers in lines}

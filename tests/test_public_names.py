@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-
+import fresh
 import vitrim
 
 MODULES_FIRST = "import vitrim.draw, vitrim.tracing; import vitrim; assert callable(vitrim.trace)"
@@ -14,7 +12,7 @@ ONE_BY_ONE = "from vitrim import *; assert callable(trace) and callable(draw_tok
 
 def test_every_public_name_resolves_in_a_fresh_interpreter() -> None:
     for code in (MODULES_FIRST, EVERY_NAME, ONE_BY_ONE, f"{MODULES_FIRST}; {EVERY_NAME}"):
-        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+        done = fresh.run(["-c", code])
         assert done.returncode == 0, done.stderr
 
 

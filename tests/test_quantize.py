@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +13,7 @@ import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
+import fresh
 import vitrim
 from vitrim.measure.evaluate import eval_transform
 from vitrim.measure.images import list_images, open_image
@@ -138,7 +138,7 @@ def test_the_extra_is_named_where_torchao_is_missing(monkeypatch: pytest.MonkeyP
 def test_importing_torchao_prints_nothing_and_other_lines_of_that_log_still_come() -> None:
     code = "import logging; from vitrim.quantize import check_torchao; check_torchao()\n"
     code += "logging.getLogger('torch.utils._pytree').warning('X is an Enum subclass')"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout == ""
+    done = fresh.run(["-c", code])
+    assert (done.returncode, done.stdout) == (0, "")
     assert len(done.stderr.splitlines()) == 1
     assert "X is an Enum subclass" in done.stderr

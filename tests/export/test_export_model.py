@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+import fresh
 import vitrim
 from library_models import HF, of_open_clip, of_transformers, torchvision_vit
 from vitrim.cli import app
@@ -277,12 +278,8 @@ def test_weights_in_half_precision_are_exported_as_a_copy_in_single(model, image
 
 
 def test_the_table_in_the_documents_is_what_the_rows_say():
-    import subprocess
-    import sys
-
-    root = Path(__file__).resolve().parents[2]
-    done = subprocess.run([sys.executable, "benchmarks/export_table.py", "--check"], cwd=root, check=False)
-    assert done.returncode == 0
+    done = fresh.run(["benchmarks/export_table.py", "--check"], Path(__file__).resolve().parents[2])
+    assert done.returncode == 0, done.stderr
 
 
 def test_a_tower_without_classes_goes_through_the_command(tmp_path, monkeypatch):

@@ -3,14 +3,13 @@
 import json
 import os
 import pickle
-import subprocess
-import sys
 
 import pytest
 import torch
 from safetensors.torch import save_file
 from small_run import FIELDS, make_images
 
+import fresh
 from vitrim.cli import app
 from vitrim.train import checkpoint, loop, run
 
@@ -286,7 +285,6 @@ def test_a_run_that_cannot_go_on_ends_in_one_line(train, monkeypatch):
 
 def test_without_the_extra_training_says_what_to_install(file, images, tmp_path):
     code = "import sys; sys.modules['accelerate'] = None; from vitrim.cli import app; app(sys.argv[1:])"
-    command = [sys.executable, "-c", code, "train", str(file), "--data", str(images), "--output", str(tmp_path / "out")]
-    done = subprocess.run(command, capture_output=True, text=True)
+    done = fresh.run(["-c", code, "train", str(file), "--data", str(images), "--output", str(tmp_path / "out")])
     assert done.returncode == 2
     assert done.stderr == 'error: training needs the extra "train": pip install "vitrim[train]".\n'

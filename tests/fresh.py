@@ -1,0 +1,68 @@
+"""Runs commands as fresh interpreters, which have torch and timm at hand: importing them takes most of a short run.
+
+`run` starts one interpreter for the whole session. It imports the two, and forks for every command. So vitrim itself is
+imported anew each time, and no command sees what another one did.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import runpy
+import signal
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+SECONDS = 600
+
+
+def run(command: list[str], folder: Path | str = ".") -> subprocess.CompletedProcess[str]:
+    """What the command says and ends with: a Python script, or -c and code, with its arguments."""
+    server = _server()
+    with tempfile.TemporaryDirectory() as place:
+        said = [os.path.join(place, name) for name in ("stdout", "stderr")]
+        print(json.dumps([command, os.path.abspath(folder), said]), file=server.stdin, flush=True)
+        status = int(server.stdout.readline())
+        return subprocess.CompletedProcess(command, status, *(Path(each).read_text() for each in said))
+
+
+@functools.cache
+def _server() -> subprocess.Popen[str]:
+    one_thread = os.environ | {"OMP_NUM_THREADS": "1"}  # test processes share the cores
+    return subprocess.Popen(
+        [sys.executable, __file__], env=one_thread, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+
+
+def _serve() -> None:
+    import timm  # noqa: F401
+    import torch  # noqa: F401
+
+    for line in sys.stdin:
+        child = os.fork()
+        if child == 0:
+            _become(*json.loads(line))
+            break
+        sys.stdout.write(f"{os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])}\n")
+        sys.stdout.flush()
+
+
+def _become(command: list[str], folder: str, said: list[str]) -> None:
+    signal.alarm(SECONDS)
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    for stream, path in enumerate(said, 1):
+        os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT), stream)
+    os.chdir(folder)
+    if command[0] == "-c":
+        sys.argv, sys.path[0] = ["-c", *command[2:]], ""
+        exec(command[1], vars(sys.modules["__main__"]))
+    else:
+        sys.argv, sys.path[0] = command, os.path.dirname(os.path.realpath(command[0]))
+        runpy.run_path(command[0], run_name="__main__")
+
+
+if __name__ == "__main__":
+    _serve()
