@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from .measure.evaluate import evaluate_folder
     from .measure.macs import count_macs
     from .measure.targets import method_for_keep_rate, method_for_macs
-    from .methods import METR, AttentionMass, BeyondAttentive, EViT, Random, TokenMergence, ToMe
+    from .methods import METR, AttentionMass, BeyondAttentive, EViT, Random, TokenMergence, ToMe, register_method
     from .pretrained.hub import push_to_hub
     from .pretrained.read import from_pretrained
     from .pretrained.write import save_pretrained
@@ -74,6 +74,7 @@ __all__ = [
     "quantize_int8",
     "record_exits",
     "reduce_tokens",
+    "register_method",
     "restore",
     "run_recipe",
     "save_pretrained",
@@ -96,7 +97,16 @@ _HOME = {
     ".measure.evaluate": ("evaluate_folder",),
     ".measure.macs": ("count_macs",),
     ".measure.targets": ("method_for_keep_rate", "method_for_macs"),
-    ".methods": ("METR", "AttentionMass", "BeyondAttentive", "EViT", "Random", "ToMe", "TokenMergence"),
+    ".methods": (
+        "METR",
+        "AttentionMass",
+        "BeyondAttentive",
+        "EViT",
+        "Random",
+        "ToMe",
+        "TokenMergence",
+        "register_method",
+    ),
     ".pretrained.hub": ("push_to_hub",),
     ".pretrained.read": ("from_pretrained",),
     ".pretrained.write": ("save_pretrained",),

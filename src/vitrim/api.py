@@ -10,14 +10,14 @@ from torch import nn
 from .backbones.reader import Backbone, find_stack, read_backbone
 from .core.method import Method
 from .core.stack import TokenStack
-from .methods import METHODS, method_from
+from .methods import makers, method_from
 
 M = TypeVar("M", bound=nn.Module)
 
 
 def list_methods() -> list[str]:
     """Names that `method_from` and `reduce_tokens` understand."""
-    return sorted(METHODS)
+    return sorted(makers())
 
 
 def reduce_tokens(model: M, method: Method | str, *, pools_patches: bool | None = None, **settings: Any) -> M:

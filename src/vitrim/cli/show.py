@@ -108,15 +108,15 @@ def methods() -> None:
     import inspect
     from functools import partial
 
-    from ..methods import METHODS, settings_of
+    from ..methods import makers, settings_of
 
     table = terminal.table("name", last="what it does, and its settings")
-    for name in sorted(METHODS):
-        make: Any = METHODS[name]
-        if isinstance(make, partial):
-            what = f"{make.func.__name__} with " + ", ".join(f"{key}={value!r}" for key, value in make.keywords.items())
+    made: Any
+    for name, made in sorted(makers().items()):
+        if isinstance(made, partial):
+            what = f"{made.func.__name__} with " + ", ".join(f"{key}={value!r}" for key, value in made.keywords.items())
         else:
-            what = (inspect.getdoc(make) or "").partition("\n")[0]
+            what = (inspect.getdoc(made) or "").partition("\n")[0]
         settings = ", ".join(f"{key}={default!r}" for key, default in settings_of(name).items())
         table.add_row(name, f"{what}\n[dim]{settings}[/dim]")
     terminal.show(table)

@@ -1,38 +1,33 @@
 """Methods as plain values and back, exactly: a tuple stays a tuple and a list a list, for ToMe tells them apart.
 
 A method becomes {"class": "EViT", "settings": {"keep_rate": 0.7, ...}} with all its fields. A JSON list is a tuple,
-which is what settings are once resolved; a list is {"list": [...]}. Only vitrim's own methods can be written, since
-no other can be made again elsewhere.
+which is what settings are once resolved; a list is {"list": [...]}. Only registered methods can be written, since no
+other can be made again elsewhere.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import MISSING, fields, is_dataclass
-from typing import Any
+from dataclasses import MISSING, fields
+from typing import Any, cast
 
-from .. import methods
 from ..core.method import Method
+from ..methods import classes
 from ..weight_files import shown
 from .ranges import check_numbers
-
-CLASSES: Mapping[str, Any] = {
-    name: value
-    for name, value in vars(methods).items()
-    if isinstance(value, type) and issubclass(value, Method) and is_dataclass(value)
-}
 
 
 def method_to_json(method: Method) -> dict[str, Any]:
     """The method as plain values; ValueError for a method, or a setting, that cannot be made again from them."""
     name = type(method).__name__
-    if CLASSES.get(name) is not type(method):
+    if classes().get(name) is not type(method):
         raise ValueError(
-            f"{type(method).__module__}.{name} is not one of vitrim's methods ({', '.join(sorted(CLASSES))}), so a "
-            "saved model could not be read elsewhere: restore(model) first, and reduce it again after loading."
+            f"{type(method).__module__}.{name} is not registered ({', '.join(sorted(classes()))} are), so a saved "
+            "model could not be read again: call vitrim.register_method, or restore(model) first and reduce again "
+            "after loading."
         )
-    settings = {field.name: getattr(method, field.name) for field in fields(CLASSES[name])}
+    settings = {field.name: getattr(method, field.name) for field in fields(cast(Any, method))}
     return {"class": name, "settings": {key: _to_json(value, f"{name}.{key}") for key, value in settings.items()}}
 
 
@@ -41,9 +36,12 @@ def method_from_json(value: object) -> Method:
     if not isinstance(value, Mapping) or set(value) != {"class", "settings"}:
         raise ValueError(f"a method is written as its class and settings, not as {shown(repr(value))}.")
     name, settings = value["class"], value["settings"]
-    cls = CLASSES.get(name) if isinstance(name, str) else None
+    cls: Any = classes().get(name) if isinstance(name, str) else None
     if cls is None:
-        raise ValueError(f"there is no method class {shown(repr(name))}; there are {', '.join(sorted(CLASSES))}.")
+        raise ValueError(
+            f"there is no method class {shown(repr(name))}; there are {', '.join(sorted(classes()))}. Where a package "
+            "brings it, install that."
+        )
     if not isinstance(settings, Mapping):
         raise ValueError(f"the settings of {name} are names with values, not {shown(repr(settings))}.")
     known = {field.name: field for field in fields(cls)}

@@ -1,0 +1,136 @@
+"""Methods by name: vitrim's own, those that a program registers, and those that installed packages bring.
+
+A package names its methods in its metadata, under the entry-point group `vitrim.methods`, each as a class or as a
+module that calls `register_method`. They are loaded when names are first asked for.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING, fields, is_dataclass
+from functools import cache, partial
+from importlib.metadata import entry_points
+from types import MappingProxyType
+from typing import Any, TypeVar
+
+from ..core.method import Method
+from ..core.notice import VitrimWarning
+
+GROUP = "vitrim.methods"
+NAME = re.compile(r"[a-z][a-z0-9_+-]*")
+C = TypeVar("C", bound=type[Method])
+
+_makers: dict[str, Callable[..., Method]] = {}
+_classes: dict[str, type[Method]] = {}
+_settings: dict[str, Callable[[], dict[str, Any]]] = {}  # of names whose settings the signature does not tell
+
+
+def register_method(cls: C) -> C:
+    """Give a method of yours its name (`cls.name`) everywhere: `reduce_tokens`, the command line, saved folders.
+
+    cls: a frozen dataclass that is a `Method`, with a name of its own. To be used as a decorator, or called. A package
+    that names its methods under the entry points `vitrim.methods` need not call it. Returns the class. ValueError for
+    a class that is no such method, or for a name, of method or class, that another has.
+    """
+    if not (isinstance(cls, type) and issubclass(cls, Method) and is_dataclass(cls)):
+        raise ValueError(f"a method is a frozen dataclass that inherits from vitrim.Method, not {cls!r}.")
+    name = getattr(cls, "name", None)
+    if not isinstance(name, str) or not NAME.fullmatch(name):
+        raise ValueError(f"{cls.__name__}: name is lower-case letters, digits, _, + and -, not {name!r}.")
+    if not cls.__dataclass_params__.frozen:
+        raise ValueError(f"{cls.__name__}: a method is a value, so its dataclass must be frozen=True.")
+    without = [each.name for each in fields(cls) if each.default is MISSING and each.default_factory is MISSING]
+    if without:
+        raise ValueError(f"{cls.__name__}: every setting needs a default, and {', '.join(without)} has none.")
+    for taken, key in ((_makers, name), (_classes, cls.__name__)):
+        other = taken.get(key)
+        if other is not None and _home(other) != _home(cls):  # a module that is loaded again brings the same again
+            raise ValueError(f"{cls.__name__}: another method, {_home(other)}, is already called {key!r}.")
+    add(name, cls, cls)
+    return cls
+
+
+def add(
+    name: str,
+    make: Callable[..., Method],
+    cls: type[Method] | None = None,
+    settings: Callable[[], dict[str, Any]] | None = None,
+) -> None:
+    """One more name. cls: the class, where it goes by that name. settings: its settings, if not make's signature."""
+    _makers[name] = make
+    if cls is not None:
+        _classes[cls.__name__] = cls
+    if settings is not None:
+        _settings[name] = settings
+
+
+def makers() -> Mapping[str, Callable[..., Method]]:
+    """What makes a method of each name."""
+    _load_packages()
+    return MappingProxyType(_makers)
+
+
+def classes() -> Mapping[str, type[Method]]:
+    """The classes of methods by their own names."""
+    _load_packages()
+    return MappingProxyType(_classes)
+
+
+def method_from(name: str, **settings: Any) -> Method:
+    """The method of that name with those settings.
+
+    >>> method_from("evit", keep_rate=0.5).keep_rate
+    0.5
+    """
+    known = makers()
+    if name not in known:
+        raise ValueError(f"no method is called {name!r}; there are {', '.join(sorted(known))}.")
+    _check_fixed(name, settings)
+    try:
+        return known[name](**settings)
+    except TypeError as error:
+        own = settings_of(name)
+        unknown = [setting for setting in settings if setting not in own]
+        wrong = f"not {' or '.join(unknown)}" if unknown else str(error)
+        raise ValueError(f"method {name!r} takes the settings {', '.join(own)}: {wrong}.") from error
+
+
+def settings_of(name: str) -> dict[str, Any]:
+    """The settings that go with a method's name, with their defaults."""
+    make = makers()[name]
+    if name in _settings:
+        return _settings[name]()
+    fixed = make.keywords if isinstance(make, partial) else {}
+    return {key: each.default for key, each in inspect.signature(make).parameters.items() if key not in fixed}
+
+
+def _check_fixed(name: str, settings: Mapping[str, Any]) -> None:
+    """ValueError for a setting that says otherwise than the name, 'evit-nofuse' with fuse=True."""
+    make = makers()[name]
+    fixed = make.keywords if isinstance(make, partial) else {}
+    for setting, value in settings.items():
+        if setting in fixed and value != fixed[setting]:
+            plain = next(other for other, each in _makers.items() if isinstance(make, partial) and each is make.func)
+            raise ValueError(
+                f"{name!r} means {setting}={fixed[setting]!r}, so {setting}={value!r} cannot be given: take {plain!r}."
+            )
+
+
+@cache
+def _load_packages() -> None:
+    """Register what installed packages bring; one that fails is left out, with a warning."""
+    for entry in entry_points(group=GROUP):
+        try:
+            found = entry.load()
+            if isinstance(found, type):
+                register_method(found)
+        except Exception as error:  # whatever a package of others raises
+            reason = str(error).partition("\n")[0]
+            warnings.warn(f"the method {entry.value} is left out: {reason}", VitrimWarning, stacklevel=3)
+
+
+def _home(make: Any) -> str:
+    return f"{make.__module__}.{make.__qualname__}"

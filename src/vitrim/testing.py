@@ -1,0 +1,165 @@
+"""What every method has to hold, for methods of your own: `vitrim.testing.check_method(MyMethod())` in a test.
+
+Shape letters as in `core.tokens`: B batch, N tokens, P patches at the start, C channels.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import fields, is_dataclass
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from .api import reduce_tokens, restore
+from .backbones.reader import find_stack, read_backbone
+from .core.listening import Listener, listening
+from .core.method import Method
+from .core.tokens import Tokens
+from .measure.macs import block_macs, count_macs
+
+DEPTH, IMAGES = 4, 6
+
+
+def check_method(method: Method, model: nn.Module | None = None, images_BCHW: Tensor | None = None) -> None:
+    """Hold a method to the rules of docs/adding-a-method.md, on a small model with random weights.
+
+    method: at settings at which it reduces. model, images_BCHW: others to try it on; by default a ViT of timm with 64
+    patches and four blocks, and six images. Checked are: settings are a value; where `Method.amount` is neutral,
+    outputs are the model's own to the last bit; token counts and multiply-adds are the announced ones; every patch is
+    dropped or in a token behind the prefix; an image alone comes out as in a batch, and twice the same; being traced
+    changes nothing; gradients are finite; the model comes back untouched. AssertionError with the rule that does not
+    hold.
+    """
+    model = small_vit() if model is None else model
+    if images_BCHW is None:
+        images_BCHW = torch.randn(IMAGES, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    for check in (_is_a_value, _is_neutral, _announces, _accounts, _is_steady, _learns, _restores):
+        check(method, copy.deepcopy(model).eval(), images_BCHW)
+
+
+def small_vit() -> nn.Module:
+    """timm's Vision Transformer of 64 patches, four blocks and ten classes, with random weights that differ enough."""
+    from timm.models.vision_transformer import VisionTransformer
+
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        torch.manual_seed(0)
+        model = VisionTransformer(img_size=32, patch_size=4, embed_dim=48, depth=DEPTH, num_heads=3, num_classes=10)
+        for weight in model.parameters():
+            weight.add_(torch.randn_like(weight), alpha=0.1)
+    return model.eval()
+
+
+@contextmanager
+def leaving_blocks(model: nn.Module, *, traced: bool = False) -> Iterator[list[Tokens]]:
+    """The tokens that leave each block of a reduced model while the with block runs; traced: with their sources."""
+    seen: list[Tokens] = []
+    found = find_stack(model)
+    _hold(found is not None, "the model is reduced")
+    assert found is not None
+    with listening(found.stack.spec, _Looker(seen, traced)):
+        yield seen
+
+
+class _Looker(Listener):
+    def __init__(self, seen: list[Tokens], traced: bool):
+        self.seen, self.traced = seen, traced
+
+    def after_block(self, block: Any, tokens: Tokens, changed: bool) -> Tokens:
+        self.seen.append(tokens)
+        return tokens
+
+
+def _is_a_value(method: Method, model: nn.Module, _: Tensor) -> None:
+    frozen = is_dataclass(method) and type(method).__dataclass_params__.frozen
+    _hold(frozen, "a method is a frozen dataclass")
+    again = type(method)(**{field.name: getattr(method, field.name) for field in fields(cast(Any, method))})
+    _hold(again == method, "two methods with the same settings are equal")
+    spec = read_backbone(model).spec
+    built = method.build(spec)
+    _hold(built.build(spec) == built, "a method that is built stays as it is when it is built again")
+
+
+def _is_neutral(method: Method, model: nn.Module, x_BCHW: Tensor) -> None:
+    if method.amount is None:
+        return
+    with torch.no_grad():
+        wanted = model(x_BCHW)
+        got = reduce_tokens(model, method.at(method.amount.neutral))(x_BCHW)
+    value = f"{method.amount.setting}={method.amount.neutral:g}"
+    _hold(torch.equal(got, wanted), f"with {value} the outputs are the model's own to the last bit")
+
+
+def _announces(method: Method, model: nn.Module, x_BCHW: Tensor) -> None:
+    unreduced, spec = count_macs(model), read_backbone(model).spec
+    reduce_tokens(model, method)
+    built, patches, announced = method.build(spec), spec.num_patches, []
+    for layer in range(spec.depth):
+        patches = built.num_kept(layer, patches)
+        announced.append(spec.num_prefix + patches)
+    with torch.no_grad(), leaving_blocks(model) as seen:
+        model(x_BCHW)
+    counts = [max(tokens.num_tokens_B) for tokens in seen]
+    if method.varies:
+        held = all(count <= most for count, most in zip(counts, announced, strict=True))
+        _hold(held, f"no image keeps more than num_kept says: {announced}, not {counts}")
+        return
+    _hold(counts == announced, f"num_kept tells the tokens that leave each block: {announced}, not {counts}")
+    _hold(announced[-1] < spec.num_prefix + spec.num_patches, "the settings that are tried reduce something")
+    formula = unreduced - block_macs(spec, None) + block_macs(spec, method)
+    counted = count_macs(model)
+    near = abs(counted - formula) <= 0.02 * unreduced
+    _hold(near, f"extra_macs tells what the method costs: {formula:,} multiply-adds, counted {counted:,}")
+
+
+def _accounts(method: Method, model: nn.Module, x_BCHW: Tensor) -> None:
+    reduce_tokens(model, method)
+    with torch.no_grad():
+        plain = model(x_BCHW)
+        with leaving_blocks(model, traced=True) as seen:
+            traced = model(x_BCHW)
+    _hold(torch.equal(plain, traced), "being traced changes nothing")
+    for layer, tokens in enumerate(seen):
+        if tokens.source_BP is None:
+            continue
+        for source_P, count in zip(tokens.source_BP, tokens.num_tokens_B, strict=True):
+            held = set(source_P.tolist()) - {-1}
+            _hold(
+                held == set(range(tokens.num_prefix, count)),
+                f"after block {layer} every token behind the prefix holds a patch, and no other holds one: change "
+                "tokens by vitrim.core.ops alone",
+            )
+
+
+def _is_steady(method: Method, model: nn.Module, x_BCHW: Tensor) -> None:
+    model = reduce_tokens(model, method).double()
+    x_BCHW = x_BCHW.double()
+    with torch.no_grad():
+        batch = model(x_BCHW)
+        _hold(torch.equal(batch, model(x_BCHW)), "the same images come out the same twice")
+        alone = torch.cat([model(image.unsqueeze(0)) for image in x_BCHW])
+    _hold(torch.allclose(alone, batch, atol=1e-8), "an image alone comes out as in a batch")
+
+
+def _learns(method: Method, model: nn.Module, x_BCHW: Tensor) -> None:
+    model = reduce_tokens(model, method).train()
+    model(x_BCHW).square().sum().backward()
+    gradients = [weight.grad for weight in model.parameters() if weight.grad is not None]
+    _hold(all(bool(grad.isfinite().all()) for grad in gradients) and bool(gradients), "gradients are finite")
+
+
+def _restores(method: Method, model: nn.Module, x_BCHW: Tensor) -> None:
+    keys = list(model.state_dict())
+    with torch.no_grad():
+        wanted = model(x_BCHW)
+        reduce_tokens(model, method)
+        got = restore(model)(x_BCHW)
+    _hold(list(model.state_dict()) == keys and torch.equal(got, wanted), "restore gives the model back as it was")
+
+
+def _hold(rule: bool, text: str) -> None:
+    if not rule:
+        raise AssertionError(f"{text}.")
