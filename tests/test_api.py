@@ -240,3 +240,21 @@ def test_the_examples_in_the_docstrings_hold() -> None:
     from vitrim.methods import evit, tome
 
     assert doctest.testmod(evit).failed == doctest.testmod(tome).failed == 0
+
+
+@pytest.mark.parametrize("value", [1, 0, "yes"])
+def test_pools_patches_is_true_false_or_none(tiny_vit: Callable[..., VisionTransformer], value: Any) -> None:
+    with pytest.raises(ValueError, match="pools_patches is True, False or None"):
+        vitrim.reduce_tokens(tiny_vit(), "tome", r=3, pools_patches=value)
+
+
+@pytest.mark.parametrize("name", [["evit"], None, 7, "x" * 5000])
+def test_a_name_of_another_kind_is_refused_shortly(name: Any) -> None:
+    with pytest.raises(ValueError, match="no method is called") as error:
+        vitrim.method_from(name)
+    assert len(str(error.value)) < 400
+
+
+def test_model_and_method_in_the_wrong_order_are_told_in_one_line(tiny_vit: Callable[..., VisionTransformer]) -> None:
+    with pytest.raises(ValueError, match=r"method must be .* not a VisionTransformer\.$"):
+        vitrim.reduce_tokens("evit", tiny_vit())  # type: ignore[type-var]

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+from xml.dom import minidom
+
 import numpy as np
 import pytest
 import torch
@@ -222,7 +225,7 @@ def test_what_cannot_be_drawn_is_refused_in_one_line(tmp_path):
         draw_tokens([one], {"EViT": t}, tmp_path / "nowhere" / "a.png")
     for images, traces, reason in (
         ([], {"EViT": t}, "at least one image"),
-        ([one], {}, "at least one image"),
+        ([one], {}, "at least one trace"),
         ([one, one], {"EViT": t}, "EViT: 1 images were traced, and 2 came"),
         ([one, image(40, 40)], {"EViT": traced()}, "one size"),
     ):
@@ -233,3 +236,38 @@ def test_what_cannot_be_drawn_is_refused_in_one_line(tmp_path):
     with pytest.raises(ValueError, match="at least 1, not 0"):
         figure_for([one], {"EViT": t}, max_layers=0)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"images": "ab"}, "list of at least one image"),
+        ({"images": [Image.new("RGB", (0, 0))]}, "without pixels"),
+        ({"traces": ["EViT"]}, "at least one trace by its label"),
+        ({"traces": {"EViT": None}}, "at least one trace by its label"),
+        ({"max_layers": 1.5}, "max_layers is a whole number"),
+    ],
+)
+def test_arguments_of_other_kinds_are_refused(changes, reason):
+    with pytest.raises(ValueError, match=reason):
+        figure_for(**{"images": [image()], "traces": {"EViT": traced(batch=1)}} | changes)
+
+
+def test_a_label_may_hold_anything_and_the_page_is_whole(tmp_path):
+    draw_tokens([image()], {"$\\frac{1$ <b>\x1b[31m\n": traced(batch=1)}, tmp_path / "page.svg")
+    minidom.parse(str(tmp_path / "page.svg"))
+
+
+def test_a_page_that_cannot_be_finished_leaves_the_one_before(tmp_path, monkeypatch):
+    page = tmp_path / "page.png"
+    draw_tokens([image()], {"EViT": traced(batch=1)}, page)
+    before = page.read_bytes()
+
+    def half(_, path):
+        path.write_bytes(b"half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", half)
+    with pytest.raises(OSError, match=r"No space left.*make room"):
+        draw_tokens([image()], {"EViT": traced(batch=1)}, page)
+    assert [(each.name, each.read_bytes()) for each in tmp_path.iterdir()] == [("page.png", before)]

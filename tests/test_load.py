@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import pathlib
 
 import pytest
@@ -10,6 +11,7 @@ import timm
 import torch
 from safetensors.torch import save_file
 
+import vitrim
 from small_job import MODEL, save_checkpoint
 from vitrim import load
 from vitrim.load import build_model, load_model
@@ -253,3 +255,16 @@ def test_the_model_in_the_package_takes_images_of_other_sizes():
     model = load_model("vitrim_fashion_tiny", img_size=36)
     assert model(torch.zeros(1, 1, 36, 36)).isfinite().all()
     assert model.pos_embed.shape == (1, 145, 96)
+
+
+def test_a_pipe_is_no_checkpoint(tmp_path):
+    for name in ("pipe.pth", "pipe.safetensors"):
+        os.mkfifo(tmp_path / name)  # which would be waited for
+        with pytest.raises(ValueError, match="a pipe or a device"):
+            read_checkpoint(tmp_path / name)
+
+
+def test_a_folder_may_be_named_by_a_path(tmp_path):
+    model = build_model(MODEL)
+    vitrim.save_pretrained(model, tmp_path / "saved")
+    assert same(load_model(tmp_path / "saved"), model.state_dict())

@@ -11,7 +11,7 @@ import sys
 import pytest
 
 from vitrim import whole
-from vitrim.whole import replace_file, replace_folder, temporary_folder
+from vitrim.whole import replace_file, replace_folder, replacing, temporary_folder
 
 HOLD = "import sys; from pathlib import Path; from vitrim.whole import temporary_folder\n"
 HOLD += "with temporary_folder(Path(sys.argv[1])) as place: print(place, flush=True); sys.stdin.read()"
@@ -102,3 +102,28 @@ def test_a_folder_that_was_aside_when_the_process_was_killed_is_put_back(tmp_pat
         with pytest.raises(OSError, match="no"):
             replace_folder(tmp_path / "model", tmp_path / "new")
     assert (tmp_path / "model" / "says").read_text() == "old"
+
+
+def test_a_file_that_is_not_finished_takes_nobodys_place(tmp_path):
+    file = tmp_path / "page.png"
+    file.write_text("before")
+
+    def half():
+        with replacing(file) as new:
+            new.write_text("half")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        half()
+    assert [(each.name, each.read_text()) for each in tmp_path.iterdir()] == [("page.png", "before")]
+
+
+def test_a_link_is_replaced_and_what_it_leads_to_left_alone(tmp_path):
+    (tmp_path / "other").mkdir()
+    there = tmp_path / "other" / "there.txt"
+    there.write_text("before")
+    link = tmp_path / "link.txt"
+    link.symlink_to(there)
+    replace_file(link, "after")
+    assert (link.read_text(), there.read_text()) == ("after", "before")
+    assert not link.is_symlink()

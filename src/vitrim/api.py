@@ -37,7 +37,7 @@ def reduce_tokens(model: M, method: Method | str, *, pools_patches: bool | None 
     if not isinstance(method, Method):
         raise ValueError(
             f"method must be a method such as EViT(keep_rate=0.7), or one of the names {', '.join(list_methods())}, "
-            f"not {method!r}."
+            f"not a {type(method).__name__}."
         )
     backbone = _pooling(read_backbone(model), pools_patches)
     stack = TokenStack(backbone.blocks, backbone.readers, method.build(backbone.spec), backbone.spec)
@@ -49,7 +49,7 @@ def reduce_tokens(model: M, method: Method | str, *, pools_patches: bool | None 
 def _pooling(backbone: Backbone, pools_patches: bool | None) -> Backbone:
     """The backbone with the caller's word on what comes after the blocks."""
     spec = backbone.spec
-    if pools_patches not in (None, True, False):
+    if pools_patches is not None and not isinstance(pools_patches, bool):
         raise ValueError(f"pools_patches is True, False or None, not {pools_patches!r}.")
     if pools_patches is False and spec.pools_patches and spec.num_classes > 0:
         raise ValueError(f"the head of {spec.name} pools patch tokens: leave pools_patches out.")

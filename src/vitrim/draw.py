@@ -1,7 +1,7 @@
 """Pictures of where the patches went: EViT's masked patches (its Figure 3), and merged patches in one colour (TM).
 
 Takes images and traces, never a model. An image is what the model sees: resized and cropped, before normalisation.
-`masked` and `grouped` turn pixels into pixels; the rest arranges panels.
+`masked` and `grouped` turn pixels into pixels; `panels` arranges them.
 
 Shape letters: Y X pixels, 3 colours, R C rows and columns of patches.
 """
@@ -17,21 +17,21 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from .kinds import is_whole
+from .panels import SHORT_SIDE, Pixels, arrange, check_images, enlarged
 from .picture_file import picture_file
+from .text import shown
 from .tracing import LayerTrace, Trace
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-Pixels = NDArray[np.uint8]
 Groups = NDArray[np.int64]
 Mask = NDArray[np.bool_]
 Painter = Callable[[Pixels, Groups], Pixels]
 
-SHORT_SIDE = 400  # pixels that a picture has at least, reached by whole-number enlargement
 MAX_PANELS = 12  # beside the image in one row, as long as each method gets one
 MAX_LAYERS = 4  # of one method
-PANEL, GAP, METHOD_GAP, HEAD, FOOT, MARGIN = 2.0, 0.06, 0.22, 0.52, 0.32, 0.12  # inches
 
 FADE = 0.8  # share of the new colour in a patch that lost its own token
 WHITE = np.array((255, 255, 255))
@@ -85,7 +85,7 @@ def layer_images(
     style: masked, grouped, or auto: masked where patches were dropped or the rest was fused into one token.
     short_side: pixels that a picture has at least; enlargement is by whole numbers, without smoothing.
     """
-    paint, pixels_YX3 = painter(style, trace), _enlarged(image, short_side)
+    paint, pixels_YX3 = painter(style, trace), enlarged(image, short_side)
     return tuple(Image.fromarray(paint(pixels_YX3, _groups(trace, layer, index))) for layer in trace.layers)
 
 
@@ -126,69 +126,34 @@ def figure_for(
     """
     _check(images, traces, max_layers)
     max_layers = max_layers or min(MAX_LAYERS, max(1, MAX_PANELS // len(traces)))
-    shown = {method: _spread(trace.layers, max_layers) for method, trace in traces.items()}
+    spread = {method: _spread(trace.layers, max_layers) for method, trace in traces.items()}
     painters = {method: painter(style, trace) for method, trace in traces.items()}
     rows = []
     for index, image in enumerate(images):
-        row = [pixels_YX3 := _enlarged(image, SHORT_SIDE)]
+        row = [pixels_YX3 := enlarged(image, SHORT_SIDE)]
         for method, trace in traces.items():
-            painted = [painters[method](pixels_YX3, _groups(trace, layer, index)) for layer in shown[method]]
+            painted = [painters[method](pixels_YX3, _groups(trace, layer, index)) for layer in spread[method]]
             row += painted or [pixels_YX3]
         rows.append(row)
     titles = {
         method: [f"block {layer.layer} · {layer.counted} tokens" for layer in layers] or ["nothing reduced"]
-        for method, layers in shown.items()
+        for method, layers in spread.items()
     }
     first = f"image · {next(iter(traces.values())).num_tokens} tokens"
-    return _arrange(rows, first, titles, "  ".join(CAPTIONS[paint] for paint in CAPTIONS if paint in painters.values()))
-
-
-def _arrange(rows: Sequence[Sequence[Pixels]], first: str, titles: Mapping[str, Sequence[str]], caption: str) -> Figure:
-    """Panels with exactly one pixel per dot of the figure; over them the methods' names, rules and titles."""
-    from matplotlib.figure import Figure
-    from matplotlib.lines import Line2D
-
-    tall = PANEL * rows[0][0].shape[0] / rows[0][0].shape[1]
-    lefts = [MARGIN]
-    for columns in titles.values():
-        lefts += [lefts[-1] + PANEL + METHOD_GAP + i * (PANEL + GAP) for i in range(len(columns))]
-    width, height = lefts[-1] + PANEL + MARGIN, HEAD + len(rows) * (tall + GAP) + FOOT
-    figure = Figure(figsize=(width, height), dpi=rows[0][0].shape[1] / PANEL, facecolor="white")
-
-    def write(left: float, down: float, text: str, **look: Any) -> None:
-        figure.text(left / width, 1 - down / height, text, **look)
-
-    small: dict[str, Any] = {"fontsize": 8, "color": "#555555"}
-    for r, row in enumerate(rows):
-        bottom = height - HEAD - r * (tall + GAP) - tall
-        for left, pixels_YX3 in zip(lefts, row, strict=True):
-            axes = figure.add_axes((left / width, bottom / height, PANEL / width, tall / height))
-            axes.imshow(pixels_YX3, interpolation="none", aspect="auto")
-            axes.set_axis_off()
-    write(lefts[0], HEAD - 0.07, first, **small)
-    write(lefts[0], height - 0.12, caption, **small)
-    at = 1
-    for method, columns in titles.items():
-        for left, title in zip(lefts[at:], columns, strict=False):
-            write(left, HEAD - 0.07, title, **small)
-        left, right, y = lefts[at], lefts[at + len(columns) - 1] + PANEL, 1 - (HEAD - 0.22) / height
-        fontsize = min(10.0, 90 * (right - left) / max(1, len(method)))  # a long name still fits over its columns
-        write(left, HEAD - 0.28, method, fontsize=fontsize, fontweight="bold", color="#111111")
-        figure.add_artist(Line2D((left / width, right / width), (y, y), linewidth=0.6, color="#bbbbbb"))
-        at += len(columns)
-    return figure
+    return arrange(rows, first, titles, "  ".join(CAPTIONS[paint] for paint in CAPTIONS if paint in painters.values()))
 
 
 def _check(images: Sequence[Image.Image], traces: Mapping[str, Trace], max_layers: int | None) -> None:
-    if not images or not traces:
-        raise ValueError("a picture needs at least one image and one trace.")
-    if max_layers is not None and max_layers < 1:
-        raise ValueError(f"max_layers is at least 1, not {max_layers}.")
-    if len({image.size for image in images}) > 1:
-        raise ValueError("the images of one picture have one size, as the model sees them; these differ.")
+    check_images(images)
+    if not isinstance(traces, Mapping) or not traces or not all(isinstance(each, Trace) for each in traces.values()):
+        raise ValueError("a picture needs at least one trace by its label: {'evit': trace}.")
+    if max_layers is not None and not is_whole(max_layers, 1):
+        raise ValueError(f"max_layers is a whole number of at least 1, not {max_layers!r}.")
     for method, trace in traces.items():
         if trace.batch_size != len(images):
-            raise ValueError(f"{method}: {trace.batch_size} images were traced, and {len(images)} came to be drawn.")
+            raise ValueError(
+                f"{shown(method)}: {trace.batch_size} images were traced, and {len(images)} came to be drawn."
+            )
 
 
 def _spread(layers: Sequence[LayerTrace], num: int) -> list[LayerTrace]:
@@ -207,12 +172,6 @@ def _shared_groups(groups_RC: Groups) -> list[int]:
     """Numbers of the tokens that hold several patches, increasing."""
     numbers, count = np.unique(groups_RC[groups_RC >= 0], return_counts=True)
     return [int(number) for number in numbers[count > 1]]
-
-
-def _enlarged(image: Image.Image, short_side: int) -> Pixels:
-    times = max(1, -(-short_side // min(image.size)))
-    pixels_YX3 = np.asarray(image.convert("RGB"))
-    return pixels_YX3.repeat(times, axis=0).repeat(times, axis=1)
 
 
 def _per_pixel(patches_RC: NDArray[Any], pixels_YX3: Pixels) -> NDArray[Any]:

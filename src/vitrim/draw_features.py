@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from .draw import SHORT_SIDE, Pixels, _arrange, _enlarged
+from .panels import SHORT_SIDE, Pixels, arrange, check_images, enlarged
 from .picture_file import picture_file
 
 Maps = NDArray[np.float32]
@@ -25,20 +25,19 @@ CAPTION = "Colours: first three principal components of the features, those of t
 
 def draw_features(images: Sequence[Image.Image], maps: Mapping[str, Maps], path: Path | str) -> None:
     """One row per image: the image, then its maps [B, C, H, W] by their label. PNG, SVG or PDF, by its suffix."""
-    if not images or not maps:
-        raise ValueError("a picture needs at least one image and its map.")
-    if len({image.size for image in images}) > 1:
-        raise ValueError("the images of one picture have one size, as the model sees them; these differ.")
+    check_images(images)
+    if not maps:
+        raise ValueError("a picture needs at least one map of each image.")
     for label, maps_BCHW in maps.items():
         if len(maps_BCHW) != len(images):
             raise ValueError(f"{label}: {len(maps_BCHW)} maps for {len(images)} images.")
     coloured = colours(list(maps.values()))
     rows = []
     for index, image in enumerate(images):
-        pixels_YX3 = _enlarged(image, SHORT_SIDE)
+        pixels_YX3 = enlarged(image, SHORT_SIDE)
         rows.append([pixels_YX3, *(_as_large(each[index], pixels_YX3) for each in coloured)])
     with picture_file(path) as new:
-        _arrange(rows, "image", {label: [""] for label in maps}, CAPTION).savefig(new)
+        arrange(rows, "image", {label: [""] for label in maps}, CAPTION).savefig(new)
 
 
 def colours(maps: Sequence[Maps]) -> list[Pixels]:

@@ -16,6 +16,12 @@ NAMES = {
 NOTHING = (nn.Identity, nn.Dropout, nn.Sequential)  # a head of these alone is none
 
 
+def check_module(model: object) -> None:
+    """TypeError for what is no model."""
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"a model is a torch.nn.Module, not {type(model).__name__}.")
+
+
 def classifier_of(model: nn.Module) -> nn.Module | None:
     """The module that gives the logits, the first where there are two; None for a model of which it is not known."""
     get = getattr(model, "get_classifier", None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ def load_model(name: str, checkpoint: str | Path | None = None, *, img_size: int
     checkpoint's head. With img_size, position embeddings are resampled to that resolution.
     Errors: ValueError for a name, file or size that does not fit; OSError where weights cannot be had.
     """
+    name = os.fspath(name)
     checkpoint = None if checkpoint is None else Path(checkpoint).expanduser()
     if (other := split_name(name)) is not None:
         return other_libraries.load(*other, checkpoint, img_size)
@@ -61,6 +63,7 @@ def build_model(name: str, *, img_size: int | None = None, **settings: Any) -> n
 
     settings: what else its constructor takes, such as num_classes or drop_path_rate.
     """
+    name = os.fspath(name)
     if (other := split_name(name)) is not None:
         if settings:
             raise ValueError(f"{name} is trained by its own library: {', '.join(settings)} cannot be set here.")

@@ -19,7 +19,7 @@ AVERAGES = ("model_ema", "state_dict_ema")
 PREFIXES = ("module.", "_orig_mod.", "model.", "net.")  # of DistributedDataParallel, torch.compile and Lightning
 MOST_WRAPPERS = 8  # entries in entries, or prefixes before prefixes
 TORCH_SUFFIXES = (".pth", ".pt", ".bin", ".ckpt", ".tar")
-LONGEST_NAME = 80
+LONGEST_NAME, LONGEST_PATH = 80, 400
 
 
 def read_checkpoint(path: Path) -> dict[str, Tensor]:
@@ -28,7 +28,11 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
     Warns where the file holds a moving average beside the weights, which are taken, and of weights that are not finite.
     """
     if not path.exists():
-        raise FileNotFoundError(f"there is no checkpoint at {path}.")
+        raise FileNotFoundError(f"there is no checkpoint at {shown(str(path), LONGEST_PATH)}.")
+    if not path.is_file():  # of a pipe or a device nobody sees the end
+        raise ValueError(
+            f"{path} is a {'folder' if path.is_dir() else 'pipe or a device'}, and a checkpoint is a file."
+        )
     if path.name.endswith(".safetensors.index.json"):
         raise ValueError(f"{path} tells of weights in several files: join them in one .safetensors file.")
     if path.suffix == ".safetensors":

@@ -52,21 +52,25 @@ def writing(path: Path) -> Iterator[None]:
         raise OSError(error.errno or errno.EIO, said, str(path)) from error
 
 
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A file to write to, of the same suffix, which takes the path's place at the end; after any error it is gone.
+
+    A link is replaced, and what it leads to left alone.
+    """
+    folder = path.absolute().parent
+    with writing(path), temporary_folder(folder) as beside:
+        new = beside / f"new{path.suffix}"
+        yield new
+        sync(new)
+        os.replace(new, path)
+        sync(folder)
+
+
 def replace_file(path: Path, content: str | bytes) -> None:
     """Write a file so that at any moment the old or the new one is there, whole."""
     with replacing(path) as new:
         new.write_bytes(content.encode(errors="backslashreplace") if isinstance(content, str) else content)
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A file to write to, of the same suffix, which takes the path's place at the end; after any error it is gone."""
-    with writing(path), temporary_folder(path.resolve().parent) as folder:
-        new = folder / f"new{path.suffix}"
-        yield new
-        sync(new)
-        os.replace(new, path)
-        sync(path.resolve().parent)
 
 
 def replace_folder(place: Path, new: Path) -> None:

@@ -154,3 +154,9 @@ def test_a_picture_is_a_png_of_moderate_size(run, tmp_path):
 def test_the_first_row_is_the_unreduced_model(run, tmp_path):
     with pytest.raises(ValueError, match="as its first"):
         render(replace(run, rows=ROWS[1:]), tmp_path)
+
+
+def test_control_characters_of_names_do_not_reach_the_page(run, tmp_path):
+    page = render(replace(run, skipped_files=("a\x1b[2J\x00.png", "b\u202e.png")), tmp_path)
+    assert "\\x1b[2J" in page
+    assert not {"\x1b", "\x00", "\u202e"} & set(page)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import shutil
 from dataclasses import asdict, replace
 
@@ -14,12 +15,14 @@ from small_job import MODEL, small_job
 from vitrim.backbones.reader import find_stack
 from vitrim.compare import run as compare_module
 from vitrim.compare.configuration import configurations
+from vitrim.compare.identity import images_hash
 from vitrim.compare.job import Watcher
 from vitrim.compare.run import UNREDUCED, compare
 from vitrim.load import load_model
 from vitrim.measure.evaluate import evaluate_folder
-from vitrim.measure.images import ImageDataError
+from vitrim.measure.images import ImageDataError, list_images
 from vitrim.measure.macs import count_macs
+from vitrim.train.class_folders import digest
 
 
 class Counter(Watcher):
@@ -228,3 +231,14 @@ def test_an_assumed_order_of_classes_is_told_in_every_output(tmp_path):
     assert run.assumption in (job.output / "report.html").read_text()
     assert json.loads((job.output / "results.json").read_text())["assumption"] == run.assumption
     assert "assumed" in (job.output / "results.csv").read_text()
+
+
+def test_a_name_that_is_no_utf8_is_a_name_like_any_other(tmp_path):
+    for label in "01":
+        (tmp_path / label).mkdir()
+        Image.new("L", (4, 4)).save(tmp_path / label / "a.png")
+    before = list_images(tmp_path, 2)
+    hashes = {images_hash(before), digest(before)}
+    os.rename(before.files[0], os.path.join(os.fsencode(before.files[0].parent), b"\xff.png"))
+    after = list_images(tmp_path, 2)
+    assert not {images_hash(after), digest(after)} & hashes

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from pathlib import Path
 from typing import Any
@@ -331,3 +332,14 @@ def test_torchs_own_exporter_writes_no_sums_over_duplicates(tiny_vit, name, sett
     reductions = [each.s for node in nodes for each in node.attribute if each.name == "reduction"]
     assert set(reductions) <= {b"none"}
     assert not {"ScatterND", "ReduceL2"} & {node.op_type for node in nodes}
+
+
+def test_a_full_disk_names_the_file_and_leaves_nothing(model, images, tmp_path, monkeypatch):
+    def write(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(TorchExport, "write", write)
+    with pytest.raises(OSError, match=r"No space left.*make room") as error:
+        vitrim.export_model(model, tmp_path / "a.pt2", to="torch-export", images=images)
+    assert error.value.filename == str(tmp_path / "a.pt2")
+    assert list(tmp_path.iterdir()) == []

@@ -9,6 +9,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from vitrim import failures
+from vitrim.measure import batches
 from vitrim.measure.batches import load_images
 from vitrim.measure.images import ImageDataError, list_images
 
@@ -109,3 +111,25 @@ def test_images_are_transformed_by_one_thread_and_the_number_of_threads_comes_ba
 def test_a_batch_size_below_one_is_refused(folder):
     with pytest.raises(ValueError, match="batch size must be at least 1, not 0"):
         load(folder, batch_size=0)
+
+
+@pytest.mark.parametrize("batch_size", [1.5, "4", True])
+def test_a_batch_size_of_another_kind_is_refused(folder, batch_size):
+    with pytest.raises(ValueError, match="whole number of images"):
+        load(folder, batch_size=batch_size)
+
+
+def test_reading_images_draws_nothing_from_the_callers_generators(folder):
+    before = torch.get_rng_state()
+    assert sum(len(batch.labels_B) for batch in load(folder, max_bytes=0)) == 10
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_a_worker_that_ends_while_it_sends_is_told_as_a_lost_one():
+    def broken():
+        raise ConnectionResetError(104, "Connection reset by peer")
+        yield
+
+    with pytest.raises(RuntimeError) as error:
+        batches._next(broken())
+    assert "reads images was killed" in (failures.reason(error.value) or "")

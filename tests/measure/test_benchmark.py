@@ -196,3 +196,24 @@ def test_however_many_models_are_compiled_none_runs_uncompiled(tiny_vit):
         models = {"evit": vitrim.reduce_tokens(tiny_vit(depth=4), "evit", keep_rate=keep_rate)}
         benchmark(models, (3, 32, 32), batch_size=2, rounds=1, warmup=1, compile=True)
     assert counters["stats"]["unique_graphs"] == before + 9
+
+
+@pytest.mark.parametrize(
+    "changes", [{"batch_size": 1.5}, {"batch_size": "a"}, {"rounds": True}, {"rounds": float("nan")}, {"warmup": -1}]
+)
+def test_numbers_of_another_kind_are_refused(changes):
+    with pytest.raises(ValueError, match="all whole numbers"):
+        benchmark({"a": nn.Identity()}, SMALL, **changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"models": [nn.Identity()]}, "by its name"),
+        ({"images_ICHW": "x"}, "at least one image"),
+        ({"input_size": (3, 8)}, "size of images"),
+    ],
+)
+def test_arguments_of_another_kind_are_refused(changes, reason):
+    with pytest.raises(ValueError, match=reason):
+        benchmark(**{"models": {"a": nn.Identity()}, "input_size": SMALL, "batch_size": 1} | changes)

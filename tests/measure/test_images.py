@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import struct
 import zlib
 from collections import Counter
@@ -261,3 +262,32 @@ def test_a_missing_image_or_a_folder_in_its_place_is_named(tmp_path: Path) -> No
         open_image(tmp_path / "absent.png", 3)
     with pytest.raises(ImageDataError, match="is a folder, and an image file is wanted"):
         open_image(tmp_path, 3)
+
+
+def test_pipes_and_devices_are_no_images(tmp_path):
+    os.mkfifo(tmp_path / "pipe.png")
+    (tmp_path / "device.png").symlink_to("/dev/zero")
+    for name in ("pipe.png", "device.png"):  # of which nobody would see the end
+        with pytest.raises(ImageDataError, match="a pipe or a device"):
+            open_image(tmp_path / name, 3)
+
+
+def test_a_damaged_exif_is_ignored_without_a_word(tmp_path, recwarn):
+    damaged = b"Exif\0\0II*\0\x08\0\0\0\xff\xff"
+    Image.new("RGB", (3, 2), 100).save(tmp_path / "a.png", exif=damaged)
+    assert open_image(tmp_path / "a.png", 3).size == (3, 2)
+    assert not recwarn.list
+
+
+def test_names_out_of_a_table_are_shown_on_one_line_and_short(tmp_path):
+    refused(table(tmp_path, 'file,label\n"a\x1b[31m\n.png",1\n'), r"no file a\\x1b\[31m \.png in")
+    (tmp_path / "labels.csv").write_text(f"file,label\na.png,{'9' * 5000}\n")
+    with pytest.raises(ImageDataError, match=r"label of a\.png is") as error:
+        list_images(tmp_path, 2)
+    assert len(str(error.value)) < 600
+
+
+@pytest.mark.parametrize("limit", [1.5, float("nan"), True, "9"])
+def test_a_limit_of_another_kind_is_refused(tmp_path, limit):
+    with pytest.raises(ValueError, match="limit on images"):
+        list_images(tree(tmp_path, {"0": 1, "1": 1}), 2, limit)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 import pytest
 import timm
 import torch
@@ -235,3 +237,59 @@ def test_flex_attention_is_counted():
 
     with torch.no_grad():
         assert count_macs(Flex(), (3, 16, 16)) == 2 * 3 * 16 * 16 * 16
+
+
+@pytest.mark.parametrize("size", ["abc", 7, (3, 32), (3, 32, 0), (3, 32.0, 32), (3, None, 32)])
+def test_a_size_that_is_none_is_refused(tiny_vit, size):
+    with pytest.raises(ValueError, match="size of images is channels, height and width"):
+        count_macs(tiny_vit(), size)
+
+
+@pytest.mark.parametrize("images", ["x", [], torch.ones(3, 32, 32), torch.ones(0, 3, 32, 32)])
+def test_images_that_are_none_are_refused(tiny_vit, images):
+    with pytest.raises(ValueError, match="at least one image"):
+        count_macs(tiny_vit(), images_ICHW=images)
+
+
+def test_counting_draws_nothing_from_the_callers_generators(tiny_vit):
+    model = tiny_vit()
+    before = torch.get_rng_state()
+    count_macs(model)
+    vitrim.benchmark({"a": model}, (3, 32, 32), batch_size=1, rounds=1, warmup=0)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_another_thread_may_use_the_model_meanwhile(tiny_vit):
+    model = tiny_vit()
+    wanted = count_macs(model)
+
+    def elsewhere(*_):
+        if threading.current_thread() is threading.main_thread():
+            other = threading.Thread(target=model.head, args=(torch.randn(1, model.head.in_features),))
+            other.start()
+            other.join()
+
+    model.blocks[1].register_forward_pre_hook(elsewhere)
+    assert count_macs(model) == wanted
+
+
+@pytest.mark.parametrize(
+    "measure",
+    [
+        lambda: count_macs(None, (3, 8, 8)),
+        lambda: vitrim.cls_quality("deit", []),
+        lambda: vitrim.record_exits(7, []),
+        lambda: vitrim.method_for_keep_rate("evit", {}, 0.5),
+        lambda: vitrim.benchmark({"a": None}),
+        lambda: vitrim.evaluate_folder(nn.Linear, "nowhere"),
+    ],
+)
+def test_what_is_no_model_is_refused_by_whatever_measures(measure):
+    with pytest.raises(TypeError, match=r"a model is a torch.nn.Module, not"):
+        measure()
+
+
+@pytest.mark.parametrize("gmacs", ["x", None, True, float("nan"), [0.1]])
+def test_a_target_of_another_kind_is_refused(tiny_vit, gmacs):
+    with pytest.raises(ValueError, match="positive number of GMACs"):
+        vitrim.method_for_macs("evit", tiny_vit(), gmacs)

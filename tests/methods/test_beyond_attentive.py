@@ -152,6 +152,8 @@ def test_settings_that_do_not_fit_are_refused(moment: Any, settings: dict[str, A
         pytest.param({"match": False, "pairs": 5}, id="pairs are ignored without matching"),
         pytest.param({"clusters": 0}, id="no cluster is dropping under another name"),
         pytest.param({"neighbours": 0}, id="a density of no neighbour is no number"),
+        pytest.param({"neighbours": None}, id="no number of neighbours is no default"),
+        pytest.param({"inattentive": "kmeans", "iterations": (2,)}, id="iterations are no list of layers"),
         pytest.param({"inattentive": "kmeans", "iterations": 0}, id="no iteration fails in the forward"),
     ],
 )

@@ -281,6 +281,7 @@ def test_tools_that_look_weights_up_by_name_find_them(build: Build) -> None:
         ({"exit_weight": -1}, "exit_weight must be at least 0, not -1"),
         ({"distill_weight": float("nan")}, "distill_weight must be at least 0, not nan"),
         ({"exit_weight": "much"}, "exit_weight must be at least 0, not 'much'"),
+        ({"exit_weight": 10**400}, "exit_weight must be at least 0, not 1000"),
         ({"temperature": 0}, "temperature must be above 0, not 0"),
         ({"temperature": float("inf")}, "temperature must be above 0, not inf"),
         ({"exits": ()}, "exits: layers must be one or more block indices"),

@@ -72,7 +72,11 @@ def test_a_pair_of_whole_numbers_is_a_pair(moment: Any, r: Any, wanted: Any) -> 
     assert vitrim.ToMe(r=r).build(spec).r == vitrim.ToMe(r=wanted).build(spec).r
 
 
-@pytest.mark.parametrize("r", ["13", [2.7], 3.5, None, True], ids=["text", "fraction", "float", "None", "bool"])
+@pytest.mark.parametrize(
+    "r",
+    ["13", [2.7], 3.5, None, True, (3, 1e308), (10**400, 0.5)],
+    ids=["text", "fraction", "float", "None", "bool", "beyond floats", "digits"],
+)
 def test_r_of_another_kind_is_refused(moment: Any, r: Any) -> None:
     with pytest.raises(ValueError, match="tome"):
         vitrim.ToMe(r=r).build(spec_of(moment))

@@ -110,3 +110,10 @@ def test_what_was_not_written_as_it_was_is_found_before_it_takes_its_place(tmp_p
     with pytest.raises(OSError, match="what was read back is not what was written"):
         vitrim.save_pretrained(reduced(), tmp_path / "saved")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("metrics", ["top-1", 7, [79.1]])
+def test_metrics_without_names_are_refused(tmp_path, metrics):
+    with pytest.raises(ValueError, match="metrics are numbers by name"):
+        vitrim.save_pretrained(reduced(), tmp_path / "saved", metrics=metrics)
+    assert list(tmp_path.iterdir()) == []

@@ -17,6 +17,7 @@ from ..core.hooks import is_dispatched
 from ..core.self_check import check_reader
 from ..core.spec import ViTSpec
 from ..core.stack import TokenStack
+from ..heads import check_module
 
 # Where a model's class is defined -> the module beside this one that reads it.
 READERS = {
@@ -97,7 +98,7 @@ def find_stack(model: nn.Module) -> Installed | None:
 
     A model that holds another one, say a student with its teacher, is not taken for it.
     """
-    _check_module(model)
+    check_module(model)
     library = _library(model)
     place = None if library is None else library.place(model)
     if place is not None:
@@ -123,7 +124,7 @@ def restored(model: nn.Module) -> Iterator[nn.Module]:
 
 def read_backbone(model: nn.Module) -> Backbone:
     """Find and check the blocks of a model, reduced or not. UnsupportedModel says what could not be read."""
-    _check_module(model)
+    check_module(model)
     library = _library(model)
     if library is not None:
         with restored(model):
@@ -134,11 +135,6 @@ def read_backbone(model: nn.Module) -> Backbone:
         f"{type(model).__module__}.{type(model).__name__} is not a model that vitrim can read. Supported: {SUPPORTED}. "
         "If such a model is inside yours, pass that part: reduce_tokens(model.backbone, ...)."
     )
-
-
-def _check_module(model: object) -> None:
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"a model is a torch.nn.Module, not {type(model).__name__}.")
 
 
 def _library(model: nn.Module) -> Any:

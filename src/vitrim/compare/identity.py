@@ -56,5 +56,5 @@ def images_hash(images: LabelledImages) -> str:
     """Of the files' names, labels and sizes; to read every byte would take as long as decoding."""
     digest = hashlib.sha256()
     for i, (file, label) in enumerate(zip(images.files, images.labels, strict=True)):
-        digest.update(f"{images.name(i)}\t{label}\t{file.stat().st_size}\n".encode())
+        digest.update(f"{images.name(i)}\t{label}\t{file.stat().st_size}\n".encode(errors="surrogateescape"))
     return digest.hexdigest()[:LENGTH]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -13,6 +14,9 @@ from .run_folder import REPORT, UNREDUCED, Row, Run
 from .stored import picture_bytes
 
 TEMPLATE = "report.html.jinja"
+CONTROL = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\ud800-\udfff]"
+)  # names of files may hold them
 SMALL_LOSS = 1.0  # points of top-1 that the report calls a small loss
 GOOD_SPEEDUP = 1.5
 
@@ -49,7 +53,7 @@ def render(run: Run, folder: Path) -> str:
     )
     jinja.filters["points"] = points
     jinja.filters["inlined"] = lambda name: _data_uri(picture_bytes(folder, name))
-    return jinja.get_template(TEMPLATE).render(
+    page = jinja.get_template(TEMPLATE).render(
         run=run,
         rows=run.rows,
         unreduced=run.rows[0],
@@ -61,6 +65,7 @@ def render(run: Run, folder: Path) -> str:
         num_configurations=len({(row.method, row.setting) for row in run.rows}) - 1,
         int8=any(row.int8 for row in run.rows),
     )
+    return CONTROL.sub(lambda found: ascii(found[0])[1:-1], page)
 
 
 def findings(rows: Sequence[Row]) -> list[Finding]:

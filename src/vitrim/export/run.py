@@ -18,6 +18,7 @@ from ..backbones.reader import find_stack, restored
 from ..core.method import Method
 from ..core.schedule import is_whole
 from ..measure.evaluate import evaluating, input_size_of
+from ..measure.noise import random_images
 from ..whole import temporary_folder, writing
 from .card import card, card_path
 from .logits import Logits
@@ -68,8 +69,8 @@ class Settings:
         sizes = self.batch_sizes
         if not isinstance(sizes, Sequence) or not sizes or not all(is_whole(size) and size >= 1 for size in sizes):
             raise ValueError(f"batch sizes are a list of whole numbers of at least 1, not {sizes!r}.")
-        if not self.tolerance >= 0:
-            raise ValueError(f"the tolerance is at least 0, not {self.tolerance:g}.")
+        if not isinstance(self.tolerance, (int, float)) or not self.tolerance >= 0:
+            raise ValueError(f"the tolerance is a number of at least 0, not {self.tolerance!r}.")
         for what, number in (("images that may differ", self.num_apart), ("rounds", self.rounds)):
             if not is_whole(number) or number < 0:
                 raise ValueError(f"the number of {what} must be at least 0, not {number!r}.")
@@ -194,9 +195,7 @@ def _baseline(
 def _images(model: nn.Module, images: Tensor | None, num_images: int) -> Tensor:
     """At least two images [I, C, H, W] on the CPU: a trace needs two."""
     if images is None:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
-            return torch.randn(max(2, num_images), *input_size_of(model))
+        return random_images(max(2, num_images), input_size_of(model))
     if not isinstance(images, Tensor) or images.ndim != 4 or len(images) < max(2, num_images):
         got = tuple(images.shape) if isinstance(images, Tensor) else type(images).__name__
         raise ValueError(

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from ..kinds import is_whole
 from .images import ImageDataError, LabelledImages, open_image
 from .preparation import Transform
 
@@ -101,8 +102,8 @@ def load_images(
     skip_bad: leave out images that cannot be read and name them in their batch's `skipped`; otherwise the first one
     raises ImageDataError. num_workers: decoding processes, None for a number that suits this machine.
     """
-    if batch_size < 1:
-        raise ValueError(f"the batch size must be at least 1, not {batch_size}.")
+    if not is_whole(batch_size, 1):
+        raise ValueError(f"the batch size must be at least 1, not {batch_size!r}: a whole number of images.")
     dataset = ImageDataset(images, transform, channels)
     workers = _num_workers(len(images)) if num_workers is None else num_workers
     stream = _Stream(DataLoader(dataset, batch_size, num_workers=workers, collate_fn=_collate), skip_bad)
@@ -125,7 +126,8 @@ class _Stream:
     skip_bad: bool
 
     def __iter__(self) -> Iterator[Batch]:
-        decoded = iter(self.loader)
+        with torch.random.fork_rng(devices=[]):  # the loader draws a number for its workers
+            decoded = iter(self.loader)
         while (found := _next(decoded)) is not None:
             batch, failure = found
             if failure and not self.skip_bad:
@@ -149,6 +151,8 @@ def _next(decoded: Iterator[tuple[Batch, str]]) -> tuple[Batch, str] | None:
     torch.set_num_threads(1)
     try:
         return next(decoded, None)
+    except (ConnectionError, EOFError) as error:  # what a worker was about to send
+        raise RuntimeError("a DataLoader worker exited unexpectedly") from error
     finally:
         torch.set_num_threads(before)
 

@@ -20,7 +20,10 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
+from ..heads import check_module
+from ..kinds import is_whole
 from .evaluate import check_device, evaluating
+from .noise import random_images, shape
 from .peak_memory import PeakMemory, stored
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -77,9 +80,9 @@ def benchmark(
     first = _check(models, batch_size=batch_size, rounds=rounds, warmup=warmup, dtype=dtype, baseline=baseline)
     place = check_device(device)
     if images_ICHW is None:
-        images_ICHW = torch.randn(batch_size, *input_size, device=place, dtype=DTYPES[dtype])
-    if len(images_ICHW) == 0:
-        raise ValueError("benchmark needs at least one image.")
+        images_ICHW = random_images(batch_size, input_size)
+    if not isinstance(images_ICHW, Tensor) or images_ICHW.ndim != 4 or len(images_ICHW) == 0:
+        raise ValueError(f"benchmark needs at least one image, [I, C, H, W], not {shape(images_ICHW)}.")
     # Copies: a view would hold, and count as, the memory of all images.
     batches = [part.to(place, DTYPES[dtype], copy=True) for part in torch.split(images_ICHW, batch_size)]
     copies: dict[int, Any] = {}
@@ -174,12 +177,14 @@ def _check(
     models: Mapping[str, nn.Module], *, batch_size: int, rounds: int, warmup: int, dtype: str, baseline: str | None
 ) -> str:
     """The name of the baseline; ValueError for settings that make no sense."""
-    if not models:
-        raise ValueError("benchmark needs at least one model.")
-    if batch_size < 1 or rounds < 1 or warmup < 0:
+    if not isinstance(models, Mapping) or not models:
+        raise ValueError("benchmark needs at least one model by its name: {'mine': model}.")
+    for model in models.values():
+        check_module(model)
+    if not (is_whole(batch_size, 1) and is_whole(rounds, 1) and is_whole(warmup, 0)):
         raise ValueError(
-            "benchmark needs a batch size and rounds of at least 1 and no negative warmup, "
-            f"not batch_size={batch_size}, rounds={rounds}, warmup={warmup}."
+            "benchmark needs a batch size and rounds of at least 1 and no negative warmup, all whole numbers, "
+            f"not batch_size={batch_size!r}, rounds={rounds!r}, warmup={warmup!r}."
         )
     if dtype not in DTYPES:
         raise ValueError(f"dtype must be one of {', '.join(DTYPES)}, not {dtype!r}.")

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from ..core.precision import widen
 from ..early_exit import Anytime
+from ..heads import check_module
 from .batches import Batch, Progress
 from .certainty import MEASURES, check_thresholds
 from .evaluate import autocast, check_device, count_images, evaluating
@@ -122,6 +123,7 @@ def record_exits(
 
     The model moves to the device. Errors as for `anytime`, and ValueError if there is no image.
     """
+    check_module(model)
     place, total, done = check_device(device), count_images(batches), 0
     sure, right, seen = [], [], []
     wrapped = Anytime(model.to(place), math.inf, by)

@@ -23,6 +23,7 @@ from ..core.method import Method
 from ..core.schedule import ceil_share, check_rates
 from ..core.spec import ViTSpec
 from ..core.tokens import Tokens
+from ..heads import check_module
 from .batches import Batch, Progress
 from .evaluate import autocast, check_device, count_images, evaluating
 
@@ -58,6 +59,7 @@ def cls_quality(
     not those of the last block (a multi-scale model's first ones) has no row. An image for which a block attends to
     all patches alike counts as correlation 0. Errors: UnsupportedModel; ValueError without class token or images.
     """
+    check_module(model)
     rates = check_rates(keep_rates, len(keep_rates), "cls_quality")
     place, total, done = check_device(device), count_images(batches), 0
     found: dict[int, list[Tensor]] = {}

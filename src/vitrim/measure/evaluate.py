@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..heads import classifier_of, logits_of, num_classes
+from ..heads import check_module, classifier_of, logits_of, num_classes
 from ..other_libraries import image_processor
 from .batches import Batch, ImageBatches, Progress, load_images
 from .class_names import class_names_of
@@ -112,6 +112,7 @@ def labelled_images(model: nn.Module, folder: Path | str, limit: int | None = No
 
 def num_classes_of(model: nn.Module) -> int:
     """Classes that a model tells apart, by its head; ValueError for one that does not say, or has none."""
+    check_module(model)
     known = classifier_of(model) is not None
     found = num_classes(model) if known else getattr(model, "num_classes", None)
     if not isinstance(found, int):

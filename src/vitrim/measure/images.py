@@ -13,6 +13,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..kinds import is_whole
+from ..text import shown
 from .class_folders import ADVICE, class_index
 from .class_names import WNID, ClassNames, imagenet_names, whole_number, with_wordnet_ids
 from .pixels import SUFFIXES, ImageDataError, images_below, is_hidden, open_image
@@ -63,8 +65,8 @@ def list_images(
     limit: at most so many, evenly spaced over the images sorted by class, so that all classes occur; always the same.
     names: what the model's classes are called (`class_names_of`); without them ImageNet's, where there are as many.
     """
-    if limit is not None and limit < 1:
-        raise ValueError(f"the limit on images must be at least 1, not {limit}.")
+    if limit is not None and not is_whole(limit, 1):
+        raise ValueError(f"the limit on images is a whole number of at least 1, not {limit!r}.")
     folder = Path(folder)
     _check_folder(folder)
     known = imagenet_names(num_classes) if names is None else names
@@ -141,7 +143,7 @@ def _check_row(row: Sequence[str], num_classes: int, names: ClassNames | None, w
         index = names.find(label)
     if index is None or index >= num_classes:
         raise ImageDataError(
-            f"{where}: the label of {file} is {label!r}, and the model's classes are the whole numbers "
+            f"{where}: the label of {file} is {shown(repr(label), 60)}, and the model's classes are the whole numbers "
             f"0 to {num_classes - 1}."
         )
     return file, index

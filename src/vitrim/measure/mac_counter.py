@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from math import prod
+from threading import get_ident
 from typing import Any
 
 import torch
@@ -81,7 +82,7 @@ class _Silent:
     """Names of layers that take features in, ran, and added nothing to the count."""
 
     def __init__(self, counter: FlopCounterMode):
-        self.counter, self.names = counter, list[str]()
+        self.counter, self.names, self.thread = counter, list[str](), get_ident()
 
     @contextmanager
     def listening(self, model: nn.Module) -> Iterator[None]:
@@ -96,9 +97,12 @@ class _Silent:
         counted: list[int] = []
 
         def enter(*_: object) -> None:
-            counted.append(self.counter.get_total_flops())
+            if get_ident() == self.thread:  # others may use the model meanwhile
+                counted.append(self.counter.get_total_flops())
 
         def leave(_: nn.Module, __: object, out: object) -> None:
+            if get_ident() != self.thread:
+                return
             empty = isinstance(out, Tensor) and out.numel() == 0
             if self.counter.get_total_flops() == counted.pop() and not empty and name not in self.names:
                 self.names.append(name)

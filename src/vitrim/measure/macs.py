@@ -15,9 +15,11 @@ from torch import Tensor, nn
 
 from ..core.method import Method, check_opaque
 from ..core.spec import ViTSpec
+from ..heads import check_module
 from ..tracing import run_uncompiled
 from .evaluate import evaluating, input_size_of
 from .mac_counter import counting
+from .noise import random_images, shape
 
 
 def count_macs(
@@ -34,12 +36,12 @@ def count_macs(
     model's forward, such as interpolate_pos_encoding=True. int8 layers of torch and torchao count as in floating point.
     ValueError where something multiplies that cannot be counted.
     """
-    size = input_size_of(model) if input_size is None else input_size
-    weight = next((p for p in model.parameters() if p.is_floating_point()), torch.empty(0))
+    check_module(model)
     if images_ICHW is None:
-        images_ICHW = torch.randn(1, *size)
-    if len(images_ICHW) == 0:
-        raise ValueError("multiply-adds are counted on at least one image.")
+        images_ICHW = random_images(1, input_size_of(model) if input_size is None else input_size)
+    if not isinstance(images_ICHW, Tensor) or images_ICHW.ndim != 4 or len(images_ICHW) == 0:
+        raise ValueError(f"multiply-adds are counted on at least one image, [I, C, H, W], not on {shape(images_ICHW)}.")
+    weight = next((p for p in model.parameters() if p.is_floating_point()), torch.empty(0))
     counts = [
         _count(model, image_1CHW.to(weight.device, weight.dtype), model_kwargs)
         for image_1CHW in torch.split(images_ICHW, 1)

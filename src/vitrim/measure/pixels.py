@@ -15,16 +15,22 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageOps
 
+from ..text import shown
+
 SUFFIXES = frozenset((".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng", ".bmp", ".gif", ".webp"))
 SUFFIXES |= frozenset((".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm", ".avif", ".jp2"))
 CACHES = frozenset(("@eaDir", "__MACOSX"))  # of thumbnails, which systems put beside the images
 MODES = {1: "L", 3: "RGB"}  # Pillow's mode by number of channels
 WHITE_16 = 65535
+LONGEST = 600  # characters of an error
 SIXTEEN_BIT_FILES = ("PNG", "PPM")  # whose gray pixels of mode I are 16 bits wide
 
 
 class ImageDataError(ValueError):
-    """A folder of images, or one image, cannot be used; the message is one line."""
+    """A folder of images, or one image, cannot be used; the message is one line, whatever the files are called."""
+
+    def __init__(self, text: str):
+        super().__init__(shown(text, LONGEST))
 
 
 class Depth(ValueError):
@@ -35,14 +41,15 @@ def open_image(path: Path, channels: int) -> Image.Image:
     """The image, fully decoded and upright, in gray (1 channel) or RGB (3). ImageDataError names one that cannot be."""
     if not path.exists():
         raise ImageDataError(f"there is no file {path}.")
-    if path.is_dir():
-        raise ImageDataError(f"{path} is a folder, and an image file is wanted.")
+    if not path.is_file():  # of a pipe or a device nobody sees the end
+        what = "a folder" if path.is_dir() else "a pipe or a device"
+        raise ImageDataError(f"{path} is {what}, and an image file is wanted.")
     if channels not in MODES:
         raise ValueError(f"images are read with 1 channel (gray) or 3 (RGB), and the model takes {channels}.")
     try:
         with warnings.catch_warnings():
-            # Pillow warns from 89 million pixels on, and refuses twice as many by itself.
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            # Of many pixels, which Pillow refuses by itself from 179 million on, and of damaged EXIF, which is ignored.
+            warnings.simplefilter("ignore")
             with Image.open(path) as image:
                 return _in_8_bits(_upright(image)).convert(MODES[channels])
     except Depth as error:

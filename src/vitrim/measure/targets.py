@@ -16,6 +16,7 @@ from ..core.amount import Scale
 from ..core.method import Method
 from ..core.scored import WITHOUT_CLS
 from ..core.spec import ViTSpec
+from ..heads import check_module
 from .macs import count_macs, reduced_macs
 
 
@@ -36,8 +37,8 @@ def method_for_macs(
     input_size, model_kwargs: of the images and the model's forward, as for `count_macs`. ValueError with the reachable
     range if gmacs is above the unreduced model or below all settings.
     """
-    if not 0 < gmacs < math.inf:
-        raise ValueError(f"a target is a positive number of GMACs, not {gmacs}.")
+    if isinstance(gmacs, bool) or not isinstance(gmacs, (int, float)) or not 0 < gmacs < math.inf:
+        raise ValueError(f"a target is a positive number of GMACs, not {gmacs!r}.")
     spec, model_macs = _unreduced(model, input_size, model_kwargs or {})
     return _solve(method_from(name, **settings), spec, model_macs, round(gmacs * 1e9), settings)
 
@@ -56,6 +57,7 @@ def method_for_keep_rate(
     A method without keep rate (ToMe) gets the setting that comes closest from below to the multiply-adds of EViT with
     fusion at that rate, as in `method_for_macs`; of EViT by attention received where there is no class token.
     """
+    check_module(model)
     method = method_from(name, **settings)
     if method.has_keep_rate:
         return method.at_keep_rate(keep_rate)

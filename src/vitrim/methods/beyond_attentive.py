@@ -121,8 +121,9 @@ class BeyondAttentive(ScoredMethod):
         smallest = {"clusters": 1, "pairs": 0, "neighbours": 1, "iterations": 1}
         for setting, least in smallest.items():
             value = getattr(self, setting)
-            values = value if isinstance(value, Sequence) else () if value is None else (value,)
-            if not all(is_whole(number) and number >= least for number in values):
+            several = setting in ("clusters", "pairs")  # None, or one for each layer
+            values = value if several and isinstance(value, (tuple, list)) else (value,)
+            if not (several and value is None) and not all(is_whole(number) and number >= least for number in values):
                 raise ValueError(f"{self.name}: {setting} must be whole and at least {least}, not {value!r}.")
 
     def split(self, layer: int, num_patches: int) -> Split:

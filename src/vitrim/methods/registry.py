@@ -86,8 +86,8 @@ def method_from(name: str, **settings: Any) -> Method:
     0.5
     """
     known = makers()
-    if name not in known:
-        raise ValueError(f"no method is called {name!r}; there are {', '.join(sorted(known))}.")
+    if not isinstance(name, str) or name not in known:
+        raise ValueError(f"no method is called {name!r:.80}; there are {', '.join(sorted(known))}.")
     _check_fixed(name, settings)
     try:
         return known[name](**settings)

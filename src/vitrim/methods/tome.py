@@ -27,6 +27,7 @@ from ..core.spec import ViTSpec
 from ..core.tokens import Tokens
 
 R = PerBlock("r", "r {:g}", neutral=0, usual=13)
+MOST = 10**6  # patches that anybody has
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,7 +126,7 @@ def _per_block(r: int | tuple[int, float] | Sequence[int], depth: int) -> tuple[
     """r for every block. A 2-tuple is (r, inflect), as in the paper's code; a list of two is two blocks."""
     if schedule.is_whole(r):
         per_block: tuple[object, ...] = (r,) * depth
-    elif isinstance(r, tuple) and len(r) == 2 and schedule.is_whole(r[0]) and isinstance(r[1], (int, float)):
+    elif isinstance(r, tuple) and len(r) == 2 and schedule.is_whole(r[0]) and _is_within(r):
         per_block = schedule.linear_r(r[0], r[1], depth)
     elif isinstance(r, Sequence) and not isinstance(r, str) and len(r) <= depth:
         per_block = (*r, *(0,) * (depth - len(r)))
@@ -138,3 +139,8 @@ def _per_block(r: int | tuple[int, float] | Sequence[int], depth: int) -> tuple[
     if len(counts) != depth:
         raise ValueError(f"tome: r must be a whole number of at least 0 in every block, not {per_block}.")
     return counts
+
+
+def _is_within(pair: tuple[object, ...]) -> bool:
+    """Whether both are numbers that patches, and shares of them, can have."""
+    return all(isinstance(value, (int, float)) and abs(value) <= MOST for value in pair)

@@ -43,7 +43,9 @@ def from_pretrained(
             raise ValueError(f"{path} is a folder, which has no revision {revision!r}: leave it out.")
         return load_saved(path, exits=exits, method=method)
     if isinstance(folder_or_repo, Path) or not REPOSITORY.fullmatch(folder_or_repo):
-        raise FileNotFoundError(f"there is no folder {folder_or_repo}, and a repository on the hub is owner/name.")
+        raise FileNotFoundError(
+            f"there is no folder {shown(str(folder_or_repo))}, and a repository on the hub is owner/name."
+        )
     return load_saved(_fetch(folder_or_repo, revision), exits=exits, method=method)
 
 

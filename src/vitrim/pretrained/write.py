@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from ..backbones.reader import Installed, find_stack, read_backbone
 from ..core.method import Method
 from ..core.spec import ViTSpec
+from ..text import shown
 from ..whole import replace_folder, sync, temporary_folder
 from .card import About, render
 from .config import CARD_FILE, CONFIG_FILE, WEIGHTS_FILE, Config, foreign_files, is_ours
@@ -80,6 +81,8 @@ def _config(model: nn.Module, recipe: Any, metrics: Mapping[str, Any] | None) ->
     if is_dataclass(recipe) and not isinstance(recipe, type):
         recipe = asdict(recipe)
     versions = _versions()
+    if metrics is not None and not isinstance(metrics, Mapping):
+        raise ValueError(f"metrics are numbers by name, such as {{'top-1': 79.1}}, not {shown(repr(metrics))}.")
     metrics = None if metrics is None else dict(metrics)
     return Config(
         *describe(model), method, versions, recipe, metrics, None if found is None else _pooling(model, found)

@@ -43,7 +43,7 @@ def digest(*folders: LabelledImages) -> str:
     found = hashlib.blake2b(digest_size=8)
     for images in folders:
         for i, label in enumerate(images.labels):
-            found.update(f"{images.name(i)} {label}\n".encode())
+            found.update(f"{images.name(i)} {label}\n".encode(errors="surrogateescape"))
     return found.hexdigest()
 
 

@@ -188,7 +188,7 @@ def load_recipe(path: Path | str) -> Recipe:
         specification.loader.exec_module(module)
     except SyntaxError as error:
         raise ValueError(f"{path}, line {error.lineno}, is not Python: {error.msg}.") from error
-    except Exception as error:  # whatever the file does
+    except (Exception, SystemExit) as error:  # whatever the file does
         said = str(error).replace("Recipe.__init__() ", "") or type(error).__name__
         kind = "" if isinstance(error, ValueError | TypeError) else f"{type(error).__name__}: "
         raise ValueError(f"{path}: {kind}{said.rstrip('.')}.") from error
@@ -214,7 +214,7 @@ def read_text(value: str) -> Any:
         return None
     try:
         found = json.loads(value.lower() if value in ("True", "False") else value)
-    except ValueError:
+    except (ValueError, RecursionError):  # no JSON, or nested without end
         return value
     return tuple(found) if isinstance(found, list) else found
 

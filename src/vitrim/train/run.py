@@ -28,6 +28,8 @@ def run_recipe(
     that holds a run of the same recipe is resumed. Errors: ValueError and OSError for what does not fit,
     TrainingError where training cannot go on; the last checkpoint is whole in any case.
     """
+    if not isinstance(recipe, Recipe):
+        raise ValueError(f"run_recipe takes a Recipe, such as load_recipe(file) gives, not a {type(recipe).__name__}.")
     RunFolder(Path(output)).check(recipe)  # before anything takes time
     setup = Setup(recipe, Path(data), cpu=cpu)
     output, main = Path(output), setup.accelerator.is_main_process
