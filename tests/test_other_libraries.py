@@ -17,6 +17,7 @@ import torch
 import torchvision
 import transformers
 from PIL import Image
+from torchvision.models import vision_transformer
 
 from vitrim import count_macs, evaluate_folder, from_pretrained, reduce_tokens
 from vitrim.cli import app
@@ -63,6 +64,20 @@ def two_towers(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return demo_images(tmp_path_factory.mktemp("images") / "fashion")
+
+
+@pytest.fixture(autouse=True)
+def small_models(monkeypatch: pytest.MonkeyPatch) -> None:
+    """open_clip has two small models more, tiny and tiny-timm, and torchvision's Vision Transformers are small ones."""
+    text = {"context_length": 8, "vocab_size": 100, "width": 32, "heads": 2, "layers": 2}
+    own = {"image_size": 64, "patch_size": 8, "width": 96, "head_width": 16, "layers": 4}
+    of_timm = {"image_size": 160, "timm_model_name": "test_vit", "timm_model_pretrained": False, "timm_proj": "linear"}
+    for name, vision in (("tiny", own), ("tiny-timm", of_timm)):
+        config = {"embed_dim": 24, "vision_cfg": vision, "text_cfg": text}
+        monkeypatch.setitem(open_clip.factory._MODEL_CONFIGS, name, config)
+
+    build, small = vision_transformer._vision_transformer, {"num_layers": 4, "hidden_dim": 48, "mlp_dim": 96}
+    monkeypatch.setattr(vision_transformer, "_vision_transformer", lambda **sizes: build(**sizes | small))
 
 
 def vitrim(*arguments: object) -> int:
@@ -120,11 +135,11 @@ def test_torchvision_takes_a_checkpoint_and_another_resolution(tmp_path: Path) -
 
 
 def test_a_tower_of_open_clip_is_measured_and_has_no_accuracy(images: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert vitrim("macs", "--model", "open_clip:ViT-B-32", "--methods", "tome", "--r", 2) == 0
-    full = count_macs(build_model("open_clip:ViT-B-32"))
+    assert vitrim("macs", "--model", "open_clip:tiny", "--methods", "tome", "--r", 2) == 0
+    full = count_macs(build_model("open_clip:tiny"))
     assert f"{full / 1e9:.4f}" in capsys.readouterr().out
     with pytest.raises(ValueError, match="has no classes, so there is no accuracy to measure"):
-        evaluate_folder(build_model("open_clip:ViT-B-32"), images)
+        evaluate_folder(build_model("open_clip:tiny"), images)
 
 
 def test_a_folder_of_transformers_needs_no_prefix(vit: Path) -> None:
@@ -284,9 +299,9 @@ def test_nothing_is_downloaded_to_refuse_a_detector(
         ("open_clip:ViT-B-32", 0, "--img-size': wanted a whole number of at least 1"),
         ("torchvision:vit_b_16", 225, "has patches of 16 pixels, so --img-size is a multiple of it: 224 or 240"),
         ("torchvision:resnet18", 64, "torchvision:resnet18 cannot be built for images of 64 pixels"),
-        ("open_clip:ViT-B-32", 225, "has patches of 32 pixels, so --img-size is a multiple of it: 224 or 256"),
-        ("open_clip:ViT-B-32", 8, "so --img-size is a multiple of it: 32."),
-        ("open_clip:ViT-B-16-SigLIP", 225, "so --img-size is a multiple of it: 224 or 240"),  # a tower of timm's
+        ("open_clip:tiny", 65, "has patches of 8 pixels, so --img-size is a multiple of it: 64 or 72"),
+        ("open_clip:tiny", 4, "so --img-size is a multiple of it: 8."),
+        ("open_clip:tiny-timm", 161, "so --img-size is a multiple of it: 160 or 176"),  # a tower of timm's
     ],
 )
 def test_sizes_that_do_not_fit_are_told(name: str, size: int, message: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -313,7 +328,7 @@ def test_weights_that_are_none_are_told(name: str, message: str) -> None:
         load_model(name)
 
 
-@pytest.mark.parametrize("model", ["torchvision:vit_b_32", "open_clip:ViT-B-32"])
+@pytest.mark.parametrize("model", ["torchvision:vit_b_32", "open_clip:tiny"])
 def test_files_that_hold_no_weights_of_the_model_are_told(
     model: str, tmp_path: Path, images: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -322,7 +337,7 @@ def test_files_that_hold_no_weights_of_the_model_are_told(
     readme.write_text("no weights")
     text.write_text("no weights")
     messages = {
-        other: f"is not a checkpoint of {model}: 152 missing",
+        other: f"is not a checkpoint of {model}: 56 missing",
         readme: "is not a checkpoint that can be read",
         text: "is not a PyTorch file of plain tensors",
         tmp_path / "nowhere.pt": "there is no checkpoint at",
@@ -332,16 +347,16 @@ def test_files_that_hold_no_weights_of_the_model_are_told(
 
 
 def test_open_clip_takes_a_checkpoint_of_the_whole_or_of_the_tower_and_another_resolution(tmp_path: Path) -> None:
-    whole = open_clip.create_model("ViT-B-32").eval()
+    whole = open_clip.create_model("tiny").eval()
     file, of_tower = tmp_path / "whole.pt", tmp_path / "tower.pt"
     torch.save(whole.state_dict(), file)
     torch.save(whole.visual.state_dict(), of_tower)
-    x_BCHW = torch.randn(1, 3, 224, 224)
+    x_BCHW = torch.randn(1, 3, 64, 64)
     for each in (file, of_tower):
-        assert torch.equal(load_model("open_clip:ViT-B-32", each)(x_BCHW), whole.visual(x_BCHW))
-    larger = open_clip.create_model("ViT-B-32", pretrained=str(file), force_image_size=256).eval()
-    x_BCHW = torch.randn(1, 3, 256, 256)
-    assert torch.equal(load_model("open_clip:ViT-B-32", file, img_size=256)(x_BCHW), larger.visual(x_BCHW))
+        assert torch.equal(load_model("open_clip:tiny", each)(x_BCHW), whole.visual(x_BCHW))
+    larger = open_clip.create_model("tiny", pretrained=str(file), force_image_size=96).eval()
+    x_BCHW = torch.randn(1, 3, 96, 96)
+    assert torch.equal(load_model("open_clip:tiny", file, img_size=96)(x_BCHW), larger.visual(x_BCHW))
 
 
 @pytest.mark.parametrize("library", LIBRARIES)
