@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import doctest
 import math
+import subprocess
+import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -258,3 +261,33 @@ def test_a_name_of_another_kind_is_refused_shortly(name: Any) -> None:
 def test_model_and_method_in_the_wrong_order_are_told_in_one_line(tiny_vit: Callable[..., VisionTransformer]) -> None:
     with pytest.raises(ValueError, match=r"method must be .* not a VisionTransformer\.$"):
         vitrim.reduce_tokens("evit", tiny_vit())  # type: ignore[type-var]
+
+
+def test_a_model_is_asked_for_its_method_and_shows_it(tiny_vit: Callable[..., VisionTransformer]) -> None:
+    model = tiny_vit()
+    assert vitrim.method_of(model) is None
+    vitrim.reduce_tokens(model, "tm", keep_rate=0.5)
+    assert vitrim.method_of(model) == vitrim.TM(keep_rate=(0.5,) * 3, layers=(3, 6, 9))
+    assert "TokenMergence(keep_rate=(0.5, 0.5, 0.5)" in repr(model)
+    assert vitrim.method_from("bat", inattentive="drop") == vitrim.BAT(inattentive="drop")
+    assert not {"tm", "bat"} & set(vitrim.list_methods())
+
+
+def test_errors_have_a_base_and_stay_what_they_were() -> None:
+    for error in (vitrim.UnsupportedModel, vitrim.ImageDataError, vitrim.ExportMismatch):
+        assert issubclass(error, vitrim.VitrimError) and issubclass(error, ValueError)
+    assert issubclass(vitrim.TrainingError, vitrim.VitrimError)
+
+
+@pytest.mark.slow
+def test_types_reach_a_project_that_is_checked_strictly(tmp_path: Path) -> None:
+    code = "import vitrim\nfrom torch import nn\n\ndef shrink(model: nn.Linear) -> nn.Linear:\n"
+    code += "    return vitrim.reduce_tokens(model, vitrim.EViT(keep_rate=0.7))\n"
+    (tmp_path / "good.py").write_text(code)
+    (tmp_path / "bad.py").write_text(code.replace("keep_rate=0.7", "keep_rate=[None]"))
+    for name, errors in (("good.py", 0), ("bad.py", 1)):
+        done = subprocess.run(
+            [sys.executable, "-m", "mypy", "--strict", name], cwd=tmp_path, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == errors, done.stdout
+        assert "missing library stubs or py.typed" not in done.stdout

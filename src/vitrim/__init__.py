@@ -11,47 +11,78 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from .version import __version__ as __version__
+
 if TYPE_CHECKING:
-    from .api import list_methods, method_from, reduce_tokens, restore
+    from .api import list_methods, method_from, method_of, reduce_tokens, restore
     from .backbones.reader import UnsupportedModel
     from .core.method import Method
-    from .dense import features
+    from .dense import DenseFeatures, features
     from .draw import draw_tokens
-    from .early_exit import Anytime, anytime
-    from .export.run import export_model
+    from .early_exit import Anytime, Prediction, anytime
+    from .errors import VitrimError
+    from .export.run import ExportReport, export_model
+    from .export.verify import ExportMismatch
     from .load import build_model, load_model
-    from .measure.benchmark import benchmark
-    from .measure.calibration import calibrate_anytime, record_exits
-    from .measure.cls_quality import cls_quality
+    from .measure.benchmark import Timing, benchmark
+    from .measure.calibration import AnytimeScore, ExitRecord, calibrate_anytime, record_exits
+    from .measure.cls_quality import ClsQuality, cls_quality
     from .measure.diversity import diversity
-    from .measure.evaluate import evaluate_folder
+    from .measure.evaluate import Score, evaluate_folder
     from .measure.macs import count_macs
+    from .measure.pixels import ImageDataError
     from .measure.targets import method_for_keep_rate, method_for_macs
-    from .methods import METR, AttentionMass, BeyondAttentive, EViT, Random, TokenMergence, ToMe, register_method
+    from .methods import (
+        BAT,
+        METR,
+        TM,
+        AttentionMass,
+        BeyondAttentive,
+        EViT,
+        Random,
+        TokenMergence,
+        ToMe,
+        register_method,
+    )
     from .pretrained.hub import push_to_hub
     from .pretrained.read import from_pretrained
     from .pretrained.write import save_pretrained
     from .quantize import quantize_int8
-    from .tracing import trace
+    from .tracing import LayerTrace, Trace, trace
+    from .train.checkpoint import TrainingError
     from .train.recipe import Recipe, load_recipe
     from .train.run import run_recipe
     from .train.task import ClassificationTask
 
-__version__ = "0.1.0"
-
 __all__ = [
+    "BAT",
     "METR",
+    "TM",
     "Anytime",
+    "AnytimeScore",
     "AttentionMass",
     "BeyondAttentive",
     "ClassificationTask",
+    "ClsQuality",
+    "DenseFeatures",
     "EViT",
+    "ExitRecord",
+    "ExportMismatch",
+    "ExportReport",
+    "ImageDataError",
+    "LayerTrace",
     "Method",
+    "Prediction",
     "Random",
     "Recipe",
+    "Score",
+    "Timing",
     "ToMe",
     "TokenMergence",
+    "Trace",
+    "TrainingError",
     "UnsupportedModel",
+    "VitrimError",
     "anytime",
     "benchmark",
     "build_model",
@@ -70,6 +101,7 @@ __all__ = [
     "method_for_keep_rate",
     "method_for_macs",
     "method_from",
+    "method_of",
     "push_to_hub",
     "quantize_int8",
     "record_exits",
@@ -82,23 +114,64 @@ __all__ = [
 ]
 
 _HOME = {
-    ".api": ("list_methods", "method_from", "reduce_tokens", "restore"),
+    ".api": (
+        "list_methods",
+        "method_from",
+        "method_of",
+        "reduce_tokens",
+        "restore",
+    ),
     ".backbones.reader": ("UnsupportedModel",),
     ".core.method": ("Method",),
-    ".dense": ("features",),
+    ".dense": (
+        "DenseFeatures",
+        "features",
+    ),
     ".draw": ("draw_tokens",),
-    ".early_exit": ("Anytime", "anytime"),
-    ".export.run": ("export_model",),
-    ".load": ("build_model", "load_model"),
-    ".measure.benchmark": ("benchmark",),
-    ".measure.calibration": ("calibrate_anytime", "record_exits"),
-    ".measure.cls_quality": ("cls_quality",),
+    ".early_exit": (
+        "Anytime",
+        "Prediction",
+        "anytime",
+    ),
+    ".errors": ("VitrimError",),
+    ".export.run": (
+        "ExportReport",
+        "export_model",
+    ),
+    ".export.verify": ("ExportMismatch",),
+    ".load": (
+        "build_model",
+        "load_model",
+    ),
+    ".measure.benchmark": (
+        "Timing",
+        "benchmark",
+    ),
+    ".measure.calibration": (
+        "AnytimeScore",
+        "ExitRecord",
+        "calibrate_anytime",
+        "record_exits",
+    ),
+    ".measure.cls_quality": (
+        "ClsQuality",
+        "cls_quality",
+    ),
     ".measure.diversity": ("diversity",),
-    ".measure.evaluate": ("evaluate_folder",),
+    ".measure.evaluate": (
+        "Score",
+        "evaluate_folder",
+    ),
     ".measure.macs": ("count_macs",),
-    ".measure.targets": ("method_for_keep_rate", "method_for_macs"),
+    ".measure.pixels": ("ImageDataError",),
+    ".measure.targets": (
+        "method_for_keep_rate",
+        "method_for_macs",
+    ),
     ".methods": (
+        "BAT",
         "METR",
+        "TM",
         "AttentionMass",
         "BeyondAttentive",
         "EViT",
@@ -111,8 +184,16 @@ _HOME = {
     ".pretrained.read": ("from_pretrained",),
     ".pretrained.write": ("save_pretrained",),
     ".quantize": ("quantize_int8",),
-    ".tracing": ("trace",),
-    ".train.recipe": ("Recipe", "load_recipe"),
+    ".tracing": (
+        "LayerTrace",
+        "Trace",
+        "trace",
+    ),
+    ".train.checkpoint": ("TrainingError",),
+    ".train.recipe": (
+        "Recipe",
+        "load_recipe",
+    ),
     ".train.run": ("run_recipe",),
     ".train.task": ("ClassificationTask",),
 }

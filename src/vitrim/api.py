@@ -46,6 +46,12 @@ def reduce_tokens(model: M, method: Method | str, *, pools_patches: bool | None 
     return model
 
 
+def method_of(model: nn.Module) -> Method | None:
+    """The method at work in the model, every setting resolved for it; None where the model carries all its tokens."""
+    found = find_stack(model)
+    return None if found is None else found.stack.method
+
+
 def _pooling(backbone: Backbone, pools_patches: bool | None) -> Backbone:
     """The backbone with the caller's word on what comes after the blocks."""
     spec = backbone.spec

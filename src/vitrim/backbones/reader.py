@@ -17,6 +17,7 @@ from ..core.hooks import is_dispatched
 from ..core.self_check import check_reader
 from ..core.spec import ViTSpec
 from ..core.stack import TokenStack
+from ..errors import VitrimError
 from ..heads import check_module
 
 # Where a model's class is defined -> the module beside this one that reads it.
@@ -38,7 +39,7 @@ SUPPORTED = (
 Guard = Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], None]
 
 
-class UnsupportedModel(ValueError):
+class UnsupportedModel(VitrimError, ValueError):
     """The model, or one of its blocks, cannot be read."""
 
 

@@ -10,10 +10,11 @@ from pathlib import Path
 
 import torch
 
+from ..version import __version__
+
 
 def versions() -> dict[str, str]:
     """Versions of vitrim and of what its numbers depend on, by name."""
-    from .. import __version__
 
     found = {name: importlib.metadata.version(name) for name in ("timm", "torchvision", "numpy")}
     return {"vitrim": __version__, "torch": torch.__version__, **found, "python": platform.python_version()}

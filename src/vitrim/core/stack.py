@@ -48,6 +48,9 @@ class TokenStack(nn.Sequential):
             "torch.jit.script cannot write a reduced model: take torch.jit.trace or vitrim.export_model, or restore it."
         )
 
+    def extra_repr(self) -> str:
+        return str(self.method)
+
     def __getitem__(self, index: Any) -> Any:
         if isinstance(index, slice):
             raise RuntimeError("blocks that pass tokens on cannot be cut apart: restore(model) first.")

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from ..core.method import Method
 from ..measure.evaluate import preparation_of
+from ..version import __version__
 from .route import Route
 from .timing import Speed
 from .verify import Difference
@@ -81,7 +82,6 @@ def preparation(model: nn.Module) -> dict[str, Any]:
 
 def versions(route: Route) -> dict[str, str]:
     """Versions of vitrim, torch, and what the route needs."""
-    from .. import __version__
 
     found = {name: importlib.metadata.version(name) for name in route.modules}
     return {"vitrim": __version__, "torch": torch.__version__, **found, "python": platform.python_version()}

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from ..errors import VitrimError
 from .route import Runner
 
 
@@ -25,7 +26,7 @@ class Difference:
     beside: float = 0.0  # how far a logit moved with the images beside it, against the first batch size compared
 
 
-class ExportMismatch(ValueError):
+class ExportMismatch(VitrimError, ValueError):
     """An artefact that does not compute what its model does; the message is one line."""
 
 

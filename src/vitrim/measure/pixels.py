@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageOps
 
+from ..errors import VitrimError
 from ..text import shown
 
 SUFFIXES = frozenset((".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng", ".bmp", ".gif", ".webp"))
@@ -26,7 +27,7 @@ LONGEST = 600  # characters of an error
 SIXTEEN_BIT_FILES = ("PNG", "PPM")  # whose gray pixels of mode I are 16 bits wide
 
 
-class ImageDataError(ValueError):
+class ImageDataError(VitrimError, ValueError):
     """A folder of images, or one image, cannot be used; the message is one line, whatever the files are called."""
 
     def __init__(self, text: str):

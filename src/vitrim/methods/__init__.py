@@ -17,7 +17,9 @@ from .token_mergence import TokenMergence
 from .tome import ToMe
 
 __all__ = [
+    "BAT",
     "METR",
+    "TM",
     "AttentionMass",
     "BeyondAttentive",
     "EViT",
@@ -30,6 +32,9 @@ __all__ = [
     "register_method",
     "settings_of",
 ]
+
+
+TM, BAT = TokenMergence, BeyondAttentive
 
 
 def metr(method: Method | str = "evit", **settings: Any) -> METR:

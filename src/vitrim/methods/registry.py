@@ -23,6 +23,8 @@ GROUP = "vitrim.methods"
 NAME = re.compile(r"[a-z][a-z0-9_+-]*")
 C = TypeVar("C", bound=type[Method])
 
+SHORT = {"tm": "token_mergence", "bat": "beyond_attentive"}  # as the papers have it
+
 _makers: dict[str, Callable[..., Method]] = {}
 _classes: dict[str, type[Method]] = {}
 _settings: dict[str, Callable[[], dict[str, Any]]] = {}  # of names whose settings the signature does not tell
@@ -85,7 +87,7 @@ def method_from(name: str, **settings: Any) -> Method:
     >>> method_from("evit", keep_rate=0.5).keep_rate
     0.5
     """
-    known = makers()
+    known, name = makers(), SHORT.get(name, name) if isinstance(name, str) else name
     if not isinstance(name, str) or name not in known:
         raise ValueError(f"no method is called {name!r:.80}; there are {', '.join(sorted(known))}.")
     _check_fixed(name, settings)
@@ -100,6 +102,7 @@ def method_from(name: str, **settings: Any) -> Method:
 
 def settings_of(name: str) -> dict[str, Any]:
     """The settings that go with a method's name, with their defaults."""
+    name = SHORT.get(name, name)
     make = makers()[name]
     if name in _settings:
         return _settings[name]()

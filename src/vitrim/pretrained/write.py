@@ -20,6 +20,7 @@ from ..backbones.reader import Installed, find_stack, read_backbone
 from ..core.method import Method
 from ..core.spec import ViTSpec
 from ..text import shown
+from ..version import __version__
 from ..whole import replace_folder, sync, temporary_folder
 from .card import About, render
 from .config import CARD_FILE, CONFIG_FILE, WEIGHTS_FILE, Config, foreign_files, is_ours
@@ -116,8 +117,6 @@ def _with_lists(method: Method) -> Method:
 
 def _versions() -> dict[str, str]:
     import timm
-
-    from .. import __version__
 
     return {"vitrim": __version__, "timm": timm.__version__, "torch": str(torch.__version__)}
 

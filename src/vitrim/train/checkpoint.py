@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..errors import VitrimError
 from ..text import shown
 from ..whole import sync
 from .stored import read_object
@@ -25,7 +26,7 @@ PREFIX, PARTIAL = "step-", ".part-"
 GROUP = "group."  # beginning of names of tensors that an optimiser keeps for a group of parameters
 
 
-class TrainingError(RuntimeError):
+class TrainingError(VitrimError, RuntimeError):
     """Training cannot go on; the message is one line and says what to do."""
 
 
