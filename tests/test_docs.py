@@ -41,6 +41,12 @@ class Example(NamedTuple):
 
 
 EXAMPLES = [Example(name, *match) for name in DOCUMENTS for match in FENCE.findall((ROOT / name).read_text())]
+SHELL = [each for each in EXAMPLES if each.language == "sh" and not each.not_run]
+COMMANDS: dict[str, str] = {}  # each runs once, with those of the first document that shows it
+for example in SHELL:
+    for line in example.lines:
+        if line != "make demo":
+            COMMANDS.setdefault(line, example.document)
 NEEDS_NETWORK = [shlex.split(line) for each in EXAMPLES if each.not_run == "needs network" for line in each.lines]
 
 
@@ -62,21 +68,16 @@ def test_every_fence_is_an_example_or_a_drawing_and_every_one_left_out_says_why(
     assert not any(re.search(r"^(vitrim|python|pip|import|from) ", each.code, re.M) for each in drawings)
 
 
-def documents_with(language: str) -> list[str]:
-    return list(dict.fromkeys(each.document for each in EXAMPLES if each.language == language and not each.not_run))
-
-
-@pytest.mark.parametrize("document", documents_with("python"))
+@pytest.mark.parametrize("document", dict.fromkeys(each.document for each in EXAMPLES if each.language == "python"))
 def test_python_examples_run_in_order(document: str, tmp_path: Path) -> None:
     examples = [each for each in EXAMPLES if each.document == document and each.language == "python"]
     assert not any(each.not_run for each in examples)
     python("-c", "\n".join(each.code for each in examples), folder=tmp_path)
 
 
-@pytest.mark.parametrize("document", documents_with("sh"))
+@pytest.mark.parametrize("document", dict.fromkeys(COMMANDS.values()))
 def test_commands_run_in_order(document: str, tmp_path: Path) -> None:
-    shell = [each for each in EXAMPLES if each.document == document and each.language == "sh" and not each.not_run]
-    commands = [shlex.split(line) for each in shell for line in each.lines if line != "make demo"]
+    commands = [shlex.split(line) for line, home in COMMANDS.items() if home == document]
     for name in ("examples", "recipes", "benchmarks"):
         (tmp_path / name).symlink_to(ROOT / name)
     for program, *arguments in commands:

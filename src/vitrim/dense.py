@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from .backbones.reader import find_stack, read_backbone
+from .core import portable
 from .core.listening import listening
 from .core.schedule import is_whole
 from .core.spec import ViTSpec
@@ -67,6 +68,8 @@ def features(
     Gradients flow; modes, autocast and no_grad are the caller's; a compiled model runs uncompiled meanwhile.
     Errors: UnsupportedModel where the model cannot be read, ValueError for what does not fit it.
     """
+    if portable.writing():
+        raise ValueError("features follows a forward from outside, so it cannot be exported or traced.")
     _check_choice("fill", fill, FILLS)
     if shared is not None:
         _check_choice("shared", shared, SHARES)
