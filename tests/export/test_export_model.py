@@ -305,11 +305,12 @@ def by_ones_own_script(model: nn.Module, path: Path, images: Tensor, *, dynamo: 
     return torch.from_numpy(session.run(None, {"images": images.numpy()})[0])
 
 
+RANDOM_PAIRS = ("token_mergence", {"layers": (0,), "similarity": "random"})
 EVERY_WAY = [("evit", LAYERS), ("token_mergence", LAYERS), ("beyond_attentive", LAYERS), ("tome", {"r": 7})]
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize(("name", "settings"), [*EVERY_WAY, ("random", LAYERS)])
+@pytest.mark.parametrize(("name", "settings"), [*EVERY_WAY, ("random", LAYERS), RANDOM_PAIRS])
 def test_the_older_exporter_of_torch_takes_a_reduced_model(tiny_vit, name, settings, images, tmp_path):
     pytest.importorskip("onnx")
     reduced = vitrim.reduce_tokens(tiny_vit(depth=DEPTH), name, **settings)
