@@ -339,3 +339,9 @@ def test_a_wrapped_model_is_evaluated_like_any_other(folder):
     model = vitrim.build_model(NAME, img_size=32, num_classes=10)
     vitrim.reduce_tokens(model, vitrim.METR(method=vitrim.EViT(keep_rate=0.7)))
     assert vitrim.evaluate_folder(vitrim.anytime(model, 0.1), folder).num_images == 20
+
+
+@pytest.mark.parametrize("by", [["confidence"], None, "trust"])
+def test_what_is_no_criterion_is_refused(by):
+    with pytest.raises(ValueError, match="confidence, entropy"):
+        vitrim.anytime(with_exits(), 0.5, by)

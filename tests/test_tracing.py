@@ -364,3 +364,12 @@ def test_a_batch_of_no_images_can_be_traced():
     assert [(layer.num_tokens, layer.source_BP.shape[0], layer.counted) for layer in t.layers] == [
         (n, 0, str(n)) for n in (layer.num_tokens for layer in traced(reduced_vit()).layers)
     ]
+
+
+@pytest.mark.parametrize("grid", ["88", 8, (8,), (-8, -8), (8.0, 8.0), [8, True]])
+def test_a_grid_that_is_none_is_refused(grid):
+    model = reduced_vit()
+    with pytest.raises(ValueError, match="two whole numbers"), trace(model, grid=grid):
+        pass
+    with pytest.raises(ValueError, match="two whole numbers"):
+        vitrim.features(model, torch.randn(1, 3, 64, 64), grid=grid)

@@ -25,7 +25,7 @@ from .core.listening import listening
 from .core.schedule import is_whole
 from .core.spec import ViTSpec
 from .core.stack import Snapshot, TokenStack
-from .following import ConvolvedSizes, Following, follow_blocks, run_uncompiled
+from .following import ConvolvedSizes, Following, check_grid, follow_blocks, run_uncompiled
 from .patch_maps import FILLS, SHARES, Placed, filled, placed
 
 FINAL_NORMS = ("norm", "ln", "layernorm", "post_layernorm", "ln_post")  # as timm, torchvision and the others name it
@@ -192,7 +192,7 @@ def _grid(run: _Run, spec: ViTSpec, given: tuple[int, int] | None) -> tuple[int,
     start_BNC = run.leaving[spec.opaque_layers - 1].tokens.x_BNC if spec.opaque_layers else run.entering_BNC
     num_patches = start_BNC.shape[1] - spec.num_prefix
     if given is not None:
-        rows, columns = given
+        rows, columns = check_grid(given)
         if rows * columns != num_patches:
             raise ValueError(f"a grid of {rows} x {columns} cannot hold the {num_patches} patches of these images.")
         return rows, columns

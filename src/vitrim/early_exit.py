@@ -48,7 +48,7 @@ class Anytime(nn.Module):
     def __init__(self, model: nn.Module, threshold: float | Sequence[float], by: str = "confidence"):
         super().__init__()
         stack = _stack_of(model)
-        if by not in MEASURES:
+        if not isinstance(by, str) or by not in MEASURES:
             raise ValueError(f"by must be one of {', '.join(MEASURES)}, not {by!r}.")
         self.by = by
         self.exits = exits_of(stack)

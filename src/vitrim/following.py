@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from .core.listening import Follower, Recorder, Snapshot
+from .core.schedule import is_whole
 from .core.tokens import Tokens
 
 CONVOLUTIONS = (torch.ops.aten.convolution.default, torch.ops.aten.conv2d.default)
@@ -23,6 +24,14 @@ def run_uncompiled(cleanup: ExitStack) -> None:
     """What is compiled runs as it was written, from now until cleanup."""
     if "torch._dynamo" in sys.modules:  # nothing is compiled before this is imported, and importing it takes seconds
         cleanup.enter_context(torch.compiler.set_stance("force_eager"))
+
+
+def check_grid(grid: object) -> tuple[int, int]:
+    """Rows and columns of the patches; ValueError for anything but two whole numbers of at least 1."""
+    sides = tuple(grid) if isinstance(grid, (tuple, list)) else ()
+    if len(sides) != 2 or not all(is_whole(side) and side >= 1 for side in sides):
+        raise ValueError(f"a grid is two whole numbers, (rows, columns), not {grid!r:.80}.")
+    return sides
 
 
 class ConvolvedSizes(TorchDispatchMode):  # type: ignore[no-untyped-call]

@@ -20,7 +20,7 @@ from .core.ops import take
 from .core.spec import ViTSpec
 from .core.stack import Snapshot, TokenBlock
 from .core.tokens import Tokens
-from .following import ConvolvedSizes, run_uncompiled
+from .following import ConvolvedSizes, check_grid, run_uncompiled
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,7 +78,7 @@ class Trace:
     """What `trace` found out about the last complete forward pass."""
 
     def __init__(self, grid: tuple[int, int] | None = None):
-        self._given_grid = grid
+        self._given_grid = None if grid is None else check_grid(grid)
         self._forward: _Forward | None = None
 
     @property

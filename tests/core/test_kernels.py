@@ -14,6 +14,7 @@ from torch import nn
 
 import vitrim
 from operations import FUSED, Operations
+from vitrim.methods import settings_of
 
 SETTINGS: dict[str, dict[str, Any]] = {"tome": {"r": 11}}
 FIXED = [name for name in vitrim.list_methods() if not vitrim.method_from(name).varies]  # test_packing has the others
@@ -23,7 +24,7 @@ every_method = pytest.mark.parametrize(("name", "settings"), EVERY, ids=[name fo
 
 
 def other_scorers() -> list[tuple[str, dict[str, Any]]]:
-    scored = [name for name in FIXED if hasattr(vitrim.method_from(name), "scorer")]
+    scored = [name for name in FIXED if "scorer" in settings_of(name)]
     return [(name, {"scorer": scorer}) for name in scored for scorer in ("received", "norm")]
 
 

@@ -283,3 +283,30 @@ def test_where_a_method_does_not_act_it_is_not_asked_and_the_attention_is_freed(
         model(torch.randn(1, 3, 32, 32))
     assert asked == [3, 6, 9]
     assert [layer for layer in range(12) if alive[layer]] == [3, 6, 9]
+
+
+@pytest.mark.parametrize(
+    "cut",
+    [
+        lambda blocks: blocks.pop(3),
+        lambda blocks: blocks.append(nn.Identity()),
+        lambda blocks: blocks.insert(0, nn.Identity()),
+        lambda blocks: blocks.extend([nn.Identity()]),
+        lambda blocks: blocks.__delitem__(3),
+    ],
+    ids=["pop", "append", "insert", "extend", "del"],
+)
+def test_blocks_are_neither_added_nor_taken_away(tiny_vit: Callable[..., VisionTransformer], cut: Any) -> None:
+    model = vitrim.reduce_tokens(tiny_vit(), "evit")
+    with pytest.raises(RuntimeError, match=r"restore\(model\) first"):
+        cut(model.blocks)
+    assert len(model.blocks) == 12
+
+
+@pytest.mark.parametrize("attention", ["fused", "own"])
+def test_a_model_in_float64_keeps_its_bits(tiny_vit: Callable[..., VisionTransformer], attention: str) -> None:
+    model, images = tiny_vit(num_heads=6).double(), torch.randn(2, 3, 32, 32).double()  # 8 channels: an odd scale
+    for block in model.blocks:
+        block.attn.fused_attn = attention == "fused"
+    wanted = model(images)
+    assert torch.equal(vitrim.reduce_tokens(model, "evit", keep_rate=1.0)(images), wanted)

@@ -293,3 +293,12 @@ def test_what_is_no_model_is_refused_by_whatever_measures(measure):
 def test_a_target_of_another_kind_is_refused(tiny_vit, gmacs):
     with pytest.raises(ValueError, match="positive number of GMACs"):
         vitrim.method_for_macs("evit", tiny_vit(), gmacs)
+
+
+@pytest.mark.parametrize("scorer", ["cls", "received"])
+def test_half_precision_counts_as_fp32(tiny_vit, scorer):
+    counts = {
+        count_macs(vitrim.reduce_tokens(tiny_vit(), "evit", keep_rate=0.5, scorer=scorer).to(dtype))
+        for dtype in (torch.float32, torch.bfloat16, torch.float16)
+    }
+    assert len(counts) == 1

@@ -92,3 +92,9 @@ def test_multiply_adds_are_counted_on_images_and_no_formula_tells_them():
 def test_bad_settings_are_refused_in_one_line(settings, match):
     with pytest.raises(ValueError, match=match):
         vitrim.reduce_tokens(families.small_model("vit"), vitrim.AttentionMass(**settings))
+
+
+def test_the_meta_device_has_no_images_to_decide_by():
+    model = families.reduced("vit", "attention_mass", mass=0.6).to("meta")
+    with pytest.raises(ValueError, match="depends on the image"):
+        model(torch.empty(2, 3, 32, 32, device="meta"))

@@ -167,4 +167,4 @@ def _split(attn: Any, x_BNC: Tensor) -> Attention:
     B, N, _ = x_BNC.shape
     q, k, v = attn.qkv(x_BNC).reshape(B, N, 3, attn.num_heads, attn.head_dim).permute(2, 0, 3, 1, 4).unbind(0)
     q, k = through(q, attn.q_norm), through(k, attn.k_norm)
-    return Attention(q, k, v, attn.scale, dropout=timm_eva.dropout_of(attn))
+    return Attention(q, k, v, timm_eva.scale_of(attn), dropout=timm_eva.dropout_of(attn))

@@ -6,6 +6,7 @@ each block of a model that learns them; with patch dropout one for each image. T
 
 from __future__ import annotations
 
+import math
 from typing import Any, cast
 
 import torch
@@ -94,7 +95,7 @@ def _split(attn: Any, x_BNC: Tensor) -> Attention:
     groups = q.shape[1] // k.shape[1]
     if groups > 1:  # several heads of queries share one of keys and values
         k, v = k.repeat_interleave(groups, dim=1), v.repeat_interleave(groups, dim=1)
-    return Attention(q, k, v, attn.scale, dropout=dropout_of(attn))
+    return Attention(q, k, v, scale_of(attn), dropout=dropout_of(attn))
 
 
 def _fused(attn: Any, x_BNC: Tensor) -> Tensor:
@@ -110,6 +111,11 @@ def _fused(attn: Any, x_BNC: Tensor) -> Tensor:
 def is_fused(attn: Any) -> bool:
     """Whether timm runs this attention through the fused kernel, see timm.layers.set_fused_attn."""
     return bool(attn.fused_attn)
+
+
+def scale_of(attn: Any) -> float:
+    """The scale of the logits: timm leaves that of the fused kernel to torch, which differs in float64's last bit."""
+    return 1 / math.sqrt(attn.head_dim) if is_fused(attn) else attn.scale
 
 
 def dropout_of(attn: Any) -> float:

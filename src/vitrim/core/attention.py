@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextvars import ContextVar
 from functools import reduce
 from typing import NamedTuple
 
@@ -108,6 +109,10 @@ class Attention(NamedTuple):
         return packing.pad(rows_NH, self.lengths).transpose(1, 2)
 
 
+# Whether products are being counted: a sum of elementwise ones would not be seen.
+COUNTED: ContextVar[bool] = ContextVar("vitrim_counted", default=False)
+
+
 def longest_in_steps(x_BNC: Tensor) -> int:
     """Up to how many tokens attention over such features runs faster in steps than through the fused kernel.
 
@@ -147,7 +152,11 @@ def _logits_of_one(query_BHD: Tensor, k_BHND: Tensor) -> Tensor:
     query_BH1D = query_BHD.unsqueeze(2)
     if k_BHND.device.type == "cpu" and not torch.compiler.is_exporting():
         single = k_BHND.shape[0] == 1
-        if k_BHND.dtype != query_BHD.dtype or (single and torch.compiler.is_compiling()):
+        if torch.compiler.is_compiling():
+            summed = single or k_BHND.dtype != query_BHD.dtype
+        else:
+            summed = k_BHND.dtype != query_BHD.dtype and not COUNTED.get()
+        if summed:
             return (query_BH1D * k_BHND).sum(dim=-1)
         if not single:
             heads = zip(query_BH1D.unbind(dim=1), k_BHND.unbind(dim=1), strict=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import Any, NoReturn, cast
 
 import torch
 from torch import nn
@@ -52,9 +52,22 @@ class TokenStack(nn.Sequential):
         return str(self.method)
 
     def __getitem__(self, index: Any) -> Any:
-        if isinstance(index, slice):
-            raise RuntimeError("blocks that pass tokens on cannot be cut apart: restore(model) first.")
-        return super().__getitem__(index)
+        return _refuse_to_cut() if isinstance(index, slice) else super().__getitem__(index)
+
+    def __delitem__(self, index: Any) -> None:
+        _refuse_to_cut()
+
+    def append(self, module: nn.Module) -> Any:
+        _refuse_to_cut()
+
+    def insert(self, index: int, module: nn.Module) -> Any:
+        _refuse_to_cut()
+
+    def extend(self, sequential: Any, offset: int = 0) -> Any:
+        _refuse_to_cut()
+
+    def pop(self, key: Any) -> Any:
+        _refuse_to_cut()
 
     @property
     def method(self) -> Method:
@@ -104,6 +117,10 @@ class TokenStack(nn.Sequential):
         for block in self:
             cast(TokenBlock, block).release()
         return original
+
+
+def _refuse_to_cut() -> NoReturn:
+    raise RuntimeError("blocks that pass tokens on cannot be cut apart: restore(model) first.")
 
 
 def _view(block: nn.Module, reader: BlockReader, method: Method, spec: ViTSpec, layer: int) -> TokenBlock:

@@ -17,6 +17,8 @@ from torch import Size, Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
+from ..core.attention import COUNTED
+
 # Attention kernels that FlopCounterMode passes over, the first of them up to torch 2.14: DeiT-S would count 4.24 G.
 UNCOUNTED_ATTENTION = (
     "_scaled_dot_product_flash_attention_for_cpu",
@@ -45,11 +47,13 @@ def counting(model: nn.Module) -> Iterator[FlopCounterMode]:
     operations, layers = _Unknown(counter.flop_registry), _Silent(counter)
     before = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
+    counted = COUNTED.set(True)
     try:
         # With gradients on: its module hooks fail on a parameter passed to a module without (attention pools).
         with torch.enable_grad(), layers.listening(model), operations, counter:
             yield counter
     finally:
+        COUNTED.reset(counted)
         torch.backends.mha.set_fastpath_enabled(before)
     missed = [*operations.names, *layers.names]
     if missed:

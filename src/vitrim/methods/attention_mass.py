@@ -96,6 +96,8 @@ class AttentionMass(Method):
     def after_attention(self, layer: int, tokens: Tokens, attention: Attention) -> Tokens:
         mass = self.mass_at(layer)
         score_BN = patch_scores(self.scorer, tokens, attention)
+        if score_BN.is_meta:
+            raise ValueError(f"{self.name}: how many patches stay depends on the image, and the meta device has none.")
         most_B = [schedule.ceil_share(mass, count - tokens.num_prefix) for count in tokens.num_tokens_B]
         kept_BN = within_mass(score_BN, mass, torch.tensor(most_B, device=score_BN.device))
         return fuse_where(tokens, kept_BN, score_BN) if self.fuse else keep_where(tokens, kept_BN)

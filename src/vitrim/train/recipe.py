@@ -164,6 +164,8 @@ class Recipe:
     def override(self, changes: Mapping[str, Any]) -> Recipe:
         """This recipe with other values; texts are read as JSON where the field is not a text."""
         known = {entry.name: entry for entry in fields(self)}
+        if not isinstance(changes, Mapping) or not all(isinstance(name, str) for name in changes):
+            raise ValueError(f"a recipe is changed by names with values, say {{'epochs': 30}}, not by {changes!r:.80}.")
         for name in changes:
             if name not in known:
                 close = difflib.get_close_matches(name, known, n=3) or sorted(known)

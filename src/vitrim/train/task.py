@@ -95,6 +95,8 @@ class ClassificationTask(nn.Module):
 
     def criterion(self, logits_BK: Tensor, target: Tensor) -> Tensor:
         """Cross-entropy in fp32; probabilities are taken as they are, without label smoothing."""
+        if not isinstance(target, Tensor):
+            raise ValueError(f"targets are a tensor, class indices [B] or probabilities [B, K], not {target!r:.80}.")
         smoothing = 0.0 if target.is_floating_point() else self.label_smoothing
         return cross_entropy(logits_BK.float(), target, label_smoothing=smoothing)
 
