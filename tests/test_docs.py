@@ -114,3 +114,14 @@ def test_the_demo_runs(tmp_path: Path) -> None:
 
 def test_tables_are_what_the_recorded_rows_say() -> None:
     python("benchmarks/tables.py", "--check", folder=ROOT)
+
+
+@pytest.mark.parametrize("document", [*DOCUMENTS, "CHANGELOG.md", "findings/README.md"])
+def test_links_and_files_that_are_named_are_there(document: str) -> None:
+    text = (ROOT / document).read_text()
+    links = [link.partition("#")[0] for link in re.findall(r"\]\((?!https?://|#)([^)]+)\)", text)]
+    missing = [link for link in links if not ((ROOT / document).parent / link).exists()]
+    named = re.findall(r"`(?:python )?([\w./-]+/[\w.-]+\.(?:py|md|csv|sh))[ `]", text)
+    places = [ROOT, ROOT / "src" / "vitrim", (ROOT / document).parent]
+    missing += [name for name in named if not any((place / name).exists() for place in places)]
+    assert not missing

@@ -20,13 +20,15 @@ HUB, FOLDER = "hf-hub:", "local-dir:"  # beginnings of names that timm looks up 
 
 
 def load_model(name: str, checkpoint: str | Path | None = None, *, img_size: int | None = None) -> nn.Module:
-    """The timm model of that name in eval mode, with the checkpoint's weights, or with timm's if none is given.
+    """The model of that name in eval mode, with the checkpoint's weights, or with its library's if none is given.
 
-    name: or one of another library (`other_libraries`), torchvision:vit_b_16; or a folder that `save_pretrained`
-        wrote: its model and weights with *all* tokens, for any method to act on; or a folder of transformers'.
-    checkpoint: a .safetensors file, or a .pth file of tensors (never unpickled beyond that). All keys and shapes
-    must fit, but for what only training needs (METR's exits), which is left out; the model has as many classes as the
-    checkpoint's head. With img_size, position embeddings are resampled to that resolution.
+    name: of a timm model, or of another library's (`other_libraries`), torchvision:vit_b_16; or a folder that
+        `save_pretrained` wrote: its model and weights with *all* tokens, for any method to act on; or a folder of
+        transformers'.
+    checkpoint: a .safetensors file, or a .pth file of tensors (never unpickled beyond that); not for transformers,
+        whose folders bring their weights. All keys and shapes must fit, but for what only training needs (METR's
+        exits), which is left out; the model has as many classes as the checkpoint's head.
+    img_size: position embeddings are resampled to that resolution.
     Errors: ValueError for a name, file or size that does not fit; OSError where weights cannot be had.
     """
     name = os.fspath(name)
@@ -59,9 +61,10 @@ def build_for(name: str, state: Mapping[str, Tensor], img_size: int | None) -> n
 
 
 def build_model(name: str, *, img_size: int | None = None, **settings: Any) -> nn.Module:
-    """The timm model of that name, or of that saved folder, in eval mode with random weights; nothing is downloaded.
+    """The model of that name, or of that saved folder, in eval mode with random weights; no weights are downloaded.
 
-    settings: what else its constructor takes, such as num_classes or drop_path_rate.
+    name: as in `load_model`. For one on the hub its configuration is asked for, if it is not on this machine yet.
+    settings: what else a timm model's constructor takes, such as num_classes or drop_path_rate.
     """
     name = os.fspath(name)
     if (other := split_name(name)) is not None:

@@ -27,7 +27,7 @@ def quantize_int8(model: M) -> M:
 
     The model is in eval mode; it can be reduced before or after, and `restore` gives the model with all tokens, still
     in int8. Convolutions and the projections inside an nn.MultiheadAttention (torchvision, open_clip) stay as they
-    are. Weights are rounded for good: to go back, load them anew. The gain needs torch.compile, or a GPU.
+    are. Weights are rounded for good: to go back, load them anew. On a CPU the gain needs torch.compile.
     Errors: ValueError without torchao, for what is no model, for one in training mode, or one without linear layers.
     """
     quantize_, config = _torchao()

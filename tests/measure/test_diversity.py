@@ -45,6 +45,10 @@ def test_the_relative_score_does_not_depend_on_scale_and_is_zero_for_zeros():
     assert diversity(torch.zeros(1, 3, 4), relative=True).tolist() == [0.0]
 
 
+def test_the_relative_score_of_random_tokens_is_above_one():
+    assert 1.2 < diversity(torch.randn(1, 197, 192), relative=True).item() < 1.4
+
+
 def test_half_precision_is_scored_in_fp32():
     torch.manual_seed(0)
     z = torch.randn(2, 9, 8).bfloat16()

@@ -39,8 +39,8 @@ def save_pretrained(
 ) -> Path:
     """Write model.safetensors, config.json and a model card into the folder; returns it. `from_pretrained` reads it.
 
-    model: one that vitrim reads, reduced or not; it stays as it is. All weights are written, METR's exit heads too, in
-        their precision. Weights that share memory are written once each.
+    model: one of timm that vitrim reads, reduced or not; it stays as it is. All weights are written, METR's exit heads
+        too, in their precision. Weights that share memory are written once each.
     recipe, metrics, notes: for the card, the first two for config.json as well: how it was trained (a dataclass or
         plain values), numbers by name, and Markdown. license: of the weights, as the hub names it, say "apache-2.0".
     A folder that this function wrote before is replaced; any other that is not empty is refused. What was written is
