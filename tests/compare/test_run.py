@@ -41,6 +41,14 @@ class Counter(Watcher):
             raise KeyboardInterrupt
 
 
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """The folder of a small job that has run."""
+    folder = tmp_path_factory.mktemp("finished")
+    compare(small_job(folder))
+    return folder
+
+
 def test_a_comparison_writes_rows_report_and_pictures(tmp_path):
     watcher = Counter()
     run = compare(small_job(tmp_path, ["evit", "tome"], [0.7, 0.5]), watcher)
@@ -154,22 +162,22 @@ def test_more_methods_and_rates_can_be_added_later(tmp_path):
         ({"seed": 1}, "seed is 0, and now it is 1"),
     ],
 )
-def test_another_run_is_refused_in_the_same_folder(tmp_path, changes, difference):
-    compare(small_job(tmp_path))
+def test_another_run_is_refused_in_the_same_folder(finished, tmp_path, changes, difference):
+    shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
     with pytest.raises(ValueError, match=f"holds another run: its {difference}"):
         compare(small_job(tmp_path, **changes))
 
 
-def test_changed_labels_are_another_run(tmp_path):
-    compare(small_job(tmp_path))
+def test_changed_labels_are_another_run(finished, tmp_path):
+    shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
     table = tmp_path / "images" / "labels.csv"
     table.write_text(table.read_text().replace("5.png,5", "5.png,7"))
     with pytest.raises(ValueError, match="holds another run: its images is"):
         compare(small_job(tmp_path))
 
 
-def test_the_place_of_the_data_does_not_matter(tmp_path):
-    compare(small_job(tmp_path))
+def test_the_place_of_the_data_does_not_matter(finished, tmp_path):
+    shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
     (tmp_path / "elsewhere").mkdir()
     shutil.move(tmp_path / "images", tmp_path / "elsewhere" / "images")
     watcher = Counter()

@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load_file
 from small_run import EVERYTHING, FIELDS, lines, recipe
 
+import fresh
 from vitrim.train import checkpoint, loop
 from vitrim.train.checkpoint import TrainingError
 from vitrim.train.recipe import Recipe
@@ -61,8 +62,8 @@ def assert_same(one: Path, other: Path) -> None:
     assert states[0] == states[1]
 
 
-def start(data, output, fields, die_at=0):
-    command = [sys.executable, str(SCRIPT), str(data), str(output), json.dumps(fields), str(die_at)]
+def start(data, output, fields):
+    command = [sys.executable, str(SCRIPT), str(data), str(output), json.dumps(fields), "0"]
     with output.with_name("said.txt").open("w") as said:
         return subprocess.Popen(command, env=ENVIRONMENT, stdout=said, stderr=said)
 
@@ -92,8 +93,8 @@ def test_a_run_killed_twice_ends_in_the_same_numbers_as_one_that_ran_through(ima
     run_recipe(Recipe(**EVERYTHING), images, straight, cpu=True)
     assert [line["step"] for line in lines(straight)] == list(range(1, 22))
 
-    child = start(images, killed, EVERYTHING, die_at=10)  # while it writes a checkpoint
-    assert child.wait(300) == -signal.SIGKILL
+    at_10 = [str(SCRIPT), str(images), str(killed), json.dumps(EVERYTHING), "10"]  # while it writes a checkpoint
+    assert fresh.run(at_10).returncode == -signal.SIGKILL
     assert [path.name for path in (killed / "checkpoints").glob(".part-*")] == [".part-00000010"]
     assert checkpoint.latest(killed / "checkpoints").name == "step-00000009"
 
