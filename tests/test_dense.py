@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 import vitrim
 from vitrim.cli import app
 from vitrim.core.tokens import Tokens
-from vitrim.patch_maps import FILLS, SHARES, filled, placed
+from vitrim.patch_maps import FILLS, SHARES, _group_means, filled, placed
 
 sys.path.insert(0, str(Path(__file__).parent))
 from library_models import DINO, HF, images, of_open_clip, of_transformers, torchvision_vit
@@ -334,3 +334,10 @@ def test_colours_of_the_first_maps_hold_for_all():
     assert one.shape == (2, 3, 4, 3)
     assert (one[:, ::-1] == other).all()
     assert one.std() > 30
+
+
+def test_means_over_many_patches_are_those_of_fp32_in_bf16():
+    x_BPC = torch.rand(1, 1000, 3, generator=torch.Generator().manual_seed(0)) + 1
+    at_BP, held_BP = torch.zeros(1, 1000, dtype=torch.long), torch.ones(1, 1000, dtype=torch.bool)
+    got = _group_means(x_BPC.bfloat16(), at_BP, held_BP, 1)[0, 0].float()
+    torch.testing.assert_close(got, x_BPC.bfloat16().float().mean(dim=1)[0], atol=0, rtol=0.004)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from .core import ops
+from .core.precision import widen
 from .core.tokens import Tokens
 
 FILLS = ("drift", "last", "nearest", "zero")  # rules for a dropped patch, see `dense.features`
@@ -45,17 +46,17 @@ def placed(tokens: Tokens, before_BPC: Tensor, fill: str, shared: str) -> Placed
     gone_BP1 = gone_BP.unsqueeze(-1)
     if fill == "drift":
         step_BPC = (x_BPC - before_BPC).masked_fill(gone_BP1, 0.0)
-        before_BPC = before_BPC + step_BPC.sum(dim=1, keepdim=True) / (~gone_BP1).sum(dim=1, keepdim=True).clamp(min=1)
+        before_BPC = before_BPC + _mean(step_BPC, ~gone_BP1)
     return Placed(torch.where(gone_BP1, before_BPC, x_BPC), gone_BP)
 
 
 def _group_means(x_BPC: Tensor, at_BP: Tensor, held_BP: Tensor, num_tokens: int) -> Tensor:
-    """For each patch the mean over the patches that its token holds: [B, P, C]."""
+    """For each patch the mean over the patches that its token holds: [B, P, C]. bf16 cannot count beyond 256."""
     B, _, C = x_BPC.shape
-    index_BPC = at_BP.unsqueeze(-1).expand(-1, -1, C)
-    sum_BNC = x_BPC.new_zeros(B, num_tokens, C).scatter_add(1, index_BPC, x_BPC * held_BP.unsqueeze(-1))
-    size_BN = x_BPC.new_zeros(B, num_tokens).scatter_add(1, at_BP, held_BP.to(x_BPC.dtype))
-    return ops.take(sum_BNC / size_BN.clamp(min=1).unsqueeze(-1), at_BP)
+    wide_BPC, index_BPC = widen(x_BPC), at_BP.unsqueeze(-1).expand(-1, -1, C)
+    sum_BNC = wide_BPC.new_zeros(B, num_tokens, C).scatter_add(1, index_BPC, wide_BPC * held_BP.unsqueeze(-1))
+    size_BN = wide_BPC.new_zeros(B, num_tokens).scatter_add(1, at_BP, held_BP.to(wide_BPC.dtype))
+    return ops.take((sum_BNC / size_BN.clamp(min=1).unsqueeze(-1)).to(x_BPC.dtype), at_BP)
 
 
 def filled(x_BPC: Tensor, gone_BP: Tensor | None, fill: str, columns: int) -> Tensor:
@@ -76,3 +77,10 @@ def _nearest(gone_BP: Tensor, columns: int) -> Tensor:
     order_PP = squared_PP * P + index_P  # no two alike in a row, so that every device finds the same
     far = 3 * P**3
     return torch.stack([order_PP.masked_fill(gone_P, far).argmin(dim=1) for gone_P in gone_BP])
+
+
+def _mean(x_BPC: Tensor, there_BP1: Tensor) -> Tensor:
+    """The mean over the patches that are there, the others being zero: [B, 1, C]. Summed up in at least fp32."""
+    wide = torch.promote_types(x_BPC.dtype, torch.float32)
+    count_B11 = there_BP1.sum(dim=1, keepdim=True).clamp(min=1)
+    return (x_BPC.sum(dim=1, keepdim=True, dtype=wide) / count_B11).to(x_BPC.dtype)

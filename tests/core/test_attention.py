@@ -171,3 +171,9 @@ def test_autocast_does_not_change_the_scores() -> None:
     wanted = attention.cls_row()
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert torch.equal(attention.cls_row(), wanted)
+
+
+def test_the_mean_key_of_many_heads_is_as_exact_as_fp32() -> None:
+    k_BHND = torch.randn(1, 24, 7, 4, generator=torch.Generator().manual_seed(0)).bfloat16()
+    wanted = k_BHND.double().mean(dim=1)
+    torch.testing.assert_close(Attention(k_BHND, k_BHND, k_BHND, 1.0).mean_key().double(), wanted, atol=1e-6, rtol=1e-6)

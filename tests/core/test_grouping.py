@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from vitrim.core.grouping import Groups, consecutive, density_peaks, kmeans, match_similar, squared_distances
+from vitrim.methods.tome import match
 
 
 def assignment(groups: Groups, num_tokens: int) -> list[dict[int, int]]:
@@ -184,3 +185,22 @@ def test_autocast_does_not_change_the_distances() -> None:
     wanted = squared_distances(x, x)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert torch.equal(squared_distances(x, x), wanted)
+
+
+def test_tokens_of_zeros_resemble_nothing_and_are_no_nan() -> None:
+    x_BMC = torch.randn(1, 8, 4, generator=torch.Generator().manual_seed(0))
+    x_BMC[:, 3] = 0
+    x_BMC[:, 6] = x_BMC[:, 2] * 2
+    groups = match_similar(x_BMC, 1)
+    assert groups.member.tolist() == [[6]]  # and not the one of zeros
+    x_BND = torch.cat([torch.ones(1, 1, 4), x_BMC], dim=1)
+    keep_BK, rest_BM, _ = match(x_BND, 1, 1)
+    assert rest_BM.tolist() != [[3]]
+    assert sorted([*keep_BK[0].tolist(), *rest_BM[0].tolist()]) == list(range(8))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_centres_of_kmeans_are_means_in_fp32(dtype: torch.dtype) -> None:
+    x_BMC = torch.randn(2, 600, 8, generator=torch.Generator().manual_seed(0)).to(dtype)
+    half, single = kmeans(x_BMC, 2, 3), kmeans(x_BMC.float(), 2, 3)
+    assert all(torch.equal(mine, other) for mine, other in zip(half, single, strict=True))

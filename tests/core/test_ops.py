@@ -293,3 +293,10 @@ def test_taken_rows_are_the_same_with_and_without_a_gradient(batch: int) -> None
     with torch.no_grad():
         assert torch.equal(ops.take(x_BNC, index_BK), torch.stack([x[i] for x, i in zip(x_BNC, index_BK, strict=True)]))
     assert torch.equal(ops.take(x_BNC, index_BK), torch.stack([x[i] for x, i in zip(x_BNC, index_BK, strict=True)]))
+
+
+def test_the_mean_of_thousands_of_patches_stays_in_the_range_of_fp16() -> None:
+    x_BNC = torch.full((1, 4097, 2), 30.0, dtype=torch.float16)  # their sum is 122,880
+    source_BP = torch.arange(1, 4097).unsqueeze(0).masked_fill(torch.arange(4096) == 7, -1)
+    tokens = Tokens(x_BNC, 1, source_BP=source_BP)
+    assert ops.spread(tokens).x_BNC.eq(30).all()

@@ -88,8 +88,11 @@ class Attention(NamedTuple):
         return (logits_BHN if self.bias is None else logits_BHN + self.bias[:, :, 0]).softmax(dim=-1)
 
     def mean_key(self) -> Tensor:
-        """Keys averaged over heads: [B, N, D]. Head by head: reducing over the strided axis at once is far slower."""
-        heads = self.k_BHND.unbind(dim=1)
+        """Keys averaged over heads, at least in fp32: [B, N, D].
+
+        Head by head: reducing over the strided axis at once is far slower.
+        """
+        heads = [widen(keys_BND) for keys_BND in self.k_BHND.unbind(dim=1)]
         return reduce(torch.add, heads) / len(heads)
 
     def received(self) -> Tensor:

@@ -29,8 +29,7 @@ def match_similar(x_BMC: Tensor, num_merged: int) -> Groups:
     A token may join one that itself joins a third; all of them are then one group.
     """
     B, M, _ = x_BMC.shape
-    x = widen(x_BMC)
-    x = x / portable.norm(x)
+    x = portable.unit(widen(x_BMC))
     token_M = torch.arange(M, device=x.device)
     later = token_M >= token_M.unsqueeze(1)  # or the token itself
     similarity_BM, partner_BM = product(x, x.transpose(1, 2)).masked_fill(later, -torch.inf).max(dim=-1)
@@ -69,7 +68,7 @@ def density_peaks(x_BMC: Tensor, num_groups: int, neighbours: int) -> Groups:
 
 def kmeans(x_BMC: Tensor, num_groups: int, iterations: int) -> Groups:
     """K-means from evenly spaced tokens, which stay in their own group so that none is ever empty."""
-    M = x_BMC.shape[1]
+    M, x_BMC = x_BMC.shape[1], widen(x_BMC)
     token_M = torch.arange(M, device=x_BMC.device)
     own_M = (token_M * num_groups + M - 1) // M  # the group that a token is the seed of, if it is one
     is_seed_M = own_M * M // num_groups == token_M

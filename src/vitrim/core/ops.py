@@ -159,8 +159,9 @@ def spread(tokens: Tokens) -> Tokens:
     dropped_BP1 = (tokens.source_BP < 0).unsqueeze(-1)
     x_BNC = tokens.padded_BNC
     x_BPC = take(x_BNC, tokens.source_BP.clamp(min=0)).masked_fill(dropped_BP1, 0.0)
-    mean_B1C = x_BPC.sum(dim=1, keepdim=True) / (~dropped_BP1).sum(dim=1, keepdim=True).clamp(min=1)
-    x_BPC = torch.where(dropped_BP1, mean_B1C, x_BPC)
+    wide = torch.promote_types(x_BPC.dtype, torch.float32)  # a sum over thousands of patches leaves fp16's range
+    mean_B1C = x_BPC.sum(dim=1, keepdim=True, dtype=wide) / (~dropped_BP1).sum(dim=1, keepdim=True).clamp(min=1)
+    x_BPC = torch.where(dropped_BP1, mean_B1C.to(x_BPC.dtype), x_BPC)
     return Tokens(torch.cat([x_BNC[:, : tokens.num_prefix], x_BPC], dim=1), tokens.num_prefix)
 
 

@@ -86,6 +86,11 @@ def norm(x: Tensor) -> Tensor:
     return x.square().sum(dim=-1, keepdim=True).sqrt() if writing() else x.norm(dim=-1, keepdim=True)
 
 
+def unit(x: Tensor) -> Tensor:
+    """x divided by its norms along the last axis; zeros stay zeros, which resemble nothing and are no NaN."""
+    return x / norm(x).clamp(min=torch.finfo(x.dtype).tiny)
+
+
 def taxicab(a_BMC: Tensor, b_BKC: Tensor) -> Tensor:
     """Sums of absolute differences of each row of a and each of b: [B, M, K]."""
     if not writing():

@@ -80,8 +80,7 @@ class TokenMergence(ScoredMethod):
             return -portable.taxicab(widen(rest), widen(kept))
         if self.similarity == "l2":
             return -squared_distances(rest, kept)
-        kept = widen(kept)
-        return product(rest, (kept / portable.norm(kept)).transpose(1, 2))  # |rest| is one per row
+        return product(rest, portable.unit(widen(kept)).transpose(1, 2))  # |rest| is one per row
 
 
 def _attention_paid(attention: Attention, query_BM: Tensor, key_BK: Tensor) -> Tensor:

@@ -106,8 +106,7 @@ def match(metric_BND: Tensor, num_prefix: int, num_removed: int) -> tuple[Tensor
     The tokens at even positions, A, each propose to the most similar one at an odd position, B; the num_removed
     best proposals are taken, and several tokens of A may join one of B.
     """
-    metric_BND = widen(metric_BND)
-    metric_BND = metric_BND / portable.norm(metric_BND)
+    metric_BND = portable.unit(widen(metric_BND))
     patches = metric_BND[:, num_prefix:]
     B, P = patches.shape[:2]
     first_a = num_prefix % 2
