@@ -68,7 +68,7 @@ def test_a_wrapper_is_refused_with_a_pointer_to_its_part(tiny_vit: Callable[...,
             self.backbone = backbone
 
     wrapper = Wrapper(tiny_vit())
-    with pytest.raises(vitrim.UnsupportedModel, match=r"pass that part: reduce_tokens\(model.backbone"):
+    with pytest.raises(vitrim.UnsupportedModel, match=r"Pass the part that is: reduce_tokens\(model.backbone,"):
         vitrim.reduce_tokens(wrapper, "evit")
     vitrim.reduce_tokens(wrapper.backbone, "evit")
     assert find_stack(wrapper) is not None

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from timm.models.eva import Eva
 
 import vitrim
 
@@ -20,6 +21,17 @@ SETTINGS: dict[str, tuple[str, dict[str, Any]]] = {
     "bat, spatial": ("beyond_attentive", {"inattentive": "spatial", "normalize": False}),
     "bat, mlp": ("beyond_attentive", {"inattentive": "mlp"}),
 }
+
+
+@pytest.mark.parametrize("rope", ["cat", "mixed"])
+def test_a_model_with_rotary_positions_is_traced_too(rope: str) -> None:
+    settings = {"img_size": 32, "patch_size": 4, "embed_dim": 48, "depth": 2, "num_heads": 3, "rope_type": rope}
+    model = vitrim.reduce_tokens(Eva(**settings, use_rot_pos_emb=True), "evit", layers=(0,)).eval()
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        traced = torch.jit.trace(model, torch.randn(1, 3, 32, 32), check_trace=False)
+        x_BCHW = torch.randn(3, 3, 32, 32)
+        torch.testing.assert_close(traced(x_BCHW), model(x_BCHW), atol=1e-6, rtol=1e-5)
 
 
 @pytest.mark.parametrize("which", SETTINGS)

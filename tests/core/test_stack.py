@@ -205,21 +205,26 @@ def test_an_empty_batch_gives_empty_logits(
     assert model(torch.randn(0, 3, 32, 32)).shape == (0, 10)
 
 
-def test_another_pooling_has_to_wait_for_restore(tiny_vit: Callable[..., VisionTransformer]) -> None:
+def test_the_head_may_be_reset_and_another_pooling_has_to_be_reduced_for(
+    tiny_vit: Callable[..., VisionTransformer],
+) -> None:
     model, images = vitrim.reduce_tokens(tiny_vit(), "tome", r=4), torch.randn(2, 3, 32, 32)
-    before = model(images)
+    model.reset_classifier(7)
+    logits = model(images)
+    assert logits.shape == (2, 7)
+    assert torch.equal(logits, model.head(model.forward_features(images)[:, 0]))
+    model.reset_classifier(7, "avg")
     for each in (model, copy.deepcopy(model)):
-        with pytest.raises(RuntimeError, match=r"reset_classifier\(\) does not work while.*restore\(model\)"):
-            each.reset_classifier(10, "avg")
-    assert torch.equal(model(images), before)
-    vitrim.restore(model).reset_classifier(7, "avg")
+        with pytest.raises(ValueError, match=r"global_pool='avg'.*call reduce_tokens again"):
+            each(images)
     assert vitrim.reduce_tokens(model, "tome", r=4)(images).shape == (2, 7)
 
 
 def test_reduced_blocks_cannot_be_cut_apart(tiny_vit: Callable[..., VisionTransformer]) -> None:
     model = vitrim.reduce_tokens(tiny_vit(), "evit")
     with pytest.raises(RuntimeError, match=r"cannot be cut apart: restore\(model\) first"):
-        model.blocks[:6]
+        model.blocks[:6](torch.randn(1, 65, 48))
+    assert list(model.blocks[2:4]) == [model.blocks[2], model.blocks[3]]  # to freeze them, say
     assert len(vitrim.restore(model).blocks[:6]) == 6
 
 

@@ -132,15 +132,16 @@ def read_backbone(model: nn.Module) -> Backbone:
             backbone: Backbone = library.read(model)
             _self_check(backbone)
         return backbone
+    inside = [name for name, part in model.named_modules() if (at := _library(part)) and at.place(part)]
+    part = f"Pass the part that is: reduce_tokens(model.{inside[0]}, ...)." if inside else f"Supported: {SUPPORTED}."
     raise UnsupportedModel(
-        f"{type(model).__module__}.{type(model).__name__} is not a model that vitrim can read. Supported: {SUPPORTED}. "
-        "If such a model is inside yours, pass that part: reduce_tokens(model.backbone, ...)."
+        f"{type(model).__module__}.{type(model).__name__} is not a model that vitrim can read. {part}"
     )
 
 
 def _library(model: nn.Module) -> Any:
     """The module beside this one that reads the library which the model comes from, or None."""
-    for cls in type(model).__mro__:
+    for cls in [cls for cls in type(model).__mro__ if issubclass(cls, nn.Module)]:  # others lend a method or two
         for home, reader in READERS.items():
             if cls.__module__ == home or cls.__module__.startswith(f"{home}."):
                 return importlib.import_module(f".{reader}", __package__)

@@ -30,7 +30,6 @@ REFUSED = {
     "forward_intermediates": OFF_GRID,
     "get_intermediate_layers": OFF_GRID,
     "prune_intermediate_layers": "restore(model) first.",
-    "reset_classifier": "it may change the pooling, which tokens are prepared for; restore(model), then reduce again.",
 }
 
 

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from ..core.attention import Attention
 from ..core.block_reader import BlockReader, own_forward, through
+from ..core.hooks import has_hooks
 from ..core.rotary import Rotation
 
 ATTENTIONS = (EvaAttention, AttentionRope)
@@ -120,6 +121,11 @@ def scale_of(attn: Any) -> float:
 
 def dropout_of(attn: Any) -> float:
     """Dropout of the attention, in the mode of the module that timm asks."""
+    if not is_fused(attn) and has_hooks(attn.attn_drop):
+        raise ValueError(
+            "a hook on attn_drop looks for the attention matrix, which is not formed while tokens are reduced: "
+            "vitrim.trace(model) tells where each patch went; or restore(model) first."
+        )
     drops = attn.training if is_fused(attn) else attn.attn_drop.training
     return getattr(attn.attn_drop, "p", 0.0) if drops else 0.0
 

@@ -16,6 +16,11 @@ from .attention import Attention
 
 def split_multihead(module: nn.MultiheadAttention, x_BNC: Tensor) -> Attention:
     """Queries, keys and values of self-attention on normed features."""
+    if type(module).forward is not nn.MultiheadAttention.forward:
+        raise ValueError(
+            f"an attention became a {type(module).__module__}.{type(module).__name__} after reduce_tokens, and what "
+            "that does would be left out: restore(model) first, or merge its weights into torch's nn.MultiheadAttention."
+        )
     B, N, _ = x_BNC.shape
     H = module.num_heads
     packed = F.linear(x_BNC, module.in_proj_weight, module.in_proj_bias)
@@ -25,8 +30,8 @@ def split_multihead(module: nn.MultiheadAttention, x_BNC: Tensor) -> Attention:
 
 def join_multihead(module: nn.MultiheadAttention, mixed_BHND: Tensor) -> Tensor:
     """The output projection of what the heads mixed: [B, N, C]."""
-    out: Tensor = module.out_proj(mixed_BHND.transpose(1, 2).flatten(2))
-    return out
+    # By its weight, as the module does: what stands around it, an adapter of peft say, changes neither.
+    return F.linear(mixed_BHND.transpose(1, 2).flatten(2), module.out_proj.weight, module.out_proj.bias)
 
 
 def multihead_macs(module: nn.MultiheadAttention) -> int:

@@ -43,5 +43,6 @@ class Rotation(NamedTuple):
     def _still(self) -> Tensor:
         """The row that turns nothing: sine 0, cosine 1."""
         R = self.table.shape[-1]
-        second_half_R = torch.arange(R, device=self.table.device) >= R // 2
-        return (second_half_R != self.cos_first).to(self.table.dtype)
+        place_R = torch.arange(R, device=self.table.device)
+        is_cos_R = place_R < R // 2 if self.cos_first else place_R >= R // 2
+        return is_cos_R.to(self.table.dtype)

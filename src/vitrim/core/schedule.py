@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import TypeGuard
 
 RATE_STEPS = 100_000  # keep rates are exact to five decimals, see `ceil_share`
+PARTS = 10**12  # of 1, in which a rate is counted; a millionth is taken for rounding
 SEEDS = range(2**32)  # all that torch, NumPy and the sines of `pseudo_random` tell apart
 
 
@@ -42,8 +42,11 @@ def check_rates(rate: float | Sequence[float], num_layers: int, who: str, what: 
 
 
 def ceil_share(rate: float, count: int) -> int:
-    """ceil(rate * count), at least 1; exact for rates with up to five decimals (0.55 * 100 is above 55 in floats)."""
-    return max(1, math.ceil(rate * count - 1e-6))
+    """ceil(rate * count), at least 1; exact for rates with up to five decimals (0.55 * 100 is above 55 in floats).
+
+    In whole numbers: torch.compile(dynamic=True) writes counts as formulas, and is slow to simplify those with floats.
+    """
+    return (round(rate * PARTS) * count + PARTS - PARTS // 10**6 - 1) // PARTS or 1
 
 
 def is_whole(value: object) -> TypeGuard[int]:

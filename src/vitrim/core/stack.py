@@ -52,7 +52,7 @@ class TokenStack(nn.Sequential):
         return str(self.method)
 
     def __getitem__(self, index: Any) -> Any:
-        return _refuse_to_cut() if isinstance(index, slice) else super().__getitem__(index)
+        return Cut(list(self)[index]) if isinstance(index, slice) else super().__getitem__(index)
 
     def __delitem__(self, index: Any) -> None:
         _refuse_to_cut()
@@ -117,6 +117,13 @@ class TokenStack(nn.Sequential):
         for block in self:
             cast(TokenBlock, block).release()
         return original
+
+
+class Cut(nn.ModuleList):
+    """Some of the blocks, to freeze them, say; tokens pass through all."""
+
+    def forward(self, *_: Any, **__: Any) -> NoReturn:
+        _refuse_to_cut()
 
 
 def _refuse_to_cut() -> NoReturn:
