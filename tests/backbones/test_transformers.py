@@ -14,7 +14,7 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 import vitrim
-from library_models import DEPTH, HF, PATCHES, images, of_transformers, stack_of, two_towers
+from library_models import DEPTH, HF, PATCHES, images, of_transformers, output, stack_of, two_towers
 from vitrim.backbones.reader import find_stack, read_backbone, restored
 from vitrim.measure.evaluate import eval_transform, evaluate, input_size_of
 from vitrim.measure.macs import count_macs
@@ -55,6 +55,32 @@ def test_the_inner_model_and_the_whole_are_the_same_to_reduce() -> None:
     assert stack_of(inner) is stack_of(inner.vit)
     assert inner.vit(images()).last_hidden_state.shape[1] < PATCHES
     assert find_stack(vitrim.restore(inner)) is None
+
+
+LIKE = {  # class -> its configuration, tokens before the patches, whether its head or its user pools patches
+    "ViTMSNForImageClassification": ("ViTMSNConfig", HF | {"num_labels": 10}, 1, False),
+    "IJepaForImageClassification": ("IJepaConfig", HF | {"num_labels": 10}, 0, True),
+    "Tipsv2VisionModel": ("Tipsv2VisionConfig", HF | {"mlp_ratio": 2, "num_register_tokens": 1}, 2, True),
+    "MetaClip2ForImageClassification": ("MetaClip2Config", {"vision_config": HF, "num_labels": 10}, 1, True),
+    "MetaClip2VisionModel": ("MetaClip2VisionConfig", HF, 1, True),
+    "AltCLIPVisionModel": ("AltCLIPVisionConfig", HF, 1, True),
+    "ChineseCLIPVisionModel": ("ChineseCLIPVisionConfig", HF, 1, True),
+}
+
+
+@pytest.mark.parametrize("name", LIKE)
+@torch.no_grad()
+def test_models_with_blocks_like_these_are_read_too(name: str) -> None:
+    config, settings, num_prefix, pools = LIKE[name]
+    if not hasattr(transformers, name):
+        pytest.skip(f"this version has no {name}")
+    model = of_transformers(name, config, **settings)
+    spec, wanted = read_backbone(model).spec, output(model, images())
+    assert (spec.num_prefix, spec.has_cls, spec.pools_patches) == (num_prefix, num_prefix > 0, pools)
+    assert (spec.num_patches, spec.num_classes) == (PATCHES, settings.get("num_labels", 0))
+    assert torch.equal(output(vitrim.reduce_tokens(model, "tome", r=0), images()), wanted)
+    assert not torch.allclose(output(vitrim.reduce_tokens(model, "tome", r=9), images()), wanted)
+    assert torch.equal(output(vitrim.restore(model), images()), wanted)
 
 
 def test_the_name_is_that_of_the_checkpoint() -> None:

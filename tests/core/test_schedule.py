@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from fractions import Fraction
 
 import pytest
+import torch
 
 from vitrim.core.schedule import ceil_share, check_layers, check_rates, default_layers, linear_r
 
@@ -100,3 +102,18 @@ def test_linear_r_gives_the_papers_numbers() -> None:
     assert linear_r(13, -1.0, 12) == (26, 23, 21, 18, 16, 14, 11, 9, 7, 4, 2, 0)
     assert linear_r(13, 0.0, 12) == (13,) * 12
     assert linear_r(8, 1.0, 1) == (0,)
+
+
+def test_a_count_in_a_compiled_model_is_a_formula_of_whole_numbers() -> None:
+    graphs: list[str] = []
+
+    def note(graph: torch.fx.GraphModule, _: list[torch.Tensor]) -> Callable[..., object]:
+        graphs.append(graph.code)
+        return graph.forward
+
+    def cut(x_NC: torch.Tensor) -> torch.Tensor:
+        return x_NC[: ceil_share(0.7, ceil_share(0.7, x_NC.shape[0]))]
+
+    assert torch.compile(cut, backend=note, dynamic=True)(torch.ones(196, 2)).shape[0] == 97
+    assert graphs[0].count("//") == 2
+    assert "float" not in graphs[0] and "ceil" not in graphs[0]

@@ -1,4 +1,4 @@
-"""transformers' ViT, DeiT, DINOv2 (with registers too), DINOv3, and the vision towers of CLIP and SigLIP.
+"""transformers' Vision Transformers: ViT, DeiT, DINOv2, DINOv3 and their like, and the vision towers of CLIP and SigLIP.
 
 Pass the whole model, not its inner one: only then is known whether its head averages the patch tokens. Written for
 transformers 5.20 to 5.23, whose blocks are read in transformers_layers.py. Classes are told by name: whoever has such
@@ -44,6 +44,12 @@ TOWERS = {
     "Dinov2WithRegistersModel": Tower(("encoder", "layer"), "Dinov2WithRegistersLayer", DINO, 1),
     "DINOv3ViTModel": Tower(("model", "layer"), "DINOv3ViTLayer", DINO_ROTARY, 1),
     "CLIPVisionModel": Tower(("encoder", "layers"), "CLIPEncoderLayer", CLIP, 1),
+    "ViTMSNModel": Tower(("", "layers"), "ViTMSNLayer", VIT, 1),
+    "IJepaModel": Tower(("", "layers"), "IJepaLayer", VIT, 0),
+    "Tipsv2VisionModel": Tower(("encoder", "layer"), "Tipsv2VisionLayer", DINO, 1),
+    "MetaClip2VisionModel": Tower(("encoder", "layers"), "MetaClip2EncoderLayer", CLIP, 1),
+    "ChineseCLIPVisionModel": Tower(("encoder", "layers"), "ChineseCLIPVisionLayer", CLIP, 1),
+    "AltCLIPVisionModel": Tower(("encoder", "layers"), "AltCLIPEncoderLayer", CLIP, 1),
     "SiglipVisionModel": Tower(("encoder", "layers"), "SiglipEncoderLayer", CLIP, 0, pools=True),
 }
 HEADS = {  # class -> where it has the tower, and whether its head averages the patch tokens
@@ -52,14 +58,23 @@ HEADS = {  # class -> where it has the tower, and whether its head averages the 
     "DeiTForImageClassificationWithTeacher": ("deit", False),
     "Dinov2ForImageClassification": ("dinov2", True),
     "Dinov2WithRegistersForImageClassification": ("dinov2_with_registers", True),
+    "ViTMSNForImageClassification": ("vit", False),
+    "IJepaForImageClassification": ("ijepa", True),
     "CLIPModel": ("vision_model", False),
     "CLIPVisionModelWithProjection": ("vision_model", False),
     "CLIPForImageClassification": ("vision_model", True),
+    "MetaClip2Model": ("vision_model", False),
+    "MetaClip2VisionModelWithProjection": ("vision_model", False),
+    "MetaClip2ForImageClassification": ("vision_model", True),
+    "ChineseCLIPModel": ("vision_model", False),
+    "AltCLIPModel": ("vision_model", False),
     "SiglipModel": ("vision_model", True),
     "SiglipForImageClassification": ("vision_model", True),
 }
 REASONS = {  # part of a class's name -> why it is refused
     "Beit": "its attention adds a bias by relative position, which does not move with the tokens",
+    "Data2VecVision": "its attention adds a bias by relative position, which does not move with the tokens",
+    "Siglip2": "it is made for images of many shapes in a batch, with masks",
     "ForMaskedImageModeling": "it puts the patches back on their grid, which reduced tokens have left",
     "Backbone": "it returns maps on the patch grid, which reduced tokens have left",
     "TextModel": "a text tower stays as it is",
@@ -96,8 +111,8 @@ def read(model: Any) -> Backbone:
     if found is None:
         reason = next((f": {why}" for what, why in REASONS.items() if what in name), "")
         raise UnsupportedModel(
-            f"{name} cannot be read{reason}. Of transformers' models, vitrim reads ViT, DeiT, DINOv2, DINOv3, and "
-            "the vision towers of CLIP and SigLIP, as version 5.20 to 5.23 has them; "
+            f"{name} cannot be read{reason}. Of transformers' models, vitrim reads ViT, ViT-MSN, I-JEPA, DeiT, "
+            "DINOv2, DINOv3, TIPSv2, and the vision towers of CLIP, AltCLIP, Chinese CLIP, MetaCLIP 2 and SigLIP, as version 5.20 to 5.23 has them; "
             f"{version('transformers')} is installed."
         )
     tower, where = found.tower, found.place()

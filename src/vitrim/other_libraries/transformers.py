@@ -19,6 +19,7 @@ from .shared import import_module, quiet
 
 TOWERS = {  # model of images and texts -> the part that gives its embedding of an image
     "CLIPModel": "CLIPVisionModelWithProjection",
+    "MetaClip2Model": "MetaClip2VisionModelWithProjection",
     "SiglipModel": "SiglipVisionModel",
 }
 
