@@ -118,11 +118,8 @@ def test_what_walks_the_blocks_refuses() -> None:
         match=r"forward_intermediates\(\) does not work while tokens are reduced: .*vitrim.features",
     ):
         model.forward_intermediates(images())
-    with pytest.raises(RuntimeError, match="cannot be cut apart"):
-        model.lock_image_tower(unlocked_groups=2)
     vitrim.restore(model)
     assert len(model.forward_intermediates(images())["image_intermediates"]) == DEPTH
-    model.lock_image_tower(unlocked_groups=2)
 
 
 def test_tokens_that_are_handed_out_are_on_the_grid_after_merging() -> None:
