@@ -4,8 +4,8 @@
 # what happens: under torch.compile(dynamic=True) on the CPU the sizes are formulas, one inside the other after each
 #     cut, and inductor simplifies them for every loop: with floats inside that takes twice as long or more (three cuts:
 #     64 against 15 to 21 seconds of processor time), and it grows with every cut.
-# why it matters: pruning by a keep rate is written so, three times in a model. A ViT of 12 blocks that compiles in a
-#     minute takes ten.
+# why it matters: pruning by a keep rate is written so, three times in a model. A small ViT of 12 blocks was not compiled
+#     after ten minutes on a busy machine; in whole numbers it took six, unreduced two.
 set -eu
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
