@@ -19,7 +19,7 @@ def split_multihead(module: nn.MultiheadAttention, x_BNC: Tensor) -> Attention:
     if type(module).forward is not nn.MultiheadAttention.forward:
         raise ValueError(
             f"an attention became a {type(module).__module__}.{type(module).__name__} after reduce_tokens, and what "
-            "that does would be left out: restore(model) first, or merge its weights into torch's nn.MultiheadAttention."
+            "that does would be left out: restore(model) first, or merge it into torch's nn.MultiheadAttention."
         )
     B, N, _ = x_BNC.shape
     H = module.num_heads
