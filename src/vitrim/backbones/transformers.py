@@ -1,4 +1,4 @@
-"""transformers' Vision Transformers: ViT, DeiT, DINOv2, DINOv3 and their like, and the vision towers of CLIP and SigLIP.
+"""transformers' Vision Transformers: ViT, DeiT, DINOv2, DINOv3 and their like, and the towers of CLIP and SigLIP.
 
 Pass the whole model, not its inner one: only then is known whether its head averages the patch tokens. Written for
 transformers 5.20 to 5.23, whose blocks are read in transformers_layers.py. Classes are told by name: whoever has such
@@ -112,7 +112,8 @@ def read(model: Any) -> Backbone:
         reason = next((f": {why}" for what, why in REASONS.items() if what in name), "")
         raise UnsupportedModel(
             f"{name} cannot be read{reason}. Of transformers' models, vitrim reads ViT, ViT-MSN, I-JEPA, DeiT, "
-            "DINOv2, DINOv3, TIPSv2, and the vision towers of CLIP, AltCLIP, Chinese CLIP, MetaCLIP 2 and SigLIP, as version 5.20 to 5.23 has them; "
+            "DINOv2, DINOv3, TIPSv2, and the vision towers of CLIP, AltCLIP, Chinese CLIP, "
+            "MetaCLIP 2 and SigLIP, as version 5.20 to 5.23 has them; "
             f"{version('transformers')} is installed."
         )
     tower, where = found.tower, found.place()
