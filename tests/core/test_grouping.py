@@ -204,3 +204,6 @@ def test_centres_of_kmeans_are_means_in_fp32(dtype: torch.dtype) -> None:
     x_BMC = torch.randn(2, 600, 8, generator=torch.Generator().manual_seed(0)).to(dtype)
     half, single = kmeans(x_BMC, 2, 3), kmeans(x_BMC.float(), 2, 3)
     assert all(torch.equal(mine, other) for mine, other in zip(half, single, strict=True))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        autocast = kmeans(x_BMC.float(), 2, 3)
+    assert all(torch.equal(mine, other) for mine, other in zip(autocast, single, strict=True))

@@ -77,7 +77,7 @@ def kmeans(x_BMC: Tensor, num_groups: int, iterations: int) -> Groups:
         nearest_BM = torch.where(is_seed_M, own_M, squared_distances(x_BMC, centre_BGC).argmin(dim=-1))
         if step + 1 < iterations:
             member_BGM = torch.nn.functional.one_hot(nearest_BM, num_groups).transpose(1, 2).to(x_BMC.dtype)
-            centre_BGC = (member_BGM @ x_BMC) / member_BGM.sum(dim=-1, keepdim=True)
+            centre_BGC = product(member_BGM, x_BMC) / member_BGM.sum(dim=-1, keepdim=True)
     return _groups(~is_seed_M.expand_as(nearest_BM), nearest_BM * M // num_groups, num_groups)
 
 
