@@ -12,9 +12,9 @@ from torch import nn
 from torch.utils.checkpoint import set_checkpoint_early_stop
 
 import vitrim
-from passing_tokens import leaving_blocks
 from vitrim.backbones.reader import find_stack
 from vitrim.core.listening import listeners_of
+from vitrim.testing import leaving_blocks
 from vitrim.tracing import LayerTrace, Trace, trace
 
 SETTINGS = {"tome": {"r": 6}}  # the default takes too much of a tiny model
@@ -135,7 +135,7 @@ def test_tracing_changes_no_bit_of_the_logits(method):
 
 def test_sources_are_never_made_while_nobody_traces():
     model = reduced_vit()
-    with leaving_blocks(model.blocks) as seen:
+    with leaving_blocks(model) as seen:
         model(torch.randn(1, 3, 64, 64))
         traced(model)
         model(torch.randn(1, 3, 64, 64))

@@ -113,91 +113,37 @@ __all__ = [
     "trace",
 ]
 
-_HOME = {
-    ".api": (
-        "list_methods",
-        "method_from",
-        "method_of",
-        "reduce_tokens",
-        "restore",
-    ),
-    ".backbones.reader": ("UnsupportedModel",),
-    ".core.method": ("Method",),
-    ".dense": (
-        "DenseFeatures",
-        "features",
-    ),
-    ".draw": ("draw_tokens",),
-    ".early_exit": (
-        "Anytime",
-        "Prediction",
-        "anytime",
-    ),
-    ".errors": ("VitrimError",),
-    ".export.run": (
-        "ExportReport",
-        "export_model",
-    ),
-    ".export.verify": ("ExportMismatch",),
-    ".load": (
-        "build_model",
-        "load_model",
-    ),
-    ".measure.benchmark": (
-        "Timing",
-        "benchmark",
-    ),
-    ".measure.calibration": (
-        "AnytimeScore",
-        "ExitRecord",
-        "calibrate_anytime",
-        "record_exits",
-    ),
-    ".measure.cls_quality": (
-        "ClsQuality",
-        "cls_quality",
-    ),
-    ".measure.diversity": ("diversity",),
-    ".measure.evaluate": (
-        "Score",
-        "evaluate_folder",
-    ),
-    ".measure.macs": ("count_macs",),
-    ".measure.pixels": ("ImageDataError",),
-    ".measure.targets": (
-        "method_for_keep_rate",
-        "method_for_macs",
-    ),
-    ".methods": (
-        "BAT",
-        "METR",
-        "TM",
-        "AttentionMass",
-        "BeyondAttentive",
-        "EViT",
-        "Random",
-        "ToMe",
-        "TokenMergence",
-        "register_method",
-    ),
-    ".pretrained.hub": ("push_to_hub",),
-    ".pretrained.read": ("from_pretrained",),
-    ".pretrained.write": ("save_pretrained",),
-    ".quantize": ("quantize_int8",),
-    ".tracing": (
-        "LayerTrace",
-        "Trace",
-        "trace",
-    ),
-    ".train.checkpoint": ("TrainingError",),
-    ".train.recipe": (
-        "Recipe",
-        "load_recipe",
-    ),
-    ".train.run": ("run_recipe",),
-    ".train.task": ("ClassificationTask",),
+_HOME = {  # what each module has
+    ".api": "list_methods method_from method_of reduce_tokens restore",
+    ".backbones.reader": "UnsupportedModel",
+    ".core.method": "Method",
+    ".dense": "DenseFeatures features",
+    ".draw": "draw_tokens",
+    ".early_exit": "Anytime Prediction anytime",
+    ".errors": "VitrimError",
+    ".export.run": "ExportReport export_model",
+    ".export.verify": "ExportMismatch",
+    ".load": "build_model load_model",
+    ".measure.benchmark": "Timing benchmark",
+    ".measure.calibration": "AnytimeScore ExitRecord calibrate_anytime record_exits",
+    ".measure.cls_quality": "ClsQuality cls_quality",
+    ".measure.diversity": "diversity",
+    ".measure.evaluate": "Score evaluate_folder",
+    ".measure.macs": "count_macs",
+    ".measure.pixels": "ImageDataError",
+    ".measure.targets": "method_for_keep_rate method_for_macs",
+    ".methods": "BAT METR TM AttentionMass BeyondAttentive EViT Random ToMe TokenMergence register_method",
+    ".pretrained.hub": "push_to_hub",
+    ".pretrained.read": "from_pretrained",
+    ".pretrained.write": "save_pretrained",
+    ".quantize": "quantize_int8",
+    ".tracing": "LayerTrace Trace trace",
+    ".train.checkpoint": "TrainingError",
+    ".train.recipe": "Recipe load_recipe",
+    ".train.run": "run_recipe",
+    ".train.task": "ClassificationTask",
 }
-_MODULE = {name: module for module, names in _HOME.items() for name in names}
+_MODULE = {name: module for module, names in _HOME.items() for name in names.split()}
 
 
 def __getattr__(name: str) -> Any:

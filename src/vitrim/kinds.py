@@ -1,10 +1,77 @@
-"""Of which kind an argument is."""
+"""Of which kind a value is: an argument, or what a JSON file says that may come from somebody else."""
 
 from __future__ import annotations
 
-from typing import TypeGuard
+import json
+import math
+import re
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, TypeGuard
+
+from .text import shown
+
+Test = Callable[[Any], bool]
 
 
-def is_whole(value: object, least: int) -> TypeGuard[int]:
-    """Whether it is a whole number of at least so much; True and False are none."""
-    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+def is_whole(value: object, least: float = -math.inf, most: float = math.inf) -> TypeGuard[int]:
+    """Whether it is a whole number in that range; True and False are none."""
+    return isinstance(value, int) and not isinstance(value, bool) and least <= value <= most
+
+
+def is_number(value: object, most: float = sys.float_info.max) -> TypeGuard[int | float]:
+    """Whether it is a finite number, of at most that size; True and False are none."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= most
+
+
+def is_per_cent(value: object) -> bool:
+    """Whether it is a number from 0 to 100."""
+    return is_number(value) and 0 <= value <= 100
+
+
+def is_text(value: object) -> TypeGuard[str]:
+    """Whether it is a text."""
+    return isinstance(value, str)
+
+
+def list_of(fits: Test) -> Test:
+    """Whether a value is a list of such."""
+    return lambda value: isinstance(value, list | tuple) and all(map(fits, value))
+
+
+def named(fits: Test, names: str = ".*") -> Test:
+    """Whether a value is such values by name; names: a pattern of what they may be."""
+    known = re.compile(names, re.DOTALL)
+    return lambda value: isinstance(value, dict) and all(known.fullmatch(k) and fits(each) for k, each in value.items())
+
+
+def or_none(fits: Test) -> Test:
+    """Whether a value is such, or None."""
+    return lambda value: value is None or fits(value)
+
+
+def check(what: str, content: object, kinds: Mapping[str, Test], *, only: bool = False) -> None:
+    """ValueError unless the content, an object of a JSON file, holds entries of these kinds under these names.
+
+    only: whether it may hold no others.
+    """
+    if not isinstance(content, dict):
+        raise ValueError(f"{what} is no object")
+    missing, more = kinds.keys() - content, content.keys() - kinds
+    if missing or (only and more):
+        raise ValueError(f"{what} does not hold {', '.join(kinds)}")
+    for name, fits in kinds.items():
+        if not fits(content[name]):
+            raise ValueError(f"in {what}, {name} cannot be {shown(content[name], 60)}")
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """The object in a JSON file; ValueError for anything else."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
+    if not isinstance(content, dict):
+        raise ValueError("it is no object")
+    return content

@@ -12,9 +12,9 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 import vitrim
-from passing_tokens import leaving_blocks
 from vitrim.core.stack import Snapshot
 from vitrim.core.tokens import Tokens
+from vitrim.testing import leaving_blocks
 
 every_case = pytest.mark.parametrize(("family", "name"), CASES, ids=["-".join(case) for case in CASES])
 
@@ -43,7 +43,7 @@ def test_reducing_changes_the_logits(family: str, name: str) -> None:
 def test_every_block_lets_out_the_announced_number_of_tokens(family: str, name: str) -> None:
     model = families.reduced(family, name)
     images = families.small_images(family)
-    with leaving_blocks(model.blocks) as seen:
+    with leaving_blocks(model) as seen:
         model(images)
     counts = [max(tokens.num_tokens_B) for tokens in seen[:-1]]
     num_tokens = families.embedded(model, images).shape[1]

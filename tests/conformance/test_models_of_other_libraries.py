@@ -14,10 +14,10 @@ from torch import nn
 
 import vitrim
 from library_models import DEPTH, PATCHES, images, output, stack_of
-from passing_tokens import leaving_blocks
 from vitrim.backbones.reader import find_stack, read_backbone
 from vitrim.core.stack import Snapshot
 from vitrim.measure.macs import count_macs, reduced_macs
+from vitrim.testing import leaving_blocks
 
 every_case = pytest.mark.parametrize(("family", "name"), CASES, ids=["-".join(case) for case in CASES])
 covering_cases = pytest.mark.parametrize(("family", "name"), COVERING, ids=["-".join(case) for case in COVERING])
@@ -50,7 +50,7 @@ def test_keeping_all_is_bit_identical_to_the_unreduced_model(family: str, name: 
 def test_counts_are_the_announced_ones_and_a_batch_equals_its_images(family: str, name: str) -> None:
     model, x = others.reduced(family, name), images(3)
     stack = stack_of(model)
-    with leaving_blocks(stack) as seen:
+    with leaving_blocks(model) as seen:
         batch = output(model, x)
     counts = [max(tokens.num_tokens_B) for tokens in seen[:-1]]
     announced, patches = [], PATCHES

@@ -16,7 +16,7 @@ from torch import Tensor
 
 import vitrim
 from library_models import images, output, stack_of
-from passing_tokens import leaving_blocks
+from vitrim.testing import leaving_blocks
 
 REDUCED, LOOKED_AT = (0, 2), (1, 3)
 HALF = ("dinov3", "hf_dinov3")  # pairs of channels are half a head apart; side by side in the others
@@ -33,7 +33,7 @@ def test_each_token_is_turned_by_the_row_of_its_patch(family: str, name: str) ->
     vitrim.reduce_tokens(model, name, layers=REDUCED, **METHODS[name])
     stack = stack_of(model)
     stack.publish_into([], traced=True)
-    with leaving_blocks(stack) as seen:
+    with leaving_blocks(model) as seen:
         output(model, x)
     stack.publish_into(None)
     for layer in LOOKED_AT:

@@ -12,13 +12,13 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
 import vitrim
-from passing_tokens import leaving_blocks
 from vitrim.core import ops
 from vitrim.core.grouping import consecutive
 from vitrim.core.method import Method
 from vitrim.core.spec import ViTSpec
 from vitrim.core.subsample import TAPS, Convolution, Gate, tap_matrix
 from vitrim.core.tokens import Tokens
+from vitrim.testing import leaving_blocks
 
 SIZES = [(1, 1), (2, 1), (5, 2), (7, 7), (12, 4), (13, 4), (59, 6), (59, 40)]  # tokens, groups
 each_size = pytest.mark.parametrize(("M", "G"), SIZES)
@@ -82,7 +82,7 @@ def test_weights_of_metr_and_of_its_method_lie_together(tiny_vit: Callable[..., 
 
 def test_what_is_told_reaches_those_who_listen_and_nobody_else(model: VisionTransformer) -> None:
     images, outbox = torch.randn(2, 3, 32, 32), list[Tokens]()
-    with leaving_blocks(model.blocks) as seen:
+    with leaving_blocks(model) as seen:
         quiet = model(images)
         model.blocks.publish_into(outbox)
         assert torch.equal(model(images), quiet)

@@ -9,11 +9,11 @@ from timm.models.vision_transformer import VisionTransformer
 
 import vitrim
 from operations import FUSED, Operations
-from passing_tokens import leaving_blocks
 from vitrim.core import ops, packing
 from vitrim.core.attention import Attention
 from vitrim.core.selection import fuse_where, keep_where
 from vitrim.core.tokens import Tokens
+from vitrim.testing import leaving_blocks
 
 LENGTHS = (3, 5, 1)
 
@@ -131,7 +131,7 @@ def small_vit(**settings):
 
 def packs(model, images):
     """What the last block but one lets out."""
-    with leaving_blocks(model.blocks) as seen:
+    with leaving_blocks(model) as seen:
         model(images)
     return seen[-2].lengths
 

@@ -13,12 +13,12 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
 import vitrim
-from passing_tokens import leaving_blocks
 from vitrim.backbones.timm import PreNormReader
 from vitrim.core.attention import Attention
 from vitrim.core.block_reader import through
 from vitrim.core.hooks import HOOKS
 from vitrim.core.stack import Snapshot, TokenBlock
+from vitrim.testing import leaving_blocks
 
 SETTINGS: dict[str, dict[str, Any]] = {"tome": {"r": 11}}
 EVERY = [(name, SETTINGS.get(name, {})) for name in vitrim.list_methods()]
@@ -33,13 +33,13 @@ def test_nothing_is_traced_unless_somebody_records(
 ) -> None:
     model, images = vitrim.reduce_tokens(tiny_vit(), name, **(settings and {"r": 3})), torch.randn(2, 3, 32, 32)
     snapshots: list[Snapshot] = []
-    with leaving_blocks(model.blocks) as before:
+    with leaving_blocks(model) as before:
         quiet = model(images)
     model.blocks.record_into(snapshots)
-    with leaving_blocks(model.blocks) as seen:
+    with leaving_blocks(model) as seen:
         assert torch.equal(model(images), quiet)
     model.blocks.record_into(None)
-    with leaving_blocks(model.blocks) as after:
+    with leaving_blocks(model) as after:
         assert torch.equal(model(images), quiet)
     assert len(before) == len(seen) == len(after) == 12
     assert all(tokens.source_BP is None and tokens.weight_BP is None for tokens in (*before, *after))

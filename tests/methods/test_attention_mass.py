@@ -7,10 +7,10 @@ import torch
 
 import vitrim
 from conformance import families
-from passing_tokens import leaving_blocks
 from vitrim.backbones.reader import read_backbone
 from vitrim.measure.macs import reduced_macs, token_counts
 from vitrim.methods.attention_mass import within_mass
+from vitrim.testing import leaving_blocks
 
 EQUAL_BY_CHANCE = ("deit3", "dinov2_swiglu_odd")  # all six images may keep the same number there
 
@@ -42,7 +42,7 @@ def test_a_packed_batch_is_its_images_one_by_one_to_the_last_digits(family, fuse
     model = families.small_model(family).double()
     vitrim.reduce_tokens(model, families.method_for("attention_mass", family, mass=0.6, fuse=fuse))
     images = families.small_images(family, 6).double()
-    with leaving_blocks(model.blocks) as seen:
+    with leaving_blocks(model) as seen:
         together = model(images)
     assert any(tokens.lengths for tokens in seen) or family in (
         "deit3",

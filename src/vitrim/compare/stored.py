@@ -5,13 +5,13 @@ A run folder may come from somebody else, and what it says goes into a report. V
 
 from __future__ import annotations
 
-import json
 import stat
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
+from ..kinds import Test, check, is_number, is_per_cent, is_text, is_whole, list_of, read_object
 from ..text import shown
 
 PICTURES = "pictures"
@@ -21,84 +21,65 @@ LARGEST = 1e15  # of any number in a row
 PNG = b"\x89PNG\r\n\x1a\n"
 
 
-def _is_text(value: object) -> bool:
-    return isinstance(value, str)
-
-
 def _is_whole(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= LARGEST
+    return is_whole(value, 0, LARGEST)
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= LARGEST
-
-
-def _is_per_cent(value: object) -> bool:
-    return _is_number(value) and 0 <= value <= 100  # type: ignore[operator]
+    return is_number(value, LARGEST)
 
 
 def _is_positive(value: object) -> bool:
-    return _is_number(value) and value > 0  # type: ignore[operator]
+    return is_number(value, LARGEST) and value > 0
 
 
 def _is_named(value: object) -> bool:
     return isinstance(value, dict)
 
 
-def _is_list_of(fits: Callable[[Any], bool]) -> Callable[[Any], bool]:
-    return lambda value: isinstance(value, list | tuple) and all(map(fits, value))
-
-
-KINDS: Mapping[str, Callable[[Any], bool]] = {  # by the annotation of a row's field
-    "str": _is_text,
+KINDS: Mapping[str, Test] = {  # by the annotation of a row's field
+    "str": is_text,
     "int": _is_whole,
     "float": _is_number,
     "Mapping[str, Any]": _is_named,
-    "Sequence[int]": _is_list_of(_is_whole),
+    "Sequence[int]": list_of(_is_whole),
 }
-RANGES: Mapping[str, Callable[[Any], bool]] = {
-    **dict.fromkeys(("top1", "top5"), _is_per_cent),
+RANGES: Mapping[str, Test] = {
+    **dict.fromkeys(("top1", "top5"), is_per_cent),
     **dict.fromkeys(("gmacs", "mac_ratio", "images_per_s", "speedup", "speedup_low", "speedup_high"), _is_positive),
     **dict.fromkeys(("latency_1_ms", "speedup_1", "num_images", "batch", "rounds"), _is_positive),
 }
-RUN: Mapping[str, Callable[[Any], bool]] = {
+RUN: Mapping[str, Test] = {
     "identity": _is_named,
     "environment": _is_named,
-    "commands": _is_list_of(_is_text),
-    "rows": _is_list_of(_is_named),
-    "skipped_files": _is_list_of(_is_text),
-    "pictures": _is_list_of(_is_named),
-    "assumption": _is_text,
-    "refused": _is_list_of(_is_named),
+    "commands": list_of(is_text),
+    "rows": list_of(_is_named),
+    "skipped_files": list_of(is_text),
+    "pictures": list_of(_is_named),
+    "assumption": is_text,
+    "refused": list_of(_is_named),
 }
-SAMPLE = {"image": _is_text, "name": _is_text, "label": _is_text, "tracks": _is_list_of(_is_named)}
-REFUSAL = {"method": _is_text, "setting": _is_text, "reason": _is_text}
-TRACK = {"method": _is_text, "setting": _is_text, "predicted": _is_text, "panels": _is_list_of(_is_named)}
-PANEL = {"file": _is_text, "caption": _is_text}
+SAMPLE = {"image": is_text, "name": is_text, "label": is_text, "tracks": list_of(_is_named)}
+REFUSAL = {"method": is_text, "setting": is_text, "reason": is_text}
+TRACK = {"method": is_text, "setting": is_text, "predicted": is_text, "panels": list_of(_is_named)}
+PANEL = {"file": is_text, "caption": is_text}
 
 
 def read_stored(path: Path) -> dict[str, Any]:
     """The content of a results.json, checked but for the fields of its rows."""
     if not path.is_file() or path.stat().st_size > MOST_BYTES:
         raise ValueError(f"it is no file of at most {MOST_BYTES} bytes")
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except RecursionError as error:
-        raise ValueError("it is nested too deeply") from error
-    if not isinstance(content, dict):
-        raise ValueError("it is no object")
-    content = cast(
-        "dict[str, Any]", {"assumption": "", "refused": []} | content
-    )  # files of before they were told do not tell
-    _check("the file", content, RUN)
+    content = read_object(path)
+    content = {"assumption": "", "refused": []} | content  # files of before they were told do not tell
+    check("the file", content, RUN, only=True)
     for each in content["refused"]:
-        _check("what could not be measured", each, REFUSAL)
+        check("what could not be measured", each, REFUSAL, only=True)
     for sample in content["pictures"]:
-        _check("a picture", sample, SAMPLE)
+        check("a picture", sample, SAMPLE, only=True)
         for track in sample["tracks"]:
-            _check("a picture's track", track, TRACK)
+            check("a picture's track", track, TRACK, only=True)
             for panel in track["panels"]:
-                _check("a picture's panel", panel, PANEL)
+                check("a picture's panel", panel, PANEL, only=True)
     if len({tuple(track["method"] for track in sample["tracks"]) for sample in content["pictures"]}) > 1:
         raise ValueError("its pictures show different methods")
     return content
@@ -126,11 +107,3 @@ def picture_bytes(folder: Path, name: str) -> bytes:
         f"{folder} has no picture {shown(name)}: a report takes in PNG files of its own folder {PICTURES} alone; name "
         "another output folder."
     )
-
-
-def _check(what: str, content: object, kinds: Mapping[str, Callable[[Any], bool]]) -> None:
-    if not isinstance(content, dict) or content.keys() != kinds.keys():
-        raise ValueError(f"{what} does not hold {', '.join(kinds)}")
-    for name, fits in kinds.items():
-        if not fits(content[name]):
-            raise ValueError(f"{name} cannot be {shown(content[name], 60)}")

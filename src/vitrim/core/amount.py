@@ -35,7 +35,7 @@ class Amount:
     words: str
     neutral: float
     usual: float
-    solved: bool = True
+    solved: bool = False
 
     def check(self, value: object, name: str) -> None:
         """ValueError for a value that no model could take. name: of the method."""
@@ -49,6 +49,8 @@ class Amount:
 class Share(Amount):
     """A share, above 0 and at most 1."""
 
+    solved: bool = True
+
     def check(self, value: object, name: str) -> None:
         if not is_number(value) or not 0 < value <= 1:
             raise ValueError(f"{name}: {self.setting} is above 0 and at most 1, not {value!r}.")
@@ -60,6 +62,8 @@ class Share(Amount):
 @dataclass(frozen=True)
 class PerBlock(Amount):
     """Patches to remove in each block; at most half of those that arrive there."""
+
+    solved: bool = True
 
     def check(self, value: object, name: str) -> None:
         if not is_whole(value) or value < 0:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+from ..kinds import is_number, is_text, is_whole
 from ..weight_files import shown
 
 MOST = 10**6  # of fractions, and of what is counted: beyond it, building would not end
@@ -22,7 +23,7 @@ class Kind(NamedTuple):
 
 
 def _whole(least: int, most: int) -> Kind:
-    return Kind(f"a whole number from {least} to {most}", lambda value: _is_whole(value, least, most))
+    return Kind(f"a whole number from {least} to {most}", lambda value: is_whole(value, least, most))
 
 
 def _number(least: float, most: float) -> Kind:
@@ -38,19 +39,11 @@ def _one_of(words: tuple[str, ...]) -> Kind:
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= MOST
-
-
-def _is_whole(value: object, least: int, most: int) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and least <= value <= most
+    return is_number(value, MOST)
 
 
 def _is_side(value: object) -> bool:
-    return _is_whole(value, 1, SIDE)
-
-
-def _is_word(value: object) -> bool:
-    return isinstance(value, str)
+    return is_whole(value, 1, SIDE)
 
 
 PIXELS = _several(f"channels, height and width, each from 1 to {SIDE}", _is_side, (3,))
@@ -70,11 +63,11 @@ DATA: Mapping[str, Kind] = {
     "test_crop_pct": CROP,
     "crop_mode": _one_of(CROP_MODES),
     "interpolation": _one_of(INTERPOLATIONS),
-    "label_names": Kind("words", lambda value: isinstance(value, (tuple, list)) and all(map(_is_word, value))),
+    "label_names": Kind("words", lambda value: isinstance(value, (tuple, list)) and all(map(is_text, value))),
     "label_descriptions": Kind(
         "words, or words by name",
         lambda value: (
-            all(map(_is_word, value.values() if isinstance(value, Mapping) else value))
+            all(map(is_text, value.values() if isinstance(value, Mapping) else value))
             if isinstance(value, (tuple, list, Mapping))
             else False
         ),

@@ -18,9 +18,9 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import VitrimError
+from ..kinds import read_object
 from ..text import shown
 from ..whole import sync
-from .stored import read_object
 
 PREFIX, PARTIAL = "step-", ".part-"
 GROUP = "group."  # beginning of names of tensors that an optimiser keeps for a group of parameters

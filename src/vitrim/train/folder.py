@@ -11,10 +11,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from ..kinds import read_object
 from ..whole import replace_file, sync
 from .checkpoint import TrainingError, last_words
 from .recipe import Recipe, changed_fields
-from .stored import read_entries, read_object
+from .stored import read_entries
 
 
 class RunFolder:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import fields
 from typing import Any
 
+from .. import kinds
 from ..text import shown
 
 LARGEST = 10**12  # of any number: beyond it nothing would end
@@ -13,11 +14,11 @@ LARGEST = 10**12  # of any number: beyond it nothing would end
 
 def is_number(value: object) -> bool:
     """A number within reason, so neither NaN nor infinity; truth values are none."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= LARGEST
+    return kinds.is_number(value, LARGEST)
 
 
 def _is_whole(value: object) -> bool:
-    return isinstance(value, int) and is_number(value)
+    return kinds.is_whole(value, -LARGEST, LARGEST)
 
 
 def _is_range(value: object) -> bool:
