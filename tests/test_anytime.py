@@ -345,3 +345,13 @@ def test_a_wrapped_model_is_evaluated_like_any_other(folder):
 def test_what_is_no_criterion_is_refused(by):
     with pytest.raises(ValueError, match="confidence, entropy"):
         vitrim.anytime(with_exits(), 0.5, by)
+
+
+def test_the_command_takes_a_method_with_its_settings(capsys, trained, folder):
+    args = ("anytime", NAME, "--checkpoint", trained, "--images", folder, "--img-size", 32, "--threshold", "0.5")
+    fast = ("--rounds", 1, "--timing-images", 2, "--limit", 4)
+    told = command(capsys, *args, *fast, "--method", "evit fuse=false keep_rate=0.5")
+    assert "no exits" in told and told != command(capsys, *args, *fast, "--method", "evit keep_rate=1.0")
+    twice = command(capsys, *args, "--method", "evit keep_rate=0.5", "--keep-rate", 0.7, code=2)
+    assert "keep_rate is set behind" in twice
+    assert "names 2" in command(capsys, *args, "--method", "evit keep_rate=0.5,0.7", code=2)

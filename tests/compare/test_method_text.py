@@ -76,3 +76,21 @@ def test_settings_say_how_much_or_leave_it_to_the_amounts_that_are_given() -> No
         ("tome", "r 13 -1.0"),
         ("tome", "keep 0.7"),
     ]
+
+
+@pytest.mark.parametrize(
+    ("text", "given", "words"),
+    [
+        ("evit keep_rate=0.5; tome r=8", {"keep_rates": [0.7]}, "leave out keep_rate"),
+        ("tome r=8", {"gmacs": [1.0], "r": [9]}, "leave out gmacs and r"),
+        ("evit layers=[3]; random layers=[4]", {"settings": {"layers": (5,)}}, "layers is set behind"),
+    ],
+)
+def test_options_that_nothing_would_use_are_refused(text: str, given: dict[str, Any], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        configurations(read_methods(text), **given)
+
+
+def test_options_go_to_the_methods_that_leave_them_open() -> None:
+    found = configurations(read_methods("evit keep_rate=0.5 layers=[3]; random"), [0.7], settings={"layers": (5,)})
+    assert [each.key for each in found] == [("evit", "keep 0.5, layers 3"), ("random", "keep 0.7, layers 5")]

@@ -141,13 +141,14 @@ def chosen(
     default: Sequence[float] = (0.7,),
 ) -> tuple[Configuration, ...]:
     """The configurations that the options ask for; with no amount given, the default keep rates or masses."""
-    from ..compare.configuration import configurations, suits, takes
+    from ..compare.configuration import configurations, needs_amount, suits, takes
     from ..compare.method_text import read_methods
 
     choices = read_methods(methods)
     wanted = list(dict.fromkeys(choice.method for choice in choices))
     own = {name: values for name, values in {"r": r, "mass": mass}.items() if values}
-    if not keep_rates and not gmacs and not r and any(suits(method, "keep_rate") for method in wanted):
+    free = [choice.method for choice in choices if needs_amount(choice)]
+    if not keep_rates and not gmacs and not r and any(suits(method, "keep_rate") for method in free):
         keep_rates = Several(default)
     settings: dict[str, Any] = {} if scorer is None else {"scorer": scorer}
     if layers is not None:

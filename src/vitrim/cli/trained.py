@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from ..core.method import Method
+
 
 def load_with_exits(
     model: str, checkpoint: Path | None, method: str | None, settings: Mapping[str, Any], img_size: int | None
@@ -18,7 +20,7 @@ def load_with_exits(
 
     ValueError for a checkpoint without heads, or settings that do not fit.
     """
-    from ..api import method_from, reduce_tokens
+    from ..api import reduce_tokens
     from ..backbones.reader import find_stack
     from ..load import build_for, is_saved
     from ..methods import METR
@@ -41,8 +43,22 @@ def load_with_exits(
     if not exits:
         raise ValueError(f"{checkpoint} has no exit heads (keys blocks.N.method.exit.*): train the model with METR.")
     net = build_for(model, state, img_size)
-    reduce_tokens(net, METR(method=method_from(method or "evit", **settings), exits=exits))
+    reduce_tokens(net, METR(method=_inner(method or "evit", settings), exits=exits))
     return _fill(net, state, model, checkpoint, img_size)
+
+
+def _inner(text: str, settings: Mapping[str, Any]) -> Method:
+    """The one method that the text names, with what is set in it and by options; ValueError for a second word on it."""
+    from ..api import method_from
+    from ..compare.method_text import read_methods
+
+    choices = read_methods(text)
+    if len(choices) > 1:
+        raise ValueError(f"METR trains along one method, and --method names {len(choices)}.")
+    name, own = choices[0]
+    if both := own.keys() & settings.keys():
+        raise ValueError(f"{', '.join(sorted(both))} is set behind the method's name already: give it once.")
+    return method_from(name, **settings, **own)
 
 
 def load_without_method(model: str, checkpoint: Path | None, img_size: int | None) -> nn.Module:

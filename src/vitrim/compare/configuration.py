@@ -14,6 +14,7 @@ from ..core.amount import KEEP_RATE
 from ..core.method import Method, check_opaque
 from ..core.scored import WITHOUT_CLS
 from ..core.spec import ViTSpec
+from ..kinds import is_number
 from ..measure.targets import method_for_keep_rate, method_for_macs
 from ..methods import settings_of
 from .method_text import Choice, written
@@ -109,24 +110,34 @@ def configurations(
     for name in given:
         if choices and not any(takes(choice.method, name) for choice in choices):
             raise ValueError(f"{' and '.join(choice.method for choice in choices)} cannot be given {name}.")
+        if choices and not any(takes(choice.method, name) and name not in choice.settings for choice in choices):
+            raise ValueError(f"{name} is set behind the methods' names already: give it once.")
     amounts = [
         (setting, value) for setting, values in ({KEEP: keep_rates, GMACS: gmacs} | own).items() for value in values
     ]
     for setting, _ in amounts:
         if choices and not any(suits(choice.method, setting) for choice in choices):
             check_amount(choices[0].method, setting)
+    if amounts and choices and not any(needs_amount(choice) for choice in choices):
+        told = " and ".join(dict.fromkeys(setting for setting, _ in amounts))
+        raise ValueError(f"what is set behind the methods' names says how much they reduce: leave out {told}.")
     found = dict.fromkeys(each for choice in choices for each in _of(choice, amounts, given))
     return tuple(found)
+
+
+def needs_amount(choice: Choice) -> bool:
+    """Whether its settings leave open how much it reduces."""
+    own = method_from(choice.method, **choice.settings).amount
+    return own is not None and own.setting not in choice.settings
 
 
 def _of(choice: Choice, amounts: Sequence[tuple[str, float]], given: Mapping[str, Any]) -> Iterator[Configuration]:
     """The configurations of one method."""
     settings = {name: given[name] for name in given if takes(choice.method, name)} | dict(choice.settings)
-    method = method_from(choice.method, **choice.settings)
-    own = method.amount
-    if own is None or own.setting in choice.settings:  # the settings say how much
+    own = method_from(choice.method, **choice.settings).amount
+    if own is None or not needs_amount(choice):
         value = None if own is None else settings[own.setting]
-        if own is None or not isinstance(value, (int, float)) or isinstance(value, bool):
+        if own is None or not is_number(value):  # nothing, or one value for each block
             yield Configuration(choice.method, None, 0.0, tuple(settings.items()))
             return
         del settings[own.setting]
