@@ -81,7 +81,7 @@ def anytime_table() -> str:
     for row in rows[1:]:
         shares = [row[f"share_after_{layer}"] for layer in (3, 6, 9)]
         left = " / ".join(f"{float(share):.0f} %" for share in shares) if all(shares) else ""
-        speed = f"**{float(row['ratio']):.2f}** ({float(row['ratio_low']):.2f} to {float(row['ratio_high']):.2f})"
+        speed = measured(row, "speedup")
         lines.append(
             f"| {row['setting']} | {float(row['top1']):.1f} % | {left} | {float(row['gmacs']):.3f} | {speed} |"
         )

@@ -19,7 +19,7 @@ import torch
 from speed import METHODS
 
 import vitrim
-from rows import RESULTS, append, cpu_name
+from rows import RESULTS, append, cpu_name, written
 from vitrim.export.card import versions
 from vitrim.export.route import ROUTES, find_route
 
@@ -64,15 +64,10 @@ def measure(route: str, method: str, options: argparse.Namespace) -> list[dict[s
                 "model": options.model,
                 "method": method,
                 "batch": batch_size,
-                "mac_ratio": f"{mac_ratio:.3f}",
-                "speedup": f"{over.speedup:.3f}",
-                "speedup_p10": f"{over.speedup_low:.3f}",
-                "speedup_p90": f"{over.speedup_high:.3f}",
+                **written({"mac_ratio": mac_ratio, "speedup": over.speedup}),
                 "speedup_per_mac_ratio": f"{over.speedup / mac_ratio:.3f}",
                 "ms": f"{over.latency_ms:.2f}",
-                "over_eager": f"{eager.speedup:.3f}",
-                "over_eager_p10": f"{eager.speedup_low:.3f}",
-                "over_eager_p90": f"{eager.speedup_high:.3f}",
+                **written({"over_eager": eager.speedup}),
                 "worst_difference": f"{worst:.1e}",
                 "rounds": over.rounds,
                 "threads": options.threads,

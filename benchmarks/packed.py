@@ -19,7 +19,7 @@ import timm
 import torch
 
 import vitrim
-from rows import RESULTS, append, cpu_name
+from rows import RESULTS, append, cpu_name, written
 from vitrim.core.method import Method
 from vitrim.core.selection import keep_where
 from vitrim.core.tokens import Tokens
@@ -67,7 +67,9 @@ def measure(name: str, base: torch.nn.Module, batch_size: int, options: argparse
     macs_of = {n: count_macs(vitrim.reduce_tokens(twin(base), Given(num_patches=(n,)))) for n in set(counts)}
     share = sum(macs_of[n] for n in counts) / (full * batch_size)
     models = {"unreduced": base, "packed": packed}
-    timing = benchmark(models, batch_size=batch_size, rounds=options.rounds, dtype=options.dtype)["packed"]
+    timings = benchmark(models, batch_size=batch_size, rounds=options.rounds, dtype=options.dtype)
+    timing = timings["packed"]
+    time = timings["unreduced"].speed_over(timing)  # of the packed model, in the unreduced one's
     return {
         "model": name,
         "batch": batch_size,
@@ -75,10 +77,7 @@ def measure(name: str, base: torch.nn.Module, batch_size: int, options: argparse
         "dtype": options.dtype,
         "macs_share": f"{share:.3f}",
         "ms": f"{timing.latency_ms:.1f}",
-        "over_unreduced": f"{1 / timing.speedup:.3f}",
-        "over_implied": f"{1 / timing.speedup / share:.3f}",
-        "over_implied_p10": f"{1 / timing.speedup_high / share:.3f}",
-        "over_implied_p90": f"{1 / timing.speedup_low / share:.3f}",
+        **written({"over_unreduced": time.median, "over_implied": time.times(1 / share)}),
         "rounds": timing.rounds,
         "threads": options.threads,
         "torch": torch.__version__,

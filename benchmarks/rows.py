@@ -9,9 +9,20 @@ from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
+from vitrim.measure.turns import columns
+
 Row = dict[str, str]
 
+OLD_COLUMNS = {"ratio": "speedup", "ratio_low": "speedup_p10", "ratio_high": "speedup_p90"}
 RESULTS = Path(__file__).resolve().parents[1] / "results"
+
+
+def written(values: Mapping[str, object], decimals: int = 3) -> dict[str, str]:
+    """Numbers as text, a ratio's three in columns of their own; nothing for None."""
+    return {
+        name: "" if value is None else f"{value:.{decimals}f}" if isinstance(value, float) else str(value)
+        for name, value in columns(values).items()
+    }
 
 
 def append(what: str, rows: Sequence[Mapping[str, object]], folder: Path = RESULTS) -> Path:
@@ -48,6 +59,6 @@ def last_of(rows: list[Row], *cell: str) -> list[Row]:
 
 
 def read(path: Path) -> list[Row]:
-    """The rows of a file."""
+    """The rows of a file, older names of columns replaced."""
     with path.open(newline="") as file:
-        return list(csv.DictReader(file))
+        return [{OLD_COLUMNS.get(name, name): value for name, value in row.items()} for row in csv.DictReader(file)]

@@ -16,7 +16,7 @@ import timm
 import torch
 
 import vitrim
-from rows import RESULTS, append, cpu_name
+from rows import RESULTS, append, cpu_name, written
 from vitrim.measure.benchmark import benchmark, twin
 from vitrim.measure.macs import count_macs
 
@@ -56,10 +56,7 @@ def main() -> None:
                         "batch": batch_size,
                         "dtype": options.dtype,
                         "gmacs": f"{macs[label] / 1e9:.4f}",
-                        "mac_ratio": f"{ratio:.3f}",
-                        "speedup": f"{timing.speedup:.3f}",
-                        "speedup_p10": f"{timing.speedup_low:.3f}",
-                        "speedup_p90": f"{timing.speedup_high:.3f}",
+                        **written({"mac_ratio": ratio, "speedup": timing.speedup}),
                         "speedup_per_mac_ratio": f"{timing.speedup / ratio:.3f}",
                         "rounds": timing.rounds,
                         "peak_memory_mib": f"{timing.peak_memory_mb:.1f}",

@@ -31,7 +31,7 @@ from speed import METHODS
 from torch import nn
 
 import vitrim
-from rows import RESULTS, append, cpu_name
+from rows import RESULTS, append, cpu_name, written
 from vitrim.core.method import Method
 from vitrim.measure.benchmark import DTYPES, Timing, benchmark, twin
 from vitrim.measure.macs import count_macs
@@ -183,16 +183,18 @@ def ratios(timings: dict[str, Timing], mac_ratio: float) -> dict[str, str]:
     """What the row says of the times and the memory."""
     own, base, matrix, masks = (timings.get(way) for way in ("vitrim", "unreduced", "matrix", "masks"))
     assert own is not None and base is not None
-    values = dict(zip(COUNTS, (mac_ratio, own.speedup, own.speedup_low, own.speedup_high), strict=False))
+    values: dict[str, object] = {"mac_ratio": mac_ratio, "speedup": own.speedup}
     values |= {"speedup_per_mac_ratio": own.speedup / mac_ratio, "latency_ms": own.latency_ms}
     for name, way in (("matrix", matrix), ("masks", masks)):
         if way is not None:
-            low, middle, high = own.speed_over(way)
-            values |= {f"over_{name}": middle, f"over_{name}_p10": low, f"over_{name}_p90": high}
+            values[f"over_{name}"] = own.speed_over(way)
     values |= {"peak_memory_mib": own.peak_memory_mb, "memory_of_unreduced": own.peak_memory_mb / base.peak_memory_mb}
     if matrix is not None:
-        values |= {"matrix_speedup": matrix.speedup, "memory_of_matrix": own.peak_memory_mb / matrix.peak_memory_mb}
-    return {name: f"{value:.3f}" for name, value in values.items()} | {"rounds": str(own.rounds)}
+        values |= {
+            "matrix_speedup": matrix.speedup.median,
+            "memory_of_matrix": own.peak_memory_mb / matrix.peak_memory_mb,
+        }
+    return written(values) | {"rounds": str(own.rounds)}
 
 
 def reduced(base: nn.Module, method: Method, cell: Cell) -> nn.Module:

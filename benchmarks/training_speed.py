@@ -11,15 +11,14 @@ from __future__ import annotations
 
 import argparse
 import copy
-import statistics
-import time
 from collections.abc import Callable
 
 import timm
 import torch
 
 import vitrim
-from rows import append, cpu_name
+from rows import append, cpu_name, written
+from vitrim.measure.turns import take_turns
 from vitrim.train.task import ClassificationTask
 
 METHODS = {
@@ -42,12 +41,10 @@ def main() -> None:
     x_BCHW = torch.randn(options.batch_size, *size)
     labels_B = torch.randint(0, base.num_classes, (options.batch_size,))
     updates = {label: update_of(model, x_BCHW, labels_B) for label, model in models.items()}
-    seconds = take_turns(updates, options.rounds)
+    turns = take_turns(updates, options.rounds)
     rows = []
     for label in models:
-        ratios = [slow / fast for slow, fast in zip(seconds["unreduced"], seconds[label], strict=True)]
-        low, *_, high = statistics.quantiles(ratios, n=10)
-        speedup, mac_ratio = statistics.median(ratios), macs["unreduced"] / macs[label]
+        speedup, mac_ratio = turns.ratio(label, "unreduced"), macs["unreduced"] / macs[label]
         rows.append(
             {
                 "model": options.model,
@@ -55,10 +52,7 @@ def main() -> None:
                 "method": label,
                 "batch": options.batch_size,
                 "gmacs": f"{macs[label] / 1e9:.4f}",
-                "mac_ratio": f"{mac_ratio:.3f}",
-                "speedup": f"{speedup:.3f}",
-                "speedup_p10": f"{low:.3f}",
-                "speedup_p90": f"{high:.3f}",
+                **written({"mac_ratio": mac_ratio, "speedup": speedup}),
                 "speedup_per_mac_ratio": f"{speedup / mac_ratio:.3f}",
                 "rounds": options.rounds,
                 "threads": options.threads,
@@ -82,18 +76,6 @@ def update_of(model: torch.nn.Module, x_BCHW: torch.Tensor, labels_B: torch.Tens
         optimizer.zero_grad()
 
     return update
-
-
-def take_turns(updates: dict[str, Callable[[], None]], rounds: int) -> dict[str, list[float]]:
-    """Seconds of each update in each round, after a first round that does not count."""
-    seconds: dict[str, list[float]] = {label: [] for label in updates}
-    for turn in range(rounds + 1):
-        for label, update in updates.items():
-            began = time.perf_counter()
-            update()
-            if turn > 0:
-                seconds[label].append(time.perf_counter() - began)
-    return seconds
 
 
 def parse() -> argparse.Namespace:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from vitrim.compare.run_folder import Row
+from vitrim.measure.turns import Spread
 
 
 def make_row(method: str, setting: str = "", **numbers: Any) -> Row:
@@ -18,8 +19,6 @@ def make_row(method: str, setting: str = "", **numbers: Any) -> Row:
         "mac_ratio": 1.0,
         "images_per_s": 50.0,
         "speedup": 1.0,
-        "speedup_low": 0.9,
-        "speedup_high": 1.1,
         "latency_1_ms": 20.0,
         "speedup_1": 1.0,
         "peak_memory_mb": 90.0,
@@ -33,4 +32,6 @@ def make_row(method: str, setting: str = "", **numbers: Any) -> Row:
         "versions": "vitrim 0",
         "seed": 0,
     }
-    return Row(method, setting, **(defaults | numbers))
+    values = defaults | numbers
+    speedup = values["speedup"]
+    return Row(method, setting, **values | {"speedup": Spread(speedup - 0.1, speedup, speedup + 0.1)})

@@ -11,6 +11,7 @@ import pytest
 
 from from_benchmarks import load
 from vitrim.measure.benchmark import Timing
+from vitrim.measure.turns import Spread
 
 suite = load("suite")
 SMALL = ["--models", "test_vit", "--img-sizes", "160", "--threads", "1", "--rounds", "3", "--min-rounds", "2"]
@@ -68,9 +69,10 @@ def test_unequal_outputs_are_not_compared(monkeypatch: pytest.MonkeyPatch, tmp_p
 
 
 def test_speed_over_another_is_taken_round_by_round() -> None:
-    slow = Timing(1, 1, 1, 1, 1, 3, 30.0, (2.0, 30.0, 4.0))
-    fast = Timing(1, 1, 2, 2, 2, 3, 10.0, (1.0, 10.0, 2.0))
-    assert fast.speed_over(slow) == pytest.approx((2.0, 2.0, 2.8))
+    slow = Timing(1, 1, Spread(1, 1, 1), 3, 30.0, (2.0, 30.0, 4.0))
+    fast = Timing(1, 1, Spread(2, 2, 2), 3, 10.0, (1.0, 10.0, 2.0))
+    over = fast.speed_over(slow)
+    assert (over.low, over.median, over.high) == pytest.approx((2.0, 2.0, 2.8))
     values = suite.ratios({"unreduced": slow, "vitrim": fast, "matrix": slow}, 1.6)
     assert values["over_matrix"] == "2.000"
     assert values["memory_of_matrix"] == "0.333"

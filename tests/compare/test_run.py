@@ -74,7 +74,7 @@ def test_the_numbers_are_those_of_the_parts(tmp_path):
     assert (first.drop, first.mac_ratio, first.speedup) == (0, 1, 1)
     assert reduced.drop == first.top1 - reduced.top1
     assert reduced.mac_ratio == pytest.approx(first.gmacs / reduced.gmacs)
-    assert reduced.speedup_low <= reduced.speedup <= reduced.speedup_high
+    assert reduced.speedup.low <= reduced.speedup <= reduced.speedup.high
     assert reduced.tokens == (17, 10, 7, 5, 5, 5)
     assert reduced.settings["layers"] == (1, 2, 3)
 

@@ -31,9 +31,24 @@ def test_a_run_reads_back_as_it_was_written(tmp_path):
 def test_the_table_has_a_line_per_row_and_a_column_per_number(tmp_path):
     write_run(tmp_path, replace(open_run(tmp_path, IDENTITY, {}, "a"), rows=(ROW,)))
     (line,) = csv.DictReader((tmp_path / "results.csv").read_text().splitlines())
-    assert list(line) == [*(field.name for field in fields(Row)), "reason"]
+    others = [field.name for field in fields(Row) if field.name != "speedup"]
+    assert set(line) == {*others, "speedup", "speedup_p10", "speedup_p90", "reason"}
+    assert [line[name] for name in ("speedup", "speedup_p10", "speedup_p90")] == ["1.0", "0.9", "1.1"]
     assert json.loads(line["settings"]) == {"keep_rate": [0.5]}
     assert (line["top1"], line["tokens"]) == ("80.0", "17 10")
+
+
+def test_rows_whose_percentiles_have_their_older_names_are_read(tmp_path):
+    run = replace(open_run(tmp_path, IDENTITY, {}, "a"), rows=(ROW,))
+    write_run(tmp_path, run)
+    file = tmp_path / "results.json"
+    older = file.read_text().replace("speedup_p10", "speedup_low").replace("speedup_p90", "speedup_high")
+    file.write_text(older)
+    speedup = open_run(tmp_path, IDENTITY, {}, "a").rows[0].speedup
+    assert (speedup.low, speedup.median, speedup.high) == (0.9, 1.0, 1.1)
+    file.write_text(older.replace('"speedup_low"', '"slowest"'))
+    with pytest.raises(ValueError, match="speedup of a row"):
+        open_run(tmp_path, IDENTITY, {}, "a")
 
 
 def test_every_command_of_a_run_is_kept_once(tmp_path):
@@ -129,6 +144,8 @@ def change(content, where, value):
         (("rows", 0, "top1"), "x", "top1 of a row cannot be x"),
         (("rows", 0, "top1"), 101, "top1"),
         (("rows", 0, "speedup"), None, "speedup"),
+        (("rows", 0, "speedup_p10"), -1.0, "speedup"),
+        (("rows", 0, "speedup_p90"), "fast", "speedup"),
         (("rows", 0, "gmacs"), float("nan"), "gmacs of a row cannot be nan"),
         (("rows", 0, "tokens"), 5, "tokens"),
         (("rows", 0, "tokens"), ["many"], "tokens"),

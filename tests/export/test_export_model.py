@@ -116,7 +116,7 @@ def test_timings_come_against_eager_and_against_the_unreduced_model(model, image
         ("eager", 2, 2),
         ("unreduced", 2, 2),
     ]
-    assert all(speed.latency_ms > 0 and speed.speedup_low <= speed.speedup_high for speed in report.speeds)
+    assert all(speed.latency_ms > 0 and speed.speedup.low <= speed.speedup.high for speed in report.speeds)
     assert vitrim.restore(model)(images).shape == (7, 10)  # and the model is as it was
     card = json.loads(report.card.read_text())
     assert card["method"]["name"] == "evit"
@@ -126,6 +126,7 @@ def test_timings_come_against_eager_and_against_the_unreduced_model(model, image
     assert card["differences"][0]["batch_size"] == 2
     assert card["versions"]["torch"] == torch.__version__
     assert [each["over"] for each in card["speed"]] == ["eager", "unreduced"]
+    assert all(each["speedup_p10"] <= each["speedup"] <= each["speedup_p90"] for each in card["speed"])
 
 
 class _Double(Route):

@@ -11,6 +11,7 @@ from torch import nn
 
 import vitrim
 from vitrim.measure import benchmark as module
+from vitrim.measure import turns
 from vitrim.measure.benchmark import benchmark, twin
 from vitrim.measure.peak_memory import PeakMemory
 
@@ -34,9 +35,9 @@ def test_a_model_half_as_fast_has_half_the_speed():
     slow, fast = Sleeps("slow", 0.04, []), Sleeps("fast", 0.02, [])
     found = benchmark({"slow": slow, "fast": fast}, SMALL, batch_size=4, rounds=5, warmup=0)
     assert list(found) == ["slow", "fast"]
-    assert found["slow"].speedup == found["slow"].speedup_low == found["slow"].speedup_high == 1.0
+    assert found["slow"].speedup == found["slow"].speedup.low == found["slow"].speedup.high == 1.0
     assert found["fast"].speedup == pytest.approx(2, rel=0.3)
-    assert found["fast"].speedup_low <= found["fast"].speedup <= found["fast"].speedup_high
+    assert found["fast"].speedup.low <= found["fast"].speedup <= found["fast"].speedup.high
     assert found["fast"].latency_ms == pytest.approx(20, rel=0.4)
     assert found["fast"].images_per_s == pytest.approx(4 / (found["fast"].latency_ms / 1e3))
     assert found["fast"].rounds == 5
@@ -71,7 +72,7 @@ def test_short_calls_are_repeated_until_a_sample_lasts(monkeypatch):
     calls = []
     benchmark({"a": Sleeps("a", 0.002, calls)}, SMALL, rounds=1, warmup=1)
     few = len(calls)
-    monkeypatch.setattr(module, "MIN_SECONDS", 0.1)
+    monkeypatch.setattr(turns, "MIN_SECONDS", 0.1)
     calls.clear()
     benchmark({"a": Sleeps("a", 0.002, calls)}, SMALL, rounds=1, warmup=1)
     assert 3 < few < len(calls)

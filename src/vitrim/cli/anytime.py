@@ -163,13 +163,12 @@ def _never(record: ExitRecord) -> float:
 
 def _show(rows: Sequence[Row], timings: dict[str, Timing], record: ExitRecord) -> None:
     left = [f"after {layer}" for layer in record.exits]
-    numbers = ("top-1 %", *left, "at the end", "GMACs", "images/s", "ratio", "10th to 90th percentile")
+    numbers = ("top-1 %", *left, "at the end", "GMACs", "images/s", "speed-up", "10th to 90th percentile")
     table = terminal.table("setting", numbers=numbers)
     for row in rows:
         time = timings[row.setting]
         shares = [""] * (len(record.exits) + 1) if row.shares is None else [f"{share:.1f} %" for share in row.shares]
-        spread = f"{time.speedup_low:.2f} to {time.speedup_high:.2f}"
-        speed = (f"{time.images_per_s:.4g}", f"{time.speedup:.2f}x", spread)
+        speed = (f"{time.images_per_s:.4g}", f"{time.speedup:.2f}x", time.speedup.range)
         table.add_row(row.setting, f"{row.top1:.2f}", *shares, f"{row.gmacs:.3f}", *speed)
     terminal.show(table)
 
@@ -182,6 +181,8 @@ def _tell(chosen: AnytimeScore, target: float) -> None:
 
 
 def _record(row: Row, time: Timing, record: ExitRecord) -> dict[str, object]:
+    from ..measure.turns import columns
+
     names = [*(f"share_after_{layer}" for layer in record.exits), "share_at_the_end"]
     shares = [""] * len(names) if row.shares is None else list(row.shares)
     return {
@@ -190,9 +191,7 @@ def _record(row: Row, time: Timing, record: ExitRecord) -> dict[str, object]:
         **dict(zip(names, shares, strict=True)),
         "gmacs": row.gmacs,
         "images_per_s": time.images_per_s,
-        "ratio": time.speedup,
-        "ratio_low": time.speedup_low,
-        "ratio_high": time.speedup_high,
+        **columns({"speedup": time.speedup}),
         "rounds": time.rounds,
         "images": len(record.right_IF),
     }

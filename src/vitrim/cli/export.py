@@ -129,7 +129,7 @@ def _tell(report: ExportReport) -> None:
         what = "eager" if speed.over == "eager" else "the exported unreduced model"
         typer.echo(
             f"{report.path}, batch {speed.batch_size}: {speed.latency_ms:.4g} ms, {speed.speedup:.3f}x {what}'s speed "
-            f"({speed.speedup_low:.2f} to {speed.speedup_high:.2f}, {speed.other_latency_ms:.4g} ms)"
+            f"({speed.speedup.range}, {speed.other_latency_ms:.4g} ms)"
         )
     for note in report.notes:
         typer.echo(f"note: {note}", err=True)

@@ -139,7 +139,7 @@ def _cells(row: Row) -> list[str]:
     setting = row.key[1]
     if setting == "":
         return [row.method, "", numbers[0], "", numbers[2], "", speed, ""]
-    spread = f"{row.speedup:.2f}x ({row.speedup_low:.2f} to {row.speedup_high:.2f})"
+    spread = f"{row.speedup:.2f}x ({row.speedup.range})"
     return [row.method, setting, *numbers, speed, spread]
 
 

@@ -162,13 +162,14 @@ def _fixed(configuration: Configuration, *_: object) -> None:
 def _write_json(path: Path | None, about: dict[str, Any], rows: list[dict[str, Any]], fitting: Fit) -> None:
     import json
 
+    from ..measure.turns import columns
     from ..whole import replace_file
 
     if path is not None:
         record = {
             **about,
             "assumption": fitting.assumption,
-            "rows": rows,
+            "rows": [columns(row) for row in rows],
             "refused": [vars(x) for x in fitting.refused],
         }
         replace_file(path, json.dumps(record, indent=1) + "\n")
@@ -191,7 +192,7 @@ def _show_speeds(rows: list[dict[str, Any]], fitting: Fit) -> None:
             f"{row['images_per_s']:.4g}",
             f"{row['latency_ms']:.4g}",
             f"{row['speedup']:.3f}x",
-            f"{row['speedup_low']:.2f} to {row['speedup_high']:.2f}",
+            row["speedup"].range,
             f"{row['peak_memory_mb']:.0f}",
         )
     for refusal in fitting.refused:

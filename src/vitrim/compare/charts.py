@@ -107,7 +107,7 @@ def _draw_methods(axes: Axes, rows: Sequence[Row], cost: Cost) -> None:
         face, edge, width = (PAPER, color, 1.5) if int8 else (color, PAPER, 0.8)
         for row in own:
             if cost == "speedup":
-                axes.plot((row.speedup_low, row.speedup_high), (row.top1,) * 2, color=color, linewidth=1, alpha=0.5)
+                axes.plot((row.speedup.low, row.speedup.high), (row.top1,) * 2, color=color, linewidth=1, alpha=0.5)
             point = axes.scatter(
                 [getattr(row, cost)],
                 [row.top1],

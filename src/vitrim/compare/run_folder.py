@@ -15,10 +15,11 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
+from ..measure.turns import Spread, column_names, columns
 from ..quantize import INT8
 from ..text import shown
 from ..whole import replace_file
-from .stored import PICTURES, check_row, read_stored
+from .stored import PICTURES, check_row, read_stored, with_spread
 
 RESULTS, TABLE, REPORT = "results.json", "results.csv", "report.html"
 FILES = (RESULTS, TABLE, REPORT, PICTURES)
@@ -40,9 +41,7 @@ class Row:
     gmacs: float  # of an image; the mean over some of the images where they differ
     mac_ratio: float  # multiply-adds of the unreduced model over these
     images_per_s: float
-    speedup: float  # over the unreduced model, measured in turns with it: median over rounds
-    speedup_low: float
-    speedup_high: float
+    speedup: Spread  # over the unreduced model, measured in turns with it
     latency_1_ms: float  # one image at a time
     speedup_1: float
     peak_memory_mb: float | None
@@ -73,6 +72,11 @@ class Row:
         """What makes it a row of its own within one run: ("evit", "keep 0.7"), or ("evit", "keep 0.7, int8")."""
         plain = (self.method, self.setting)
         return int8_key(plain) if self.int8 else plain
+
+
+COLUMNS = tuple(
+    name for each in fields(Row) for name in (column_names(each.name) if each.type == "Spread" else (each.name,))
+)
 
 
 @dataclass(frozen=True)
@@ -182,7 +186,7 @@ def read_run(path: Path) -> Run:
     try:
         content = read_stored(path)
         lists = {name: tuple(content[name]) for name in ("commands", "skipped_files", "pictures")}
-        run = Run(**content | lists | {"rows": tuple(Row(**row) for row in content["rows"])})
+        run = Run(**content | lists | {"rows": tuple(Row(**with_spread(row)) for row in content["rows"])})
         run = replace(run, refused=tuple(Refusal(**each) for each in content["refused"]))
         for row in run.rows:
             check_row(row)
@@ -200,16 +204,16 @@ def read_run(path: Path) -> Run:
 def write_run(folder: Path, run: Run) -> None:
     """results.json and results.csv, each replaced as a whole."""
     replace_file(folder / TABLE, _csv(run))
-    replace_file(folder / RESULTS, json.dumps(asdict(run), indent=1, ensure_ascii=False) + "\n")
+    content = asdict(run) | {"rows": [columns(asdict(row)) for row in run.rows]}
+    replace_file(folder / RESULTS, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
 
 
 def _csv(run: Run) -> str:
     out = io.StringIO()
-    names = [column.name for column in fields(Row)]
-    writer = csv.DictWriter(out, [*names, "reason"], lineterminator="\n")
+    writer = csv.DictWriter(out, [*COLUMNS, "reason"], lineterminator="\n")
     writer.writeheader()
     for row in run.rows:
-        values = asdict(row)
+        values = columns(asdict(row))
         values["settings"] = json.dumps(values["settings"])
         values["tokens"] = " ".join(map(str, row.tokens))
         writer.writerow(values)

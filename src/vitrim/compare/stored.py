@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ..kinds import Test, check, is_number, is_per_cent, is_text, is_whole, list_of, read_object
+from ..measure.turns import Spread, column_names
 from ..text import shown
 
 PICTURES = "pictures"
@@ -33,20 +34,26 @@ def _is_positive(value: object) -> bool:
     return is_number(value, LARGEST) and value > 0
 
 
+def _is_spread(value: object) -> bool:
+    return isinstance(value, Spread) and all(_is_positive(each) for each in (value.low, value.median, value.high))
+
+
 def _is_named(value: object) -> bool:
     return isinstance(value, dict)
 
 
+OLD_COLUMNS = {"speedup_low": "speedup_p10", "speedup_high": "speedup_p90"}
 KINDS: Mapping[str, Test] = {  # by the annotation of a row's field
     "str": is_text,
     "int": _is_whole,
     "float": _is_number,
+    "Spread": _is_spread,
     "Mapping[str, Any]": _is_named,
     "Sequence[int]": list_of(_is_whole),
 }
 RANGES: Mapping[str, Test] = {
     **dict.fromkeys(("top1", "top5"), is_per_cent),
-    **dict.fromkeys(("gmacs", "mac_ratio", "images_per_s", "speedup", "speedup_low", "speedup_high"), _is_positive),
+    **dict.fromkeys(("gmacs", "mac_ratio", "images_per_s"), _is_positive),
     **dict.fromkeys(("latency_1_ms", "speedup_1", "num_images", "batch", "rounds"), _is_positive),
 }
 RUN: Mapping[str, Test] = {
@@ -83,6 +90,15 @@ def read_stored(path: Path) -> dict[str, Any]:
     if len({tuple(track["method"] for track in sample["tracks"]) for sample in content["pictures"]}) > 1:
         raise ValueError("its pictures show different methods")
     return content
+
+
+def with_spread(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A row's fields of its columns: the three of its speed-up are one. Rows of before called two of them otherwise."""
+    values = {OLD_COLUMNS.get(name, name): value for name, value in row.items()}
+    median, low, high = parts = [values.pop(name, None) for name in column_names("speedup")]
+    if not all(is_number(part, LARGEST) for part in parts):
+        raise ValueError(f"speedup of a row cannot be {shown(parts, 60)}")
+    return values | {"speedup": Spread(low, median, high)}
 
 
 def check_row(row: Any) -> None:

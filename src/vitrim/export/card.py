@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from ..core.method import Method
 from ..measure.evaluate import preparation_of
+from ..measure.turns import columns
 from ..version import __version__
 from .route import Route
 from .timing import Speed
@@ -55,7 +56,7 @@ def card(
         "tolerance": tolerance,
         "differences": [asdict(each) for each in differences],
         "threads": torch.get_num_threads(),
-        "speed": [asdict(each) for each in speeds],
+        "speed": [columns(asdict(each)) for each in speeds],
         "notes": list(notes),
     }
     return json.dumps(content, indent=1, default=repr) + "\n"

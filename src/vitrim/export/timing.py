@@ -4,41 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 from torch import Tensor, nn
 
-from ..measure.benchmark import benchmark
+from ..measure.turns import HasSpeedup, Spread, take_turns
 from .route import Runner
 
 ARTEFACT, EAGER, UNREDUCED = "artefact", "eager", "unreduced"
+WARMUP = 3
 
 
 @dataclass(frozen=True, kw_only=True)
-class Speed:
+class Speed(HasSpeedup):
     """An artefact against another way to run a model: medians over rounds in which the two took turns."""
 
     over: str  # the other way: "eager", or "unreduced", the model with all its tokens by the same route
     batch_size: int
     latency_ms: float  # of one batch
     other_latency_ms: float
-    speedup: float  # over the other way, in the same round
-    speedup_low: float  # 10th percentile over the rounds
-    speedup_high: float  # 90th percentile
+    speedup: Spread  # over the other way, in the same round
     rounds: int
-
-
-class _Artefact(nn.Module):
-    """A runner where a module is expected."""
-
-    runner: Runner
-
-    def __init__(self, runner: Runner):
-        super().__init__()
-        self.__dict__["runner"] = runner  # past nn.Module: a program of torch.export is one, and need not register
-
-    def forward(self, x_BCHW: Tensor) -> Tensor:
-        out: Tensor = self.runner(x_BCHW)
-        return out
 
 
 def measure(
@@ -52,31 +38,22 @@ def measure(
 ) -> tuple[Speed, ...]:
     """The artefact over eager and, if there is one, over the unreduced model's artefact.
 
-    Every runtime uses torch.get_num_threads() threads.
+    The model is in eval and inference mode, which the caller sets. Every runtime uses torch.get_num_threads() threads.
     """
-    others = {EAGER: model} | ({} if unreduced is None else {UNREDUCED: _Artefact(unreduced)})
     x_BCHW = images_ICHW[:batch_size].contiguous()
-    return tuple(_against(name, other, _Artefact(runner), x_BCHW, rounds, progress) for name, other in others.items())
-
-
-def _against(
-    name: str,
-    other: nn.Module,
-    artefact: nn.Module,
-    x_BCHW: Tensor,
-    rounds: int,
-    progress: Callable[[int, int], None] | None,
-) -> Speed:
-    pair = {name: other, ARTEFACT: artefact}
-    found = benchmark(pair, images_ICHW=x_BCHW, batch_size=len(x_BCHW), rounds=rounds, progress=progress)
-    timing = found[ARTEFACT]
-    return Speed(
-        batch_size=len(x_BCHW),
-        latency_ms=timing.latency_ms,
-        over=name,
-        other_latency_ms=found[name].latency_ms,
-        speedup=timing.speedup,
-        speedup_low=timing.speedup_low,
-        speedup_high=timing.speedup_high,
-        rounds=timing.rounds,
-    )
+    others: dict[str, Runner] = {EAGER: model} | ({} if unreduced is None else {UNREDUCED: unreduced})
+    speeds = []
+    for name, other in others.items():
+        pair = {name: partial(other, x_BCHW), ARTEFACT: partial(runner, x_BCHW)}
+        turns = take_turns(pair, rounds, warmup=WARMUP, progress=progress)
+        speeds.append(
+            Speed(
+                over=name,
+                batch_size=len(x_BCHW),
+                latency_ms=turns.median(ARTEFACT) * 1e3,
+                other_latency_ms=turns.median(name) * 1e3,
+                speedup=turns.ratio(ARTEFACT, name),
+                rounds=rounds,
+            )
+        )
+    return tuple(speeds)

@@ -1,7 +1,6 @@
 """Speed and memory of several models, measured together. Knows nothing of token reduction.
 
-On a shared or throttling machine times drift by more than the differences of interest, so the models take turns
-within each round, in changing order, and speed-ups are ratios within a round. Whoever runs after a model with the same
+The models take turns (turns.py), and speed-ups are ratios within a round. Whoever runs after a model with the same
 weights in the same memory finds them in the cache: models to compare should all share theirs (`twin`), or none.
 """
 
@@ -9,12 +8,10 @@ from __future__ import annotations
 
 import copy
 import importlib
-import math
-import statistics
-import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, TypeVar
 
 import torch
@@ -25,9 +22,9 @@ from ..kinds import is_whole
 from .evaluate import check_device, evaluating
 from .noise import random_images, shape
 from .peak_memory import PeakMemory, stored
+from .turns import HasSpeedup, Spread, Turns, speed_ratio, take_turns
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-MIN_SECONDS = 0.02  # of one sample: a single call at batch 1 would measure the clock and the scheduler
 MIB = 2**20
 # Every model is a graph of its own of the same forward; past a few, torch would run further ones uncompiled.
 ANY_NUMBER = {"recompile_limit": 1000, "accumulated_recompile_limit": 10_000, "fail_on_recompile_limit_hit": True}
@@ -35,21 +32,19 @@ M = TypeVar("M", bound=nn.Module)
 
 
 @dataclass(frozen=True)
-class Timing:
+class Timing(HasSpeedup):
     """One model's speed, as medians over the rounds, against the baseline's."""
 
     images_per_s: float
     latency_ms: float  # of one batch
-    speedup: float  # of images_per_s over the baseline's in the same round
-    speedup_low: float  # 10th percentile of that over the rounds
-    speedup_high: float  # 90th percentile
+    speedup: Spread  # of images_per_s over the baseline's in the same round
     rounds: int
     peak_memory_mb: float  # MiB of weights, input and activations at the worst moment of a forward
     seconds: tuple[float, ...] = field(default=(), repr=False)  # of one batch, in each round
 
-    def speed_over(self, other: Timing) -> tuple[float, float, float]:
-        """How many times as fast as another of the same rounds: 10th percentile, median and 90th over the rounds."""
-        return _ratios(self.seconds, other.seconds)
+    def speed_over(self, other: Timing) -> Spread:
+        """How many times as fast as another of the same rounds."""
+        return speed_ratio(self.seconds, other.seconds)
 
 
 def benchmark(
@@ -94,30 +89,15 @@ def benchmark(
         for runner in runners.values():
             stack.enter_context(evaluating(runner.model))
             runner.prepare(warmup)
-        seconds = _take_turns(runners, rounds, progress)
+        turns = take_turns(runners, rounds, warmup=0, wait=partial(_wait, place), progress=progress)
     per_batch = len(images_ICHW) / len(batches)
-    return {name: _timing(seconds[name], seconds[first], per_batch, runners[name].peak_bytes) for name in runners}
+    timed = Turns({name: tuple(each / len(batches) for each in own) for name, own in turns.seconds.items()})
+    return {name: _timing(timed, name, first, per_batch, runners[name].peak_bytes) for name in runners}
 
 
 def twin(model: M) -> M:
     """A copy with the very same parameters, not equal ones: what is written into either's is in both."""
     return copy.deepcopy(model, {id(parameter): parameter for parameter in model.parameters()})
-
-
-def _take_turns(
-    runners: Mapping[str, _Runner], rounds: int, progress: Callable[[int, int], None] | None
-) -> dict[str, list[float]]:
-    """One sample of each model per round, each round beginning with another, and in either direction in turn."""
-    seconds: dict[str, list[float]] = {name: [] for name in runners}
-    names = list(runners)
-    for done in range(rounds):
-        start, backwards = done % len(names), done // len(names) % 2
-        order = names[start:] + names[:start]
-        for name in reversed(order) if backwards else order:
-            seconds[name].append(runners[name].sample())
-        if progress is not None:
-            progress(done + 1, rounds)
-    return seconds
 
 
 @dataclass
@@ -129,30 +109,22 @@ class _Runner:
     compile: bool | str
     model_kwargs: Mapping[str, Any]
     peak_bytes: int = 0
-    calls: int = 1  # of the batches in a sample
     forward: Callable[..., object] = field(init=False)
 
     def __post_init__(self) -> None:
         mode = self.compile if isinstance(self.compile, str) else None
         self.forward = torch.compile(self.model, mode=mode) if self.compile else self.model
 
-    def prepare(self, warmup: int) -> None:
-        """Warm up, measure memory, and find how many forwards fill a sample."""
-        for _ in range(max(1, warmup)):
-            self.sample()
-        self.peak_bytes = self._peak_bytes()
-        self.calls = max(1, math.ceil(MIN_SECONDS / (self.sample() * len(self.batches))))
+    def __call__(self) -> None:
+        """One forward of each batch."""
+        for x_BCHW in self.batches:
+            self.forward(x_BCHW, **self.model_kwargs)
 
-    def sample(self) -> float:
-        """Seconds of one forward, averaged over the batches and the calls in a row."""
-        device = self.batches[0].device
-        _wait(device)
-        start = time.perf_counter()
-        for _ in range(self.calls):
-            for x_BCHW in self.batches:
-                self.forward(x_BCHW, **self.model_kwargs)
-        _wait(device)
-        return (time.perf_counter() - start) / (self.calls * len(self.batches))
+    def prepare(self, warmup: int) -> None:
+        """Warm up and measure memory."""
+        for _ in range(max(1, warmup)):
+            self()
+        self.peak_bytes = self._peak_bytes()
 
     def _peak_bytes(self) -> int:
         x_BCHW, device = self.batches[0], self.batches[0].device
@@ -201,17 +173,10 @@ def _placed(model: nn.Module, device: torch.device, dtype: torch.dtype, copies: 
     return model if fits else copy.deepcopy(model, copies).to(device, dtype)
 
 
-def _timing(seconds: list[float], baseline: list[float], batch_size: float, peak_bytes: int) -> Timing:
-    low, middle, high = _ratios(seconds, baseline)
-    latency, peak = statistics.median(seconds), peak_bytes / MIB
-    return Timing(batch_size / latency, latency * 1e3, middle, low, high, len(seconds), peak, tuple(seconds))
-
-
-def _ratios(seconds: Sequence[float], baseline: Sequence[float]) -> tuple[float, float, float]:
-    """Baseline over seconds within each round: 10th percentile, median, 90th percentile."""
-    ratios = torch.tensor(baseline, dtype=torch.float64) / torch.tensor(seconds, dtype=torch.float64)
-    low, middle, high = ratios.quantile(torch.tensor([0.1, 0.5, 0.9], dtype=torch.float64)).tolist()
-    return low, middle, high
+def _timing(turns: Turns, name: str, baseline: str, batch_size: float, peak_bytes: int) -> Timing:
+    latency, seconds = turns.median(name), turns.seconds[name]
+    speedup = turns.ratio(name, baseline)
+    return Timing(batch_size / latency, latency * 1e3, speedup, len(seconds), peak_bytes / MIB, seconds)
 
 
 def _wait(device: torch.device) -> None:
