@@ -9,7 +9,7 @@ OUTPUT ?= out/demo
 # Another run in the demo's own folder gives way; one in a folder that you name does not.
 REPLACE ?= $(if $(filter out/demo,$(OUTPUT)),--replace)
 
-.PHONY: demo test test-slow lint bench clean
+.PHONY: demo test test-slow lint bench docs clean
 
 demo: $(INSTALLED)
 	$(BIN)/vitrim compare --output $(OUTPUT) $(REPLACE)
@@ -27,6 +27,9 @@ lint: $(INSTALLED)
 
 bench: $(INSTALLED)
 	$(BIN)/python benchmarks/suite.py
+
+docs: $(INSTALLED)
+	$(BIN)/python docs/build.py
 
 clean:
 	rm -rf $(VENV) out .pytest_cache .ruff_cache .mypy_cache

@@ -16,6 +16,7 @@ from typing import NamedTuple
 import pytest
 
 import fresh
+from website.links import followed, headings, links
 
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = (
@@ -116,11 +117,22 @@ def test_tables_are_what_the_recorded_rows_say() -> None:
     python("benchmarks/tables.py", "--check", folder=ROOT)
 
 
+def leads_somewhere(link: str, document: str) -> bool:
+    """Whether the file that a document links to is there, and the heading in it."""
+    file, anchor = followed(link, document)
+    return (ROOT / file).exists() and (not anchor or anchor in headings((ROOT / file).read_text()))
+
+
+def test_a_link_to_a_missing_heading_is_found() -> None:
+    assert leads_somewhere("docs/design.md#decisions", "README.md")
+    assert not leads_somewhere("docs/design.md#decisons", "README.md")
+    assert not leads_somewhere("design.md", "README.md")
+
+
 @pytest.mark.parametrize("document", [*DOCUMENTS, "CHANGELOG.md", "findings/README.md"])
 def test_links_and_files_that_are_named_are_there(document: str) -> None:
     text = (ROOT / document).read_text()
-    links = [link.partition("#")[0] for link in re.findall(r"\]\((?!https?://|#)([^)]+)\)", text)]
-    missing = [link for link in links if not ((ROOT / document).parent / link).exists()]
+    missing = [link for link in links(text) if not leads_somewhere(link, document)]
     named = re.findall(r"`(?:python )?([\w./-]+/[\w.-]+\.(?:py|md|csv|sh))[ `]", text)
     places = [ROOT, ROOT / "src" / "vitrim", (ROOT / document).parent]
     missing += [name for name in named if not any((place / name).exists() for place in places)]

@@ -1,0 +1,49 @@
+"""The gallery: what methods leave of the test images in the package. Each picture says the command that makes it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from .facts import Facts
+from .pictures import draw, drawing, shown
+
+A_PICTURE = 4  # methods side by side
+RATES = ("0.7", "0.5", "0.3")
+HEAD = """# Gallery
+
+`vitrim draw` makes these pictures of four test images that come with the package, anew each time the site is built.
+Rose: dropped. Other pale tints: fused into one token. One colour with an edge: merged into one token."""
+SIDE_BY_SIDE = """## Side by side
+
+What the last reducing block leaves at the same keep rate. A method with another amount takes as many multiply-adds."""
+
+
+def gallery_page(found: Sequence[Facts], images: Sequence[Path], folder: Path) -> str:
+    """Draw, into gallery/ in that folder, and write the page."""
+    (folder / "gallery").mkdir()
+    solved = [facts.name for facts in found if facts.method.amount is not None and facts.method.amount.solved]
+    sections = [HEAD, SIDE_BY_SIDE]
+    for rate in RATES:
+        sections.append(f"### Keep rate {rate}")
+        for number, names in enumerate(_parted(solved)):
+            options = ["--methods", ",".join(names), "--keep-rates", rate, "--columns", "1"]
+            picture = f"gallery/keep-{rate.replace('.', '-')}-{number}.png"
+            if failed := draw(images, options, folder / picture):
+                raise ValueError(failed)
+            sections.append(shown(options, picture, f"What {', '.join(names)} leave of four images"))
+    sections.append("## Block by block")
+    for facts in found:
+        sections.append(f"### [{facts.title}](methods/{facts.name}.md)")
+        if (folder / f"methods/{facts.name}.png").is_file():
+            sections.append(
+                shown(drawing(facts), f"methods/{facts.name}.png", f"What {facts.title} leaves, block by block")
+            )
+    return "\n\n".join(sections) + "\n"
+
+
+def _parted(names: Sequence[str]) -> Iterator[Sequence[str]]:
+    """As few parts as there must be, of like lengths."""
+    pictures = -(-len(names) // A_PICTURE)
+    size = -(-len(names) // max(1, pictures))
+    yield from (names[start : start + size] for start in range(0, len(names), max(1, size)))
