@@ -27,7 +27,7 @@ import torch
 
 import vitrim
 from rows import append
-from vitrim.load import read_checkpoint
+from vitrim.loading.build import read_checkpoint
 from vitrim.measure.batches import load_images
 from vitrim.measure.evaluate import eval_transform
 from vitrim.measure.images import list_images

@@ -20,10 +20,10 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from loading import apply, configurations, load, parser, table
 from torch import Tensor, nn
 
 import vitrim
+from loading import apply, configurations, load, parser, table
 
 FILLS = ("drift", "last", "nearest", "zero")
 SHARES = ("offset", "token", "fill")

@@ -79,7 +79,7 @@ def test_no_network_for_pretrained_weights(job, refused, monkeypatch):
     def unreachable(*_):
         raise OSError("no answer")
 
-    monkeypatch.setattr("vitrim.load.check_hub", unreachable)
+    monkeypatch.setattr("vitrim.loading.build.check_hub", unreachable)
     command = arguments(job)
     at = command.index("--checkpoint")
     assert "pass --checkpoint FILE" in refused(*command[:at], *command[at + 2 :])

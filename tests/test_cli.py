@@ -142,7 +142,7 @@ def test_ctrl_c_ends_other_commands_with_one_line(capsys, monkeypatch):
     def interrupted(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("vitrim.load.build_model", interrupted)
+    monkeypatch.setattr("vitrim.loading.build.build_model", interrupted)
     with pytest.raises(SystemExit) as end:
         app(["doctor", MODEL])
     assert end.value.code == 130
@@ -199,7 +199,7 @@ def test_some_images_of_a_folder_become_a_page(job, vitrim, tmp_path, command):
 
 
 def test_doctor_tells_how_a_model_is_read(vitrim, monkeypatch):
-    monkeypatch.setattr("vitrim.load.check_hub", lambda *_: pytest.fail("asked the hub"))
+    monkeypatch.setattr("vitrim.loading.build.check_hub", lambda *_: pytest.fail("asked the hub"))
     out = vitrim("doctor", MODEL)
     assert "6 x Block, by PreNormReader" in out
     assert "100 patches, 1 more that are never reduced" in out

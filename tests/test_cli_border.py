@@ -33,7 +33,7 @@ def raising(monkeypatch, capsys):
         def fail(*_, **__):
             raise error
 
-        monkeypatch.setattr("vitrim.load.build_model", fail)
+        monkeypatch.setattr("vitrim.loading.build.build_model", fail)
         with pytest.raises(SystemExit) as end:
             app(list(QUICK))
         out, err = capsys.readouterr()
@@ -124,12 +124,12 @@ def test_warnings_of_our_own_take_one_line_and_others_stay_as_they_are():
 WAIT = """
 import os, sys, time
 from vitrim.cli import app
-import vitrim.load, vitrim.whole
+import vitrim.loading.build, vitrim.whole
 def wait(*_, **__):
     with vitrim.whole.temporary_folder():
         print("waiting", flush=True)
         time.sleep(60)
-vitrim.load.build_model = wait
+vitrim.loading.build.build_model = wait
 app(["macs"])
 """
 

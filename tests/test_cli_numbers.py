@@ -47,7 +47,7 @@ def test_all_numbers_are_read_by_what_checks_them():
 
 @pytest.mark.parametrize(("command", "option"), OPTIONS, ids=lambda part: part)
 def test_numbers_that_make_no_sense_are_refused_in_one_line(command, option, capsys, monkeypatch):
-    monkeypatch.setattr("vitrim.load.build_model", lambda *_, **__: pytest.fail("went on"))
+    monkeypatch.setattr("vitrim.loading.build.build_model", lambda *_, **__: pytest.fail("went on"))
     parser = OPTIONS[command, option]
     out_of_range = [str(parser.least)] if parser.above else [str(parser.least - 1)]
     for value in (*NONSENSE, *out_of_range, *(["1,x", "1,,nan"] if parser.several else ["1,2"])):

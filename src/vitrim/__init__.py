@@ -19,13 +19,14 @@ if TYPE_CHECKING:
     from .core.method import Method
     from .dense import DenseFeatures, features
     from .draw import draw_tokens
-    from .early_exit import Anytime, Prediction, anytime
+    from .early_exit.calibration import AnytimeScore, ExitRecord, calibrate_anytime, record_exits
+    from .early_exit.model import Anytime, Prediction, anytime
     from .errors import VitrimError
     from .export.run import ExportReport, export_model
     from .export.verify import ExportMismatch
-    from .load import build_model, load_model
+    from .loading.build import build_model, load_model
+    from .loading.from_pretrained import from_pretrained
     from .measure.benchmark import Timing, benchmark
-    from .measure.calibration import AnytimeScore, ExitRecord, calibrate_anytime, record_exits
     from .measure.cls_quality import ClsQuality, cls_quality
     from .measure.diversity import diversity
     from .measure.evaluate import Score, evaluate_folder
@@ -44,10 +45,9 @@ if TYPE_CHECKING:
         ToMe,
         register_method,
     )
-    from .pretrained.hub import push_to_hub
-    from .pretrained.read import from_pretrained
-    from .pretrained.write import save_pretrained
     from .quantize import quantize_int8
+    from .saving.hub import push_to_hub
+    from .saving.write import save_pretrained
     from .tracing import LayerTrace, Trace, trace
     from .train.checkpoint import TrainingError
     from .train.recipe import Recipe, load_recipe
@@ -119,13 +119,13 @@ _HOME = {  # what each module has
     ".core.method": "Method",
     ".dense": "DenseFeatures features",
     ".draw": "draw_tokens",
-    ".early_exit": "Anytime Prediction anytime",
+    ".early_exit.model": "Anytime Prediction anytime",
     ".errors": "VitrimError",
     ".export.run": "ExportReport export_model",
     ".export.verify": "ExportMismatch",
-    ".load": "build_model load_model",
+    ".loading.build": "build_model load_model",
     ".measure.benchmark": "Timing benchmark",
-    ".measure.calibration": "AnytimeScore ExitRecord calibrate_anytime record_exits",
+    ".early_exit.calibration": "AnytimeScore ExitRecord calibrate_anytime record_exits",
     ".measure.cls_quality": "ClsQuality cls_quality",
     ".measure.diversity": "diversity",
     ".measure.evaluate": "Score evaluate_folder",
@@ -133,9 +133,9 @@ _HOME = {  # what each module has
     ".measure.pixels": "ImageDataError",
     ".measure.targets": "method_for_keep_rate method_for_macs",
     ".methods": "BAT METR TM AttentionMass BeyondAttentive EViT Random ToMe TokenMergence register_method",
-    ".pretrained.hub": "push_to_hub",
-    ".pretrained.read": "from_pretrained",
-    ".pretrained.write": "save_pretrained",
+    ".saving.hub": "push_to_hub",
+    ".loading.from_pretrained": "from_pretrained",
+    ".saving.write": "save_pretrained",
     ".quantize": "quantize_int8",
     ".tracing": "LayerTrace Trace trace",
     ".train.checkpoint": "TrainingError",

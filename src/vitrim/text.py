@@ -25,3 +25,9 @@ def shortened(line: str, most: int) -> str:
         return line
     end = (most - 3) // 2
     return f"{line[: most - 3 - end]}...{line[len(line) - end :]}"
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of what an error says, without its full stop; its class where it says nothing."""
+    text = str(error).strip()
+    return text.splitlines()[0].rstrip(".:") if text else type(error).__name__

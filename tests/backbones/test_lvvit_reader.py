@@ -13,7 +13,7 @@ from torch import Tensor
 import vitrim
 from vitrim.backbones.reader import find_stack, read_backbone
 from vitrim.core.stack import TokenStack
-from vitrim.load import build_model
+from vitrim.loading.build import build_model
 from vitrim.measure.macs import count_macs, reduced_macs, token_counts
 from vitrim.measure.targets import method_for_keep_rate, method_for_macs
 from vitrim.models.lvvit import LVViT

@@ -18,7 +18,7 @@ from vitrim.compare.configuration import configurations
 from vitrim.compare.identity import images_hash
 from vitrim.compare.job import Watcher
 from vitrim.compare.run import UNREDUCED, compare
-from vitrim.load import load_model
+from vitrim.loading.build import load_model
 from vitrim.measure.evaluate import evaluate_folder
 from vitrim.measure.images import ImageDataError, list_images
 from vitrim.measure.macs import count_macs

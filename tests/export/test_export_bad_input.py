@@ -108,7 +108,7 @@ def test_a_method_whose_counts_vary(refused, tmp_path):
     ],
 )
 def test_settings_that_make_no_sense_are_seen_before_weights_are_fetched(refused, monkeypatch, option, value, told):
-    monkeypatch.setattr("vitrim.load.check_hub", lambda *_: pytest.fail("asked the hub"))
+    monkeypatch.setattr("vitrim.loading.build.check_hub", lambda *_: pytest.fail("asked the hub"))
     assert told in refused(**{"checkpoint": "", option: value})
 
 

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from vitrim import count_macs
 from vitrim.backbones.reader import read_backbone
-from vitrim.load import build_model
+from vitrim.loading.build import build_model
 from vitrim.measure.evaluate import eval_transform, input_size_of
 from vitrim.measure.images import open_image
 

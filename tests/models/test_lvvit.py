@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from timm.optim import param_groups_layer_decay
 
 import vitrim
-from vitrim.load import build_model
+from vitrim.loading.build import build_model
 from vitrim.measure.macs import count_macs
 from vitrim.models.lvvit import LVViT
 from vitrim.models.mix_token import box_around, box_mask, draw_box, swap_box

@@ -19,7 +19,7 @@ from torch import nn
 
 import vitrim
 from vitrim.backbones.reader import find_stack, read_backbone
-from vitrim.load import build_model
+from vitrim.loading.build import build_model
 from vitrim.measure.evaluate import input_size_of
 from vitrim.measure.macs import count_macs, reduced_macs
 from vitrim.train.recipe import Recipe, load_recipe

@@ -14,7 +14,7 @@ from timm.data import ImageNetInfo
 from torch import Tensor, nn
 
 import vitrim
-from vitrim.load import resample_positions
+from vitrim.loading.build import resample_positions
 from vitrim.models import lvvit, multiscale  # noqa: F401  (they register their models)
 from vitrim.train.recipe import Recipe
 from vitrim.train.start import start_model, start_teacher

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from .. import __version__
+from ..version import __version__
 from .anytime import anytime
 from .border import DEBUG, OneLineErrors
 from .cls_quality import cls_quality

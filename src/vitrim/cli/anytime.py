@@ -19,9 +19,9 @@ from .values import SHARE, SHARES, Several, number, numbers, whole
 if TYPE_CHECKING:
     from torch import nn
 
+    from ..early_exit.calibration import AnytimeScore, ExitRecord
     from ..measure.batches import ImageBatches
     from ..measure.benchmark import Timing
-    from ..measure.calibration import AnytimeScore, ExitRecord
 
 
 @dataclass(frozen=True)
@@ -78,8 +78,8 @@ def anytime(
     One table: accuracy, where images leave, mean multiply-adds, and speed measured in turns on real images, for
     thresholds and for static keep rates of the same weights.
     """
+    from ..early_exit.calibration import record_exits
     from ..measure.benchmark import benchmark
-    from ..measure.calibration import record_exits
 
     wanted = thresholds or (() if target_drop is not None else (0.5, 0.7, 0.9))
     tables.check_output(output)
@@ -151,7 +151,7 @@ def _static_rows(
 
 
 def _exit_row(net: nn.Module, score: AnytimeScore) -> Row:
-    from ..early_exit import anytime
+    from ..early_exit.model import anytime
 
     name = f"{score.by} {score.thresholds[0]:.4g}" if math.isfinite(score.thresholds[0]) else f"{score.by} never"
     return Row(name, anytime(net, score.thresholds, score.by), score.top1, score.shares, score.macs / 1e9)

@@ -9,7 +9,6 @@ import typer
 
 from . import options, tables, terminal
 from .options import DEFAULT_MODEL, LIST
-from .trained import load_without_method
 from .values import SHARES, Several
 
 if TYPE_CHECKING:
@@ -38,6 +37,7 @@ def cls_quality(
     Spearman's rank correlation over patches, and the share of the most attended patches in common; means over images,
     with standard errors. What a checkpoint holds of a method, exit heads say, plays no part.
     """
+    from ..loading.trained import load_without_method
     from ..measure.cls_quality import cls_quality as measure
 
     tables.check_output(output)

@@ -66,7 +66,7 @@ def export(
     from ..compare.fitting import fit
     from ..export.route import find_route
     from ..export.run import Settings, export_model
-    from ..load import build_model, load_model
+    from ..loading.build import build_model, load_model
 
     route = find_route(to) if opset is None else find_route(to).at_opset(opset)
     if (absent := route.missing()) is not None:

@@ -52,7 +52,7 @@ def features(
     from ..api import reduce_tokens
     from ..compare.fitting import fit
     from ..dense import features as features_of
-    from ..load import build_model, load_model
+    from ..loading.build import build_model, load_model
     from ..measure.evaluate import eval_transform, input_size_of
     from ..measure.images import open_image
     from ..measure.preparation import as_seen

@@ -81,7 +81,7 @@ def _reduced(
     """The model as it is asked for, and what to call it."""
     from ..api import reduce_tokens
     from ..compare.fitting import fit
-    from ..load import build_model, load_model
+    from ..loading.build import build_model, load_model
 
     if wanted is None:
         return saved.load(model, checkpoint, img_size)

@@ -13,8 +13,8 @@ if TYPE_CHECKING:
 
 def note(model: str) -> None:
     """Say, in a command with methods of its own, that the saved one does not act."""
-    from ..load import is_saved
-    from ..pretrained.read import saved_method
+    from ..loading.from_pretrained import saved_method
+    from ..loading.names import is_saved
 
     method = saved_method(Path(model), exits=False) if is_saved(model) else None
     if method is not None:
@@ -27,7 +27,7 @@ def note(model: str) -> None:
 
 def build(model: str, img_size: int | None) -> nn.Module:
     """The model with random weights, for a command with methods of its own."""
-    from ..load import build_model
+    from ..loading.build import build_model
 
     note(model)
     return build_model(model, img_size=img_size)
@@ -35,8 +35,9 @@ def build(model: str, img_size: int | None) -> nn.Module:
 
 def load(model: str, checkpoint: Path | None, img_size: int | None) -> tuple[nn.Module, str]:
     """The model as `vitrim evaluate` takes it where no method is asked for, and what to call it."""
-    from ..load import is_saved, load_model
-    from ..pretrained.read import load_saved, saved_method
+    from ..loading.build import load_model
+    from ..loading.from_pretrained import load_saved, saved_method
+    from ..loading.names import is_saved
 
     if checkpoint is not None or not is_saved(model):
         return load_model(model, checkpoint, img_size=img_size), model

@@ -37,7 +37,7 @@ def draw(
     from ..compare.fitting import fit
     from ..compare.pictures import Sample, trace_samples
     from ..draw import draw_tokens
-    from ..load import build_model, load_model
+    from ..loading.build import build_model, load_model
     from ..measure.evaluate import eval_transform, input_size_of
     from ..measure.images import open_image
     from ..measure.preparation import as_seen
@@ -68,7 +68,7 @@ def doctor(
 ) -> None:
     """How a model will be read, or why it cannot be; downloads nothing."""
     from ..backbones.reader import read_backbone, version
-    from ..load import build_model
+    from ..loading.build import build_model
     from ..measure.evaluate import input_size_of
     from ..measure.macs import count_macs
 

@@ -15,7 +15,7 @@ from ..api import reduce_tokens
 from ..backbones.reader import read_backbone
 from ..core.method import Method
 from ..core.spec import ViTSpec
-from ..load import build_model, load_model
+from ..loading.build import build_model, load_model
 from ..measure.benchmark import DTYPES
 from ..measure.evaluate import check_device, labelled_images, preparation_of
 from ..measure.images import LabelledImages

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from ..heads import check_module, classifier_of, logits_of, num_classes
-from ..other_libraries import image_processor
+from . import image_processor
 from .batches import Batch, ImageBatches, Progress, load_images
 from .class_names import class_names_of
 from .images import LabelledImages, list_images

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from ..pretrained.write import save_pretrained
+from ..saving.write import save_pretrained
 from ..text import shown
 from ..whole import replace_file
 from . import checkpoint

@@ -18,8 +18,8 @@ from torch import Tensor, nn
 
 from ..api import method_from, reduce_tokens
 from ..core.stack import TRAINING_ONLY, WEIGHTS
-from ..load import adapt_state, build_model, load_model, resample_positions
-from ..weight_files import fill, read_checkpoint
+from ..loading.build import adapt_state, build_model, load_model, resample_positions
+from ..loading.weights import fill, read_checkpoint
 from .recipe import Recipe
 
 PRETRAINED = "pretrained"  # the checkpoint that stands for timm's own weights

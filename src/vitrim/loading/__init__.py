@@ -1,0 +1,1 @@
+"""Models by name, file, folder or repository: the one way in."""

@@ -1,0 +1,142 @@
+"""A saved model again: `from_pretrained`, of a folder without any network, or of a repository on the hub."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from ..api import method_from, reduce_tokens
+from ..backbones.reader import find_stack
+from ..core.method import Method
+from ..methods import METR
+from ..text import first_line, shown
+from .build import build_saved, resample_positions
+from .folder import CARD_FILE, CONFIG_FILE, WEIGHTS_FILE, Config, is_learned, read_config
+from .network import check_answer
+from .weights import check_fit, read_checkpoint
+
+SAVED = "saved"  # the method that the folder names
+REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+
+
+def from_pretrained(
+    folder_or_repo: str | Path,
+    *,
+    exits: bool = True,
+    method: Method | str | None = SAVED,
+    revision: str | None = None,
+) -> nn.Module:
+    """The model that `save_pretrained` wrote, in eval mode, on the CPU, in the precision in which it was saved.
+
+    folder_or_repo: a folder, which is read without any network; or, where there is no such folder, owner/name on the
+        Hugging Face hub, with revision a branch, tag or commit of it. Weights are read from safetensors alone, so no
+        code from there is ever run.
+    exits: whether METR's exit heads come along; without them it is the plain reduced model.
+    method: another method, or its name, in place of the saved one; None gives the model with all its tokens.
+    Errors: ValueError for a config or weights that do not fit; OSError (FileNotFoundError) where nothing is found.
+    """
+    path = Path(folder_or_repo).expanduser()
+    if path.is_dir():
+        if revision is not None:
+            raise ValueError(f"{path} is a folder, which has no revision {revision!r}: leave it out.")
+        return load_saved(path, exits=exits, method=method)
+    if isinstance(folder_or_repo, Path) or not REPOSITORY.fullmatch(folder_or_repo):
+        raise FileNotFoundError(
+            f"there is no folder {shown(str(folder_or_repo))}, and a repository on the hub is owner/name."
+        )
+    return load_saved(_fetch(folder_or_repo, revision), exits=exits, method=method)
+
+
+def load_saved(
+    folder: Path, *, exits: bool = True, method: Method | str | None = SAVED, img_size: int | None = None
+) -> nn.Module:
+    """`from_pretrained` of a folder. img_size: another resolution, for which positions are resampled."""
+    config = read_config(folder)
+    acts = _acting(config, exits, method)
+    model = build_saved(config, img_size=img_size)
+    if acts is not None:
+        try:
+            reduce_tokens(model, acts, pools_patches=config.pools_patches)
+            _check_counts(model)
+        except (ValueError, OSError):
+            raise
+        except Exception as error:  # whatever a setting of the wrong kind leads to, say a word for a number
+            said = f"{shown(str(acts))} does not fit {config.architecture}: {first_line(error)}"
+            raise ValueError(f"{folder / CONFIG_FILE}: {said}.") from error
+    state = read_checkpoint(folder / WEIGHTS_FILE)
+    state = state if img_size is None else resample_positions(model, state)
+    _load(model, _needed(model, state, exits=exits, other_method=method != SAVED), folder)
+    return model
+
+
+def _check_counts(model: nn.Module) -> None:
+    found = find_stack(model)
+    assert found is not None
+    num_patches = found.stack.spec.num_patches
+    for layer in range(found.stack.spec.depth):
+        num_patches = found.stack.method.num_kept(layer, num_patches)
+
+
+def saved_method(folder: Path, *, exits: bool = True) -> Method | None:
+    """The method that a saved folder names; None where the model carries all its tokens."""
+    return _acting(read_config(folder), exits, SAVED)
+
+
+def _acting(config: Config, exits: bool, method: Method | str | None) -> Method | None:
+    wanted = config.method if method == SAVED else method
+    if isinstance(wanted, str):
+        wanted = method_from(wanted)
+    if isinstance(wanted, METR) and not exits:
+        return wanted.method
+    return wanted
+
+
+def _needed(model: nn.Module, state: dict[str, Tensor], *, exits: bool, other_method: bool) -> dict[str, Tensor]:
+    """The state without what the caller asked to leave out; all else must fit."""
+    wanted = model.state_dict()
+    return {
+        key: value
+        for key, value in state.items()
+        if key in wanted or not is_learned(key, only_for_training=not other_method) or (exits and not other_method)
+    }
+
+
+def _load(model: nn.Module, state: dict[str, Tensor], folder: Path) -> None:
+    missing = [key for key in model.state_dict() if key not in state and is_learned(key)]
+    if missing:
+        raise ValueError(
+            f"{folder} has no weights for what the method learns ({missing[0]}): take a method that learns nothing, or "
+            "reduce_tokens after loading and train it."
+        )
+    check_fit(model, state, "the model that its config describes", folder / WEIGHTS_FILE)
+    tensors: list[tuple[str, Any]] = [*model.named_parameters(), *model.named_buffers()]
+    for name, tensor in tensors:
+        if name in state and tensor.is_floating_point():
+            tensor.data = tensor.data.to(state[name].dtype)  # load_state_dict would round to the model's own
+    model.load_state_dict(state)
+
+
+def _fetch(repository: str, revision: str | None) -> Path:
+    """The three files of a repository, from the hub or, without network, from its cache on this machine."""
+    import huggingface_hub
+
+    files = [CONFIG_FILE, WEIGHTS_FILE, CARD_FILE]
+    try:
+        check_answer()
+        answer: OSError | None = None
+    except OSError as error:
+        answer = error
+    try:
+        found = huggingface_hub.snapshot_download(
+            repository, revision=revision, allow_patterns=files, local_files_only=answer is not None
+        )
+    except Exception as error:  # the client library's own error classes have changed with its versions
+        at = "" if revision is None else f" at {revision}"
+        reason = str(error).strip().partition("\n")[0] if answer is None else f"{answer}, and it is not in the cache"
+        raise OSError(
+            f"there is no folder {repository}, and no such repository{at} can be had from the hub: {reason}."
+        ) from error
+    return Path(found)

@@ -1,0 +1,88 @@
+"""open_clip's vision towers by name, its own and those of timm. Text towers are left out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from ..extras import import_module
+from ..measure.preparation import prepared_by
+from ..text import first_line
+from .network import check_answer
+from .shared import check_multiple, quiet
+from .weights import fill, read_checkpoint
+
+TOWER = "visual."  # what the names of its weights begin with
+
+
+def build(name: str, img_size: int | None) -> nn.Module:
+    """The tower with random weights."""
+    return _tower(_create(name.partition("/")[0], None, img_size))
+
+
+def load(name: str, checkpoint: Path | None, img_size: int | None) -> nn.Module:
+    """The tower with the weights of the tag behind the slash, or with the checkpoint's."""
+    architecture, _, tag = name.partition("/")
+    if checkpoint is not None:
+        state = read_checkpoint(checkpoint)
+        whole = _create(architecture, None, img_size)
+        return _fill(whole, state, f"open_clip:{architecture}", checkpoint, resample=img_size is not None)
+    if not tag:
+        raise ValueError(
+            f"open_clip:{name} names no weights: add them, open_clip:{name}/TAG, or pass --checkpoint FILE."
+        )
+    tags = import_module("open_clip").pretrained.list_pretrained_tags_by_model(architecture)
+    if tag not in tags:
+        raise ValueError(f"open_clip has no weights {tag!r} for {architecture}; there are {', '.join(tags) or 'none'}.")
+    check_answer()
+    return _tower(_create(architecture, tag, img_size))
+
+
+def _create(architecture: str, tag: str | None, img_size: int | None) -> Any:
+    """The whole model, with random weights unless a tag names others."""
+    library: Any = import_module("open_clip")
+    if architecture not in library.list_models():
+        raise ValueError(f"open_clip has no model {architecture!r}; open_clip.list_models() lists them.")
+    size = {} if img_size is None else {"force_image_size": img_size}
+    try:
+        with quiet():  # it warns of random weights, which were asked for
+            model = library.create_model(architecture, pretrained=tag, pretrained_text=False, **size)
+    except (TypeError, AssertionError, RuntimeError) as error:
+        at = "" if img_size is None else f" for images of {img_size} pixels"
+        raise ValueError(f"open_clip:{architecture} cannot be had{at}: {first_line(error)}.") from error
+    own = library.get_model_config(architecture)["vision_cfg"].get("image_size")
+    if img_size not in (None, own) and (patch := _patch_size(model.visual)) is not None:
+        check_multiple(f"open_clip:{architecture}", img_size, patch)
+    return model
+
+
+def _patch_size(tower: Any) -> int | None:
+    embed = getattr(getattr(tower, "trunk", None), "patch_embed", None)  # of a tower by timm
+    size = getattr(tower, "patch_size", getattr(embed, "patch_size", None))
+    return size if size is None or isinstance(size, int) else int(size[0])
+
+
+def _fill(whole: Any, state: Mapping[str, Tensor], name: str, checkpoint: Path, *, resample: bool) -> nn.Module:
+    """The tower with those weights: a whole model's as open_clip saves them, or the tower's alone."""
+    tower = _tower(whole)
+    state = import_module("open_clip.convert").convert_state_dict(whole, dict(state))
+    if not any(key.startswith(TOWER) for key in state):
+        state = {f"{TOWER}{key}": value for key, value in state.items()}
+    if resample:
+        import_module("open_clip.model").resize_pos_embed(state, whole)
+    state = {key.removeprefix(TOWER): value for key, value in state.items() if key.startswith(TOWER)}
+    fill(tower, state, name, checkpoint)
+    return tower
+
+
+def _tower(whole: Any) -> nn.Module:
+    tower = whole.visual
+    transforms: Any = import_module("open_clip.transform")
+    cfg = transforms.PreprocessCfg(**tower.preprocess_cfg)
+    transform = transforms.image_transform_v2(cfg, is_train=False)
+    tower.image_preparation = prepared_by("open_clip", transform, 3, tower.preprocess_cfg)
+    tower.num_classes = 0
+    return tower

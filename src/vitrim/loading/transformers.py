@@ -1,0 +1,121 @@
+"""transformers' models by name: a repository of the hub, or a folder that its save_pretrained wrote."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from ..extras import import_module
+from ..heads import NAMES
+from ..measure.image_processor import check_size, preparation, processor_of
+from ..text import first_line
+from .network import check_hub
+from .shared import quiet
+
+TOWERS = {  # model of images and texts -> the part that gives its embedding of an image
+    "CLIPModel": "CLIPVisionModelWithProjection",
+    "MetaClip2Model": "MetaClip2VisionModelWithProjection",
+    "SiglipModel": "SiglipVisionModel",
+}
+
+CLASSIFIER, WEIGHTS = NAMES["transformers"][1], "model.safetensors"
+Make = Callable[[str, Any, Any], Any]  # of the name, the class and its configuration
+
+
+def build(name: str, img_size: int | None) -> nn.Module:
+    """The model with random weights."""
+    return _model(name, img_size, lambda _, cls, config: cls(config))
+
+
+def load(name: str, checkpoint: Path | None, img_size: int | None) -> nn.Module:
+    """The model with the weights that its folder or repository holds."""
+    if checkpoint is not None:
+        raise ValueError(f"transformers:{name} brings its weights; give the folder with the weights you want instead.")
+    import_module("transformers.utils.logging").disable_progress_bar()
+    return _model(name, img_size, _with_weights)
+
+
+def is_folder(name: str) -> bool:
+    """Whether the name is that of a folder on this machine, not of a repository."""
+    return Path(os.path.expanduser(name)).is_dir()  # which leaves an unknown user's as it is
+
+
+def _model(name: str, img_size: int | None, make: Make) -> nn.Module:
+    library: Any = import_module("transformers")
+    if img_size is not None:
+        raise ValueError(f"--img-size does not apply to transformers:{name}: set image_size in its configuration.")
+    path = os.path.expanduser(name)
+    if path.startswith(("/", ".", "~")) and not Path(path).is_dir():
+        raise FileNotFoundError(f"there is no folder {name}.")
+    if not Path(path).is_dir():
+        check_hub(path, WEIGHTS)
+    try:
+        config, processor = library.AutoConfig.from_pretrained(path), processor_of(path)
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"transformers:{name} is no model with a configuration and an image processor: {first_line(error)}."
+        ) from error
+    cls, config = _class_and_config(library, name, config)
+    if CLASSIFIER in cls.__name__ and (classes := _classes_in(path)) not in (None, config.num_labels):
+        config.num_labels = classes  # the head was exchanged, and the configuration stayed behind
+    vision = getattr(config, "vision_config", config)
+    prepared = preparation(name, processor, vision)
+    check_size(name, cls, vision, prepared)
+    model = make(path, cls, config)
+    model.image_preparation = prepared
+    model.num_classes = config.num_labels if CLASSIFIER in cls.__name__ else 0
+    return model
+
+
+def _class_and_config(library: Any, name: str, config: Any) -> tuple[Any, Any]:
+    """Those of the model, or of its vision tower where it takes texts too."""
+    architecture = (config.architectures or [""])[0]
+    cls = getattr(library, TOWERS.get(architecture, architecture), None)
+    if cls is None:
+        raise ValueError(
+            f"transformers:{name} names the architecture {config.architectures}, which is not in transformers."
+        )
+    if architecture not in TOWERS:
+        return cls, config
+    vision = config.vision_config
+    if hasattr(vision, "projection_dim"):
+        vision.projection_dim = config.projection_dim  # the whole model's own counts, in its weights too
+    return cls, vision
+
+
+def _with_weights(path: str, cls: Any, config: Any) -> Any:
+    from safetensors import SafetensorError
+
+    is_tower = cls.__name__ in TOWERS.values()
+    try:
+        with quiet() if is_tower else nullcontext():  # it lists the weights of the text tower, which are left out
+            model, found = cls.from_pretrained(
+                path, config=config, ignore_mismatched_sizes=True, output_loading_info=True
+            )
+    except SafetensorError as error:
+        raise ValueError(f"{path} holds no whole safetensors file ({first_line(error)}).") from error
+    differing = sorted(each[0] for each in found["mismatched_keys"])
+    lacking = sorted(found["missing_keys"]) if is_tower else []  # a pooler that nothing reads may be missing elsewhere
+    if differing or lacking:
+        said = f"{differing[0]} is of another shape" if differing else f"{lacking[0]} is missing"
+        raise ValueError(f"the weights in {path} are not those of the {cls.__name__} in its configuration: {said}.")
+    return model
+
+
+def _classes_in(path: str) -> int | None:
+    """How many classes the head among the weights of a folder tells apart; None where that does not show."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(Path(path) / WEIGHTS, "pt") as weights:
+            keys = set(weights.keys())
+            heads = [f"{name}.weight" for name in NAMES["transformers"][0] if f"{name}.weight" in keys]
+            shapes = [weights.get_slice(head).get_shape() for head in heads]
+    except (OSError, SafetensorError):
+        return None
+    return shapes[0][0] if shapes and len(shapes[0]) == 2 else None

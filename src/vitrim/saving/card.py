@@ -1,0 +1,103 @@
+"""The model card: a README.md with the header that the Hugging Face hub reads. Its numbers are computed or given."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from ..backbones.reader import find_stack, read_backbone, restored
+from ..core.method import Method
+from ..core.spec import ViTSpec
+from ..loading.folder import CONFIG_FILE, Config, is_learned
+from ..measure.evaluate import input_size_of
+from ..measure.macs import count_macs, token_counts
+from ..methods import METR
+from ..text import shown
+
+TEMPLATE = "card.md.jinja"
+MOST_METRICS, MOST_OF_RECIPE = 100, 20_000  # lines and characters
+
+
+@dataclass(frozen=True)
+class About:
+    """What the user adds to the card."""
+
+    source: str  # folder or repository to load from
+    license: str | None = None  # as the hub names it; of the weights, which only their owner knows
+    notes: str | None = None  # Markdown
+
+
+def render(model: nn.Module, config: Config, about: About) -> str:
+    """The card of a model that was built from the config; its multiply-adds are counted here."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    found, method = find_stack(model), config.method
+    spec = read_backbone(model).spec if found is None else found.stack.spec
+    with restored(model):
+        full = _cost(model, spec, None)
+    templates = Environment(
+        loader=FileSystemLoader(Path(__file__).parent), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    templates.filters["quoted"] = lambda text: json.dumps(text, ensure_ascii=False)
+    return templates.get_template(TEMPLATE).render(
+        **vars(about),
+        **{"name": _plain(about.source.rpartition("/")[2]), "architecture": config.architecture},
+        versions=config.versions,
+        num_classes=config.arguments["num_classes"],
+        size="x".join(map(str, input_size_of(model))),
+        tags=["vitrim", "timm", "vision-transformer", *_tags(method)],
+        method=method,
+        method_name=_name(method),
+        has_exits=isinstance(method, METR) and bool(method.exits),
+        full=full,
+        reduced=None if method is None else _cost(model, spec, method),
+        parameters=_num_parameters(model, lambda key: not is_learned(key)),
+        reduced_parameters=_num_parameters(model, lambda key: not is_learned(key, only_for_training=True)),
+        metrics=[(_plain(key), _plain(value)) for key, value in list((config.metrics or {}).items())[:MOST_METRICS]],
+        recipe=None if config.recipe is None else _bounded(json.dumps(config.recipe, indent=1)),
+    )
+
+
+def _cost(model: nn.Module, spec: ViTSpec, method: Method | None) -> Mapping[str, str]:
+    if method is not None and method.build(spec).varies:
+        return {"gmacs": "as the image needs", "tokens": "as the image needs"}
+    return {"gmacs": f"{count_macs(model) / 1e9:.4g}", "tokens": _runs(token_counts(spec, method))}
+
+
+def _num_parameters(model: nn.Module, counted: Any) -> str:
+    return f"{sum(value.numel() for key, value in model.named_parameters() if counted(key)):,}"
+
+
+def _runs(counts: tuple[int, ...]) -> str:
+    """'197 x3, 140 x3, 72'."""
+    groups = [(count, len(list(group))) for count, group in groupby(counts)]
+    return ", ".join(f"{count} x{times}" if times > 1 else str(count) for count, times in groups)
+
+
+def _tags(method: Method | None) -> list[str]:
+    if method is None:
+        return []
+    return ["token-reduction", method.name, *([method.method.name] if isinstance(method, METR) else [])]
+
+
+def _name(method: Method | None) -> str:
+    if isinstance(method, METR):
+        return f"{type(method.method).__name__}, trained with METR"
+    return type(method).__name__
+
+
+def _plain(value: object) -> str:
+    """Text of any kind as one short line in which no character is Markdown or HTML."""
+    return re.sub(r"([\\`*_\[\]<>|~$&])", r"\\\1", shown(value))
+
+
+def _bounded(text: str) -> str:
+    cut = f"{text[:MOST_OF_RECIPE]}\n... (all of it is in {CONFIG_FILE})"
+    return text if len(text) <= MOST_OF_RECIPE else cut
