@@ -28,9 +28,6 @@ import torch
 import vitrim
 from rows import append
 from vitrim.loading.build import read_checkpoint
-from vitrim.measure.batches import load_images
-from vitrim.measure.evaluate import eval_transform
-from vitrim.measure.images import list_images
 
 RECIPE = Path(__file__).resolve().parents[1] / "recipes" / "imagenette" / "reduced.py"
 METHODS = ("unreduced", "evit", "metr", "metr-lr10", "token_mergence", "beyond_attentive")
@@ -122,8 +119,7 @@ def main() -> None:
     with ThreadPoolExecutor(args.processes) as pool:
         list(pool.map(lambda cell: train(cell, args), cells(args)))
     model = vitrim.build_model("deit_tiny_patch16_224", img_size=96, num_classes=10)
-    images = list_images(Path(args.data) / "val", 10, limit=QUALITY_IMAGES)
-    batches = load_images(images, eval_transform(model), 3, batch_size=50)
+    batches = vitrim.load_images(model, Path(args.data) / "val", limit=QUALITY_IMAGES, batch_size=50)
     append("imagenette_deit_tiny_fp32", [measure(cell, args, batches) for cell in cells(args)])
 
 

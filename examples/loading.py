@@ -10,8 +10,6 @@ import torch
 from torch import Tensor, nn
 
 import vitrim
-from vitrim.measure.batches import load_images
-from vitrim.measure.evaluate import eval_transform, input_size_of, labelled_images
 from vitrim.models.embedded import MODEL_NAME, demo_images
 
 
@@ -37,9 +35,7 @@ def load(options: argparse.Namespace) -> tuple[nn.Module, list[Tensor], Tensor]:
         raise SystemExit("pass --data FOLDER: images with a labels.csv, or one sub-folder of images per class.")
     with tempfile.TemporaryDirectory() as place:
         folder = options.data or demo_images(Path(place) / "images")
-        found = labelled_images(model, folder, options.limit)
-        channels, transform = input_size_of(model)[0], eval_transform(model)
-        batches = list(load_images(found, transform, channels, batch_size=options.batch_size))
+        batches = list(vitrim.load_images(model, folder, limit=options.limit, batch_size=options.batch_size))
     return model, [batch.x_BCHW for batch in batches], torch.cat([batch.labels_B for batch in batches])
 
 

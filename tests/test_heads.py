@@ -14,7 +14,7 @@ import library_models as lm
 import vitrim
 from vitrim.backbones.reader import find_stack, read_backbone
 from vitrim.heads import num_classes
-from vitrim.measure.evaluate import num_classes_of
+from vitrim.measure.folder import num_classes_of
 
 LABELS = torch.tensor([3, 9])
 

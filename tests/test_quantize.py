@@ -15,8 +15,6 @@ from torch import Tensor, nn
 
 import fresh
 import vitrim
-from vitrim.measure.evaluate import eval_transform
-from vitrim.measure.images import list_images, open_image
 from vitrim.measure.peak_memory import PeakMemory
 from vitrim.quantize import is_int8
 
@@ -44,8 +42,7 @@ def test_logits_stay_those_of_the_float_model(name: str, settings: dict[str, Any
     from vitrim.models.embedded import demo_images
 
     model = vitrim.reduce_tokens(vitrim.load_model("vitrim_fashion_tiny"), name, **settings)
-    found, transform = list_images(demo_images(tmp_path / "fashion"), 10, 50), eval_transform(model)
-    images = torch.stack([transform(open_image(file, 1)) for file in found.files])
+    images = vitrim.load_images(model, demo_images(tmp_path / "fashion"), limit=50).sample(50)
     cosine_B = torch.cosine_similarity(out(in_int8(model), images), out(model, images))
     assert cosine_B.median() >= 0.999
     assert cosine_B.mean() >= 0.995
@@ -57,8 +54,7 @@ def test_deit_tiny_stays_close_and_its_reduced_forms_closer_than_their_token_cho
 ) -> None:
     """Rounding tips choices of tokens: bf16, sixteen times finer than int8, already moves reduced logits further."""
     model = vitrim.load_model("deit_tiny_patch16_224", deit_checkpoint)
-    found, transform = list_images(imagenet_val, 1000, 16), eval_transform(model)
-    images = torch.stack([transform(open_image(file, 3)) for file in found.files])
+    images = vitrim.load_images(model, imagenet_val, limit=16).sample(16)
     assert cosine(out(in_int8(model), images), out(model, images)) >= 0.999
     for name, settings, least in (("evit", {"keep_rate": 0.7}, 0.995), ("tome", {"r": 13}, 0.98)):
         reduced = vitrim.reduce_tokens(copy.deepcopy(model), name, **settings)

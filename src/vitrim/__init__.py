@@ -29,7 +29,8 @@ if TYPE_CHECKING:
     from .measure.benchmark import Timing, benchmark
     from .measure.cls_quality import ClsQuality, cls_quality
     from .measure.diversity import diversity
-    from .measure.evaluate import Score, evaluate_folder
+    from .measure.evaluate import Score
+    from .measure.folder import evaluate_folder, load_images
     from .measure.macs import count_macs
     from .measure.pixels import ImageDataError
     from .measure.targets import method_for_keep_rate, method_for_macs
@@ -96,6 +97,7 @@ __all__ = [
     "features",
     "from_pretrained",
     "list_methods",
+    "load_images",
     "load_model",
     "load_recipe",
     "method_for_keep_rate",
@@ -128,7 +130,8 @@ _HOME = {  # what each module has
     ".early_exit.calibration": "AnytimeScore ExitRecord calibrate_anytime record_exits",
     ".measure.cls_quality": "ClsQuality cls_quality",
     ".measure.diversity": "diversity",
-    ".measure.evaluate": "Score evaluate_folder",
+    ".measure.evaluate": "Score",
+    ".measure.folder": "evaluate_folder load_images",
     ".measure.macs": "count_macs",
     ".measure.pixels": "ImageDataError",
     ".measure.targets": "method_for_keep_rate method_for_macs",

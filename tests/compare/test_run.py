@@ -19,7 +19,7 @@ from vitrim.compare.identity import images_hash
 from vitrim.compare.job import Watcher
 from vitrim.compare.run import UNREDUCED, compare
 from vitrim.loading.build import load_model
-from vitrim.measure.evaluate import evaluate_folder
+from vitrim.measure.folder import evaluate_folder
 from vitrim.measure.images import ImageDataError, list_images
 from vitrim.measure.macs import count_macs
 from vitrim.train.class_folders import digest
@@ -101,7 +101,7 @@ def test_an_interrupted_job_goes_on_without_redoing_rows(tmp_path):
 def test_a_finished_job_loads_no_image_again(tmp_path, monkeypatch):
     job = small_job(tmp_path)
     rows = compare(job).rows
-    monkeypatch.setattr(compare_module, "load_images", lambda *_, **__: pytest.fail("decoded images"))
+    monkeypatch.setattr(compare_module, "image_batches", lambda *_, **__: pytest.fail("decoded images"))
     (tmp_path / "out" / "report.html").unlink()
     assert [row.key for row in compare(job).rows] == [row.key for row in rows]
     assert (tmp_path / "out" / "report.html").exists()

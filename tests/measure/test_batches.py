@@ -11,7 +11,7 @@ from torch import Tensor
 
 from vitrim import failures
 from vitrim.measure import batches
-from vitrim.measure.batches import load_images
+from vitrim.measure.batches import image_batches
 from vitrim.measure.images import ImageDataError, list_images
 
 # Python 3.12 and 3.13 warn when a process with threads forks, which is how worker processes start there.
@@ -33,7 +33,7 @@ def folder(tmp_path) -> Path:
 
 
 def load(folder: Path, **settings):
-    return load_images(list_images(folder, 2), brightness, 1, **({"batch_size": 4} | settings))
+    return image_batches(list_images(folder, 2), brightness, 1, **({"batch_size": 4} | settings))
 
 
 @pytest.mark.parametrize("settings", [{}, {"max_bytes": 0}, {"max_bytes": 0, "num_workers": 2}], ids=str)
@@ -101,7 +101,7 @@ def test_images_are_transformed_by_one_thread_and_the_number_of_threads_comes_ba
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     try:
-        list(load_images(list_images(folder, 2), watch, 1, max_bytes=0))
+        list(image_batches(list_images(folder, 2), watch, 1, max_bytes=0))
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(before)

@@ -11,7 +11,7 @@ from PIL import Image
 
 from vitrim.cli import app
 from vitrim.measure.class_names import ClassNames, class_names_of
-from vitrim.measure.evaluate import evaluate_folder, labelled_images
+from vitrim.measure.folder import evaluate_folder, labelled_images
 from vitrim.measure.images import ImageDataError, LabelledImages, list_images
 
 

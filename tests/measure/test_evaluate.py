@@ -8,14 +8,9 @@ from PIL import Image
 from torch import nn
 
 from vitrim.measure.batches import Batch
-from vitrim.measure.evaluate import (
-    check_device,
-    eval_transform,
-    evaluate,
-    evaluate_folder,
-    evaluating,
-    input_size_of,
-)
+from vitrim.measure.evaluate import eval_transform, evaluate, input_size_of
+from vitrim.measure.folder import evaluate_folder
+from vitrim.measure.forwards import check_device, evaluating
 
 
 class Answers(nn.Module):

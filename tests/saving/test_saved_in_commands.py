@@ -58,7 +58,7 @@ def test_evaluate_takes_a_folder_as_it_was_saved_unless_a_method_is_given(tmp_pa
 def test_evaluate_acts_with_the_saved_method(tmp_path, saved, monkeypatch, capsys):
     seen = []
     monkeypatch.setattr(
-        "vitrim.measure.evaluate.evaluate_folder", lambda net, *_, **__: seen.append(net) or Score(1, 2, 3, (), 4)
+        "vitrim.measure.folder.evaluate_folder", lambda net, *_, **__: seen.append(net) or Score(1, 2, 3, (), 4)
     )
     command(capsys, "evaluate", "--model", saved, "--data", tmp_path)
     command(capsys, "evaluate", "--model", saved, "--data", tmp_path, "--method", "tome", "--r", "5")

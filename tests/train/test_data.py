@@ -11,7 +11,7 @@ from PIL import Image
 from small_run import make_images
 
 from vitrim.measure.class_names import class_names_of
-from vitrim.measure.evaluate import labelled_images
+from vitrim.measure.folder import labelled_images
 from vitrim.measure.images import ImageDataError, list_images
 from vitrim.train.class_folders import classes_of, labelled_views
 from vitrim.train.data import TrainingImages, ViewSampler, mix, seed_all, seeded, view_loader

@@ -95,16 +95,12 @@ def export(
 
 
 def _images(bare: nn.Module, model: str, folder: Path | None, limit: int, least: int) -> Tensor:
-    import torch
-
-    from ..measure.evaluate import eval_transform, input_size_of
-    from ..measure.images import list_files, open_image
+    from ..measure.folder import prepared_folder
 
     if folder is None and model != DEFAULT_MODEL:
         raise ValueError("pass --images FOLDER: images for the artefact to be compared on with eager.")
-    channels, transform = input_size_of(bare)[0], eval_transform(bare)
     with options.image_folder(model, folder) as found:
-        images_ICHW = torch.stack([transform(open_image(path, channels)) for path in list_files(found, limit)])
+        images_ICHW = prepared_folder(bare, found, limit)
     if len(images_ICHW) < max(2, least):
         raise ValueError(f"{folder} holds {len(images_ICHW)} images, and --batch-sizes asks for {max(2, least)}.")
     return images_ICHW

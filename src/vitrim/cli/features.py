@@ -53,8 +53,8 @@ def features(
     from ..compare.fitting import fit
     from ..dense import features as features_of
     from ..loading.build import build_model, load_model
-    from ..measure.evaluate import eval_transform, input_size_of
-    from ..measure.images import open_image
+    from ..measure.evaluate import eval_transform
+    from ..measure.folder import prepared_files
     from ..measure.preparation import as_seen
     from ..picture_file import SUFFIXES
 
@@ -67,8 +67,7 @@ def features(
     bare = build_model(model, img_size=img_size)
     fitting = fit(bare, found, seed)
     options.tell(fitting)
-    channels, transform = input_size_of(bare)[0], eval_transform(bare)
-    x_BCHW = torch.stack([transform(open_image(path, channels)) for path in images])
+    transform, x_BCHW = eval_transform(bare), prepared_files(bare, images)
     net = load_model(model, checkpoint, img_size=img_size).eval()
     maps = {}
     with torch.inference_mode():

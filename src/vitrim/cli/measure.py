@@ -46,7 +46,7 @@ def evaluate(
 
     A folder of save_pretrained is measured as it was saved, unless --method asks for another reduction.
     """
-    from ..measure.evaluate import evaluate_folder
+    from ..measure.folder import evaluate_folder
     from ..quantize import check_torchao, quantize_int8
 
     if int8:
@@ -117,7 +117,8 @@ def benchmark(
     from ..compare.environment import environment
     from ..compare.fitting import fit
     from ..measure import benchmark as turns
-    from ..measure.evaluate import check_device, input_size_of
+    from ..measure.evaluate import input_size_of
+    from ..measure.forwards import check_device
     from ..measure.macs import count_macs
     from ..quantize import quantize_int8
 

@@ -213,13 +213,12 @@ def batches_for(
     net: nn.Module, folder: Path, limit: int | None, batch_size: int, skip_bad: bool, **settings: Any
 ) -> ImageBatches:
     """The labelled images of a folder, prepared for the model; settings: of load_images. Tells an assumed order."""
-    from ..measure.batches import load_images
-    from ..measure.evaluate import eval_transform, input_size_of, labelled_images
+    from ..measure.folder import load_images
 
-    found = labelled_images(net, folder, limit)
-    note(found.assumption)
-    channels = input_size_of(net)[0]
-    return load_images(found, eval_transform(net), channels, batch_size=batch_size, skip_bad=skip_bad, **settings)
+    given = {"limit": limit, "batch_size": batch_size, "skip_bad": skip_bad, **settings}
+    batches = load_images(net, folder, labels=True, **given)
+    note(batches.images.assumption)
+    return batches
 
 
 def note(sentence: str) -> None:

@@ -38,8 +38,8 @@ def draw(
     from ..compare.pictures import Sample, trace_samples
     from ..draw import draw_tokens
     from ..loading.build import build_model, load_model
-    from ..measure.evaluate import eval_transform, input_size_of
-    from ..measure.images import open_image
+    from ..measure.evaluate import eval_transform
+    from ..measure.folder import prepared_files
     from ..measure.preparation import as_seen
     from ..picture_file import SUFFIXES
 
@@ -51,8 +51,7 @@ def draw(
     bare = build_model(model, img_size=img_size)
     fitting = fit(bare, found, seed)
     options.tell(fitting)
-    channels, transform = input_size_of(bare)[0], eval_transform(bare)
-    inputs = [transform(open_image(path, channels)) for path in images]
+    transform, inputs = eval_transform(bare), prepared_files(bare, images)
     samples = [
         Sample(path.name, "", x_CHW, as_seen(x_CHW, transform)) for path, x_CHW in zip(images, inputs, strict=True)
     ]

@@ -17,7 +17,9 @@ from ..core.method import Method
 from ..core.spec import ViTSpec
 from ..loading.build import build_model, load_model
 from ..measure.benchmark import DTYPES
-from ..measure.evaluate import check_device, labelled_images, preparation_of
+from ..measure.evaluate import preparation_of
+from ..measure.folder import labelled_images
+from ..measure.forwards import check_device
 from ..measure.images import LabelledImages
 from ..measure.macs import token_counts
 from ..measure.preparation import Preparation

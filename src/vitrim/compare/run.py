@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from ..backbones.reader import find_stack
-from ..measure.batches import Batch, ImageBatches, load_images
+from ..measure.batches import Batch, ImageBatches, image_batches
 from ..measure.benchmark import Timing, benchmark
 from ..measure.diversity import diversity
 from ..measure.evaluate import Score, evaluate, input_size_of
@@ -58,7 +58,7 @@ def compare(job: Job, watcher: Watcher | None = None) -> Run:
 
 def _measure_all(bench: Bench, run: Run, todo: Sequence[Key], watcher: Watcher) -> Run:
     job = bench.job
-    batches = load_images(
+    batches = image_batches(
         bench.images,
         bench.preparation.transform,
         bench.preparation.input_size[0],

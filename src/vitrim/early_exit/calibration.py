@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from ..core.precision import widen
 from ..heads import check_module
 from ..measure.batches import Batch, Progress
-from ..measure.evaluate import autocast, check_device, count_images, evaluating
+from ..measure.forwards import check_labels, finite, over_batches
 from ..measure.macs import count_macs
 from ..measure.varying import COUNTED, varies
 from .certainty import MEASURES, check_thresholds
@@ -109,7 +109,6 @@ class ExitRecord:
         return sign * sure_T, 100 * right_T.double() / len(self.right_IF)
 
 
-@torch.no_grad()
 def record_exits(
     model: nn.Module,
     batches: Iterable[Batch | tuple[Tensor, Tensor]],
@@ -124,24 +123,18 @@ def record_exits(
     The model moves to the device. Errors as for `anytime`, and ValueError if there is no image.
     """
     check_module(model)
-    place, total, done = check_device(device), count_images(batches), 0
-    sure, right, seen = [], [], []
-    wrapped = Anytime(model.to(place), math.inf, by)
-    with evaluating(wrapped), autocast(place, amp):
-        dtype = next(p.dtype for p in model.parameters() if p.is_floating_point())
-        for x_BCHW, labels_B, skipped in (Batch(*batch) for batch in batches):
-            if len(labels_B) > 0:
-                seen.append(x_BCHW[:1].clone())
-                logits_FBK = torch.stack([widen(each) for each in wrapped.all_logits(x_BCHW.to(place, dtype))])
-                if not logits_FBK.isfinite().all():
-                    raise ValueError("the logits are not finite (NaN or infinity): weights or precision are unfit.")
-                sure.append(torch.stack([MEASURES[by].of(each).cpu() for each in logits_FBK[:-1]], dim=1))
-                right.append((logits_FBK.argmax(dim=2) == labels_B.to(place)).T.cpu())
-            done += len(labels_B) + len(skipped)
-            if progress is not None:
-                progress(done, total)
-    if not sure:
+    wrapped = Anytime(model, math.inf, by)
+
+    def heard(x_BCHW: Tensor, labels_B: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """How sure each exit is, whether each head is right, and one of the images."""
+        logits_FBK = finite(torch.stack([widen(each) for each in wrapped.all_logits(x_BCHW)]))
+        sure_BE = torch.stack([MEASURES[by].of(each).cpu() for each in logits_FBK[:-1]], dim=1)
+        return sure_BE, (logits_FBK.argmax(dim=2) == check_labels(labels_B)).T.cpu(), x_BCHW[:1].cpu()
+
+    found = over_batches(wrapped, batches, heard, device=device, amp=amp, progress=progress).found
+    if not found:
         raise ValueError("there was no image to record exits on.")
+    sure, right, seen = zip(*found, strict=True)
     return ExitRecord(by, wrapped.exits, torch.cat(sure), torch.cat(right), exit_macs(model, _to_count_on(model, seen)))
 
 

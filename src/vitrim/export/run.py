@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from ..backbones.reader import find_stack, restored
 from ..core.method import Method
 from ..core.schedule import is_whole
-from ..measure.evaluate import evaluating, input_size_of
+from ..measure.evaluate import input_size_of
+from ..measure.forwards import evaluating
 from ..measure.noise import random_images
 from ..whole import temporary_folder, writing
 from .card import card, card_path

@@ -26,7 +26,7 @@ Progress = Callable[[int, int], None]  # images done, images in all
 
 
 class Batch(NamedTuple):
-    """Decoded images with their class indices, and the names of those in between that could not be read."""
+    """Decoded images with their class indices, -1 for none, and the names of those that could not be read."""
 
     x_BCHW: Tensor
     labels_B: Tensor
@@ -65,8 +65,13 @@ class ImageBatches:
     """Batches that can be read any number of times."""
 
     batches: Iterable[Batch]
-    num_images: int  # those that cannot be read included
+    images: LabelledImages  # those that cannot be read included
     in_memory: bool
+
+    @property
+    def num_images(self) -> int:
+        """Those that cannot be read included."""
+        return len(self.images)
 
     def __iter__(self) -> Iterator[Batch]:
         return iter(self.batches)
@@ -86,7 +91,7 @@ class ImageBatches:
         return torch.stack(found)
 
 
-def load_images(
+def image_batches(
     images: LabelledImages,
     transform: Transform,
     channels: int,
@@ -108,14 +113,14 @@ def load_images(
     workers = _num_workers(len(images)) if num_workers is None else num_workers
     stream = _Stream(DataLoader(dataset, batch_size, num_workers=workers, collate_fn=_collate), skip_bad)
     if max_bytes == 0 or not 0 < _num_bytes(dataset) <= max_bytes:
-        return ImageBatches(stream, len(images), in_memory=False)
+        return ImageBatches(stream, images, in_memory=False)
     kept, done = [], 0
     for batch in stream:
         kept.append(batch)
         done += len(batch.labels_B) + len(batch.skipped)
         if progress is not None:
             progress(done, len(images))
-    return ImageBatches(kept, len(images), in_memory=True)
+    return ImageBatches(kept, images, in_memory=True)
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from ..heads import check_module
 from ..kinds import is_whole
-from .evaluate import check_device, evaluating
+from .forwards import check_device, evaluating
 from .noise import random_images, shape
 from .peak_memory import PeakMemory, stored
 from .turns import HasSpeedup, Spread, Turns, speed_ratio, take_turns

@@ -25,7 +25,7 @@ from ..core.spec import ViTSpec
 from ..core.tokens import Tokens
 from ..heads import check_module
 from .batches import Batch, Progress
-from .evaluate import autocast, check_device, count_images, evaluating
+from .forwards import over_batches
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,6 @@ class ClsQuality:
     num_images: int
 
 
-@torch.no_grad()
 def cls_quality(
     model: nn.Module,
     batches: Iterable[Batch | tuple[Tensor, Tensor]],
@@ -61,21 +60,16 @@ def cls_quality(
     """
     check_module(model)
     rates = check_rates(keep_rates, len(keep_rates), "cls_quality")
-    place, total, done = check_device(device), count_images(batches), 0
-    found: dict[int, list[Tensor]] = {}
-    with evaluating(model.to(place)), _listening(model) as outbox, autocast(place, amp):
-        dtype = next(p.dtype for p in model.parameters() if p.is_floating_point())
-        for x_BCHW, _, skipped in (Batch(*batch) for batch in batches):
-            done += len(x_BCHW) + len(skipped)
-            if len(x_BCHW) > 0:
-                model(x_BCHW.to(place, dtype))
-                for layer, agreement_BM in _agreements(outbox.pop().told(_Listener.name), rates):
-                    found.setdefault(layer, []).append(agreement_BM)
-            if progress is not None:
-                progress(done, total)
+    with _listening(model) as outbox:
+
+        def agreements(x_BCHW: Tensor, _: Tensor) -> dict[int, Tensor]:
+            model(x_BCHW)
+            return dict(_agreements(outbox.pop().told(_Listener.name), rates))
+
+        found = over_batches(model, batches, agreements, device=device, amp=amp, progress=progress).found
     if not found:
         raise ValueError("there was no image to measure class attention on.")
-    return tuple(_row(layer, torch.cat(parts), rates) for layer, parts in found.items())
+    return tuple(_row(layer, torch.cat([each[layer] for each in found]), rates) for layer in found[0])
 
 
 def rank_correlation(a_BP: Tensor, b_BP: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from ..kinds import is_whole
 from ..text import shown
@@ -21,6 +22,7 @@ from .pixels import SUFFIXES, ImageDataError, images_below, is_hidden, open_imag
 
 __all__ = ["SUFFIXES", "ImageDataError", "LabelledImages", "class_folders", "list_files", "list_images", "open_image"]
 
+T = TypeVar("T")
 SPLITS = frozenset(("train", "val", "valid", "validation", "test"))
 HEADER = ["file", "label"]
 NAME_FILES = ("classes.txt", "synset_words.txt")
@@ -65,8 +67,7 @@ def list_images(
     limit: at most so many, evenly spaced over the images sorted by class, so that all classes occur; always the same.
     names: what the model's classes are called (`class_names_of`); without them ImageNet's, where there are as many.
     """
-    if limit is not None and not is_whole(limit, 1):
-        raise ValueError(f"the limit on images is a whole number of at least 1, not {limit!r}.")
+    _check_limit(limit)
     folder = Path(folder)
     _check_folder(folder)
     known = imagenet_names(num_classes) if names is None else names
@@ -79,21 +80,46 @@ def list_images(
         classes, images = class_folders(folder)
         index, shown, said, assumed = class_index(folder, classes, images, num_classes, listed or known)
         found = [(file, index[name]) for name in classes for file in images[name]]
-    found = sorted(found, key=lambda pair: (pair[1], str(pair[0])))
-    if limit is not None and limit < len(found):
-        found = [found[i * len(found) // limit] for i in range(limit)]
+    found = _spaced(sorted(found, key=lambda pair: (pair[1], str(pair[0]))), limit)
     files, labels = zip(*found, strict=True)
     return LabelledImages(folder, files, labels, shown, said, assumed)
 
 
-def list_files(folder: Path | str, limit: int) -> tuple[Path, ...]:
+def has_labels(folder: Path | str) -> bool:
+    """Whether a folder says what its images show: by a labels.csv, or by sub-folders of images."""
+    folder = Path(folder)
+    _check_folder(folder)
+    inside = (path for path in folder.iterdir() if path.is_dir() and not is_hidden(path.name))
+    return (folder / "labels.csv").is_file() or any(images_below(path) for path in inside)
+
+
+def unlabelled(folder: Path | str, limit: int | None = None) -> LabelledImages:
+    """The images below a folder, whatever they show, each with the label -1."""
+    files = list_files(folder, limit)
+    return LabelledImages(Path(folder), files, (-1,) * len(files), None)
+
+
+def list_files(folder: Path | str, limit: int | None = None) -> tuple[Path, ...]:
     """Image files below a folder, whatever they show: at most so many, evenly spaced over their sorted paths."""
+    _check_limit(limit)
     folder = Path(folder)
     _check_folder(folder)
     found = sorted(images_below(folder))
     if not found:
         raise ImageDataError(f"{folder} holds no images.")
-    return tuple(found[i * len(found) // limit] for i in range(limit)) if limit < len(found) else tuple(found)
+    return tuple(_spaced(found, limit))
+
+
+def _spaced(found: list[T], limit: int | None) -> list[T]:
+    """At most so many, evenly spaced."""
+    if limit is None or limit >= len(found):
+        return found
+    return [found[i * len(found) // limit] for i in range(limit)]
+
+
+def _check_limit(limit: int | None) -> None:
+    if limit is not None and not is_whole(limit, 1):
+        raise ValueError(f"the limit on images is a whole number of at least 1, not {limit!r}.")
 
 
 def _check_folder(folder: Path) -> None:

@@ -17,7 +17,8 @@ from ..core.method import Method, check_opaque
 from ..core.spec import ViTSpec
 from ..heads import check_module
 from ..tracing import run_uncompiled
-from .evaluate import evaluating, input_size_of
+from .evaluate import input_size_of
+from .forwards import evaluating
 from .mac_counter import counting
 from .noise import random_images, shape
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from ..backbones.reader import find_stack
 from ..tracing import trace
 from .batches import ImageBatches
-from .evaluate import evaluating
+from .forwards import evaluating
 
 COUNTED = 32  # images that means are taken over
 

@@ -65,7 +65,7 @@ def vitrim_fashion_tiny(pretrained: bool = False, **kwargs: Any) -> VisionTransf
     return build_model_with_cfg(VisionTransformer, MODEL_NAME, pretrained, pretrained_filter_fn=resample, **settings)
 
 
-def demo_images(folder: Path) -> Path:
+def demo_images(folder: Path | str) -> Path:
     """Unpack the 1,000 labelled test images into folder, unless they are there, and return it.
 
     The folder then holds images/, labels.csv (header file,label; files relative to images/),
