@@ -17,6 +17,7 @@ import pytest
 
 import fresh
 from website.links import followed, headings, links
+from website.notebook import text_of
 
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = (
@@ -129,9 +130,9 @@ def test_a_link_to_a_missing_heading_is_found() -> None:
     assert not leads_somewhere("design.md", "README.md")
 
 
-@pytest.mark.parametrize("document", [*DOCUMENTS, "CHANGELOG.md", "findings/README.md"])
+@pytest.mark.parametrize("document", [*DOCUMENTS, "CHANGELOG.md", "findings/README.md", "examples/quickstart.ipynb"])
 def test_links_and_files_that_are_named_are_there(document: str) -> None:
-    text = (ROOT / document).read_text()
+    text = text_of(ROOT / document)
     missing = [link for link in links(text) if not leads_somewhere(link, document)]
     named = re.findall(r"`(?:python )?([\w./-]+/[\w.-]+\.(?:py|md|csv|sh))[ `]", text)
     places = [ROOT, ROOT / "src" / "vitrim", (ROOT / document).parent]

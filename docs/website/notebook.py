@@ -14,6 +14,13 @@ def read_cells(path: Path) -> list[dict[str, Any]]:
     return [cell | {"source": "".join(cell["source"])} for cell in cells]
 
 
+def text_of(path: Path) -> str:
+    """The text of a document, of a notebook without code and outputs."""
+    if path.suffix != ".ipynb":
+        return path.read_text(encoding="utf-8")
+    return "\n\n".join(cell["source"] for cell in read_cells(path) if cell["cell_type"] == "markdown")
+
+
 def as_markdown(path: Path, folder: Path) -> str:
     """The page's text. Pictures are written into the folder, which stands beside the page."""
     folder.mkdir(parents=True, exist_ok=True)
