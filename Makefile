@@ -26,7 +26,7 @@ lint: $(INSTALLED)
 	$(BIN)/mypy
 
 bench: $(INSTALLED)
-	$(BIN)/python benchmarks/suite.py
+	$(BIN)/python -m benchmarks suite
 
 docs: $(INSTALLED)
 	$(BIN)/python docs/build.py

@@ -1,127 +1,132 @@
-"""The imagenette experiment: do METR, TM and BAT win back what EViT loses when trained with it?
-
-Fine-tunes DeiT-Tiny in every cell of {EViT, EViT+METR, TM, BAT} x {0.7, 0.5, 0.3} and unreduced, three seeds each, from
-one common start, and writes a row per run to results/. A run that is finished is not run again, so this can be stopped
-at any time. `python benchmarks/tables.py` makes the table of docs/training.md of the rows; they come from
-
-    python benchmarks/imagenette.py --data imagenette2-128 --start out/base/model --output out/imagenette
-    python benchmarks/imagenette.py ... --methods metr-lr10 --keep-rates 0.3
-    python benchmarks/imagenette.py ... --methods evit metr --keep-rates 0.3 --epochs 1.36 --output out/imagenette-401
-"""
+"""The imagenette experiment: do METR, TM and BAT win back what EViT loses when trained with it?"""
 
 from __future__ import annotations
 
-import argparse
-import itertools
 import json
 import os
 import subprocess
 import sys
 import time
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple
 
 import timm
 import torch
 
 import vitrim
-from rows import append
 from vitrim.loading.build import read_checkpoint
 
+from .experiment import Cell, Experiment
+from .rows import Row
+
+ABOUT = """The imagenette experiment: do METR, TM and BAT win back what EViT loses when trained with it?
+
+Fine-tunes DeiT-Tiny in every cell of {EViT, EViT+METR, TM, BAT} x {0.7, 0.5, 0.3} and unreduced, three seeds each, from
+one common start. The table of docs/training.md is made of the rows, which come from
+
+    python -m benchmarks imagenette --data imagenette2-128 --start out/base/model
+    python -m benchmarks imagenette ... --method metr-lr10 --keep-rate 0.3
+    python -m benchmarks imagenette ... --method evit metr --keep-rate 0.3 --epochs 1.36 --output out/imagenette-401
+
+A run of training that is finished in --output is not run again.
+"""
 RECIPE = Path(__file__).resolve().parents[1] / "recipes" / "imagenette" / "reduced.py"
 METHODS = ("unreduced", "evit", "metr", "metr-lr10", "token_mergence", "beyond_attentive")
-RATES = (0.3, 0.5, 0.7)
 LAYERS = (3, 6, 9)  # blocks that reduce
 QUALITY_IMAGES = 300  # for the agreement of class attention; overlaps are of the top half
 
 
-class Cell(NamedTuple):
-    """One run."""
-
-    method: str
-    keep_rate: float
-    seed: int
-
-    @property
-    def name(self) -> str:
-        return f"{self.method}-{self.keep_rate:g}-seed{self.seed}"
+def applies(cell: Cell) -> bool:
+    """The unreduced model is trained once for a seed, and nothing else keeps everything."""
+    return (cell.method == "unreduced") == (cell.keep_rate == 1.0)
 
 
-def cells(args: argparse.Namespace) -> list[Cell]:
-    """All runs, seed by seed."""
-    found = []
-    for seed in range(args.seeds):
-        found += [Cell("unreduced", 1.0, seed)] if "unreduced" in args.methods else []
-        methods = [method for method in args.methods if method != "unreduced"]
-        found += [Cell(method, rate, seed) for rate, method in itertools.product(args.keep_rates, methods)]
-    return found
+def place(_: Cell) -> dict[str, object]:
+    return {"torch": torch.__version__, "timm": timm.__version__, "vitrim": vitrim.__version__}
 
 
-def train(cell: Cell, args: argparse.Namespace) -> None:
+def settles(row: Row, cell: Cell) -> bool:
+    """A run of another length is another one."""
+    summary = folder_of(cell) / "summary.json"
+    return summary.exists() and row["updates"] == str(json.loads(summary.read_text())["updates"])
+
+
+def folder_of(cell: Cell) -> Path:
+    return Path(cell.output) / f"{cell.method}-{cell.keep_rate:g}-seed{cell.seed}"
+
+
+def prepare(cells: Sequence[Cell]) -> None:
+    """Train, some cells at once."""
+    with ThreadPoolExecutor(cells[0].processes if cells else 1) as pool:
+        list(pool.map(train, cells))
+
+
+def train(cell: Cell) -> None:
     """Run, or finish, one cell in a process of its own with one thread."""
-    folder = args.output / cell.name
+    folder = folder_of(cell)
     if (folder / "summary.json").exists():
         return
-    options = ["--checkpoint", args.start, "--seed", str(cell.seed), "--cpu"]
-    options += [] if args.epochs is None else ["--epochs", str(args.epochs)]
+    options = ["--checkpoint", cell.start, "--seed", str(cell.seed), "--cpu"]
+    options += ["--epochs", str(cell.epochs)] if cell.epochs else []
     if cell.method == "unreduced":
         options += ["--method", "none", "--settings", "{}"]
     else:
         if cell.method == "metr-lr10":  # exit heads at ten times the learning rate
             options += ["--method-lr", "10"]
         options += ["--method", cell.method.partition("-")[0], "--settings.keep_rate", str(cell.keep_rate)]
-    command = [sys.executable, "-m", "vitrim", "train", RECIPE, "--data", args.data, "--output", folder, *options]
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    command = [sys.executable, "-m", "vitrim", "train", RECIPE, "--data", cell.data, "--output", folder, *options]
     began = time.perf_counter()
     done = subprocess.run(
         [str(part) for part in command], env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True
     )
     if done.returncode:
-        raise SystemExit(f"{cell.name} failed: {done.stderr[-2000:]}")
-    print(f"{cell.name}: {time.perf_counter() - began:.0f} s, {done.stdout.strip().splitlines()[-2]}", flush=True)
+        raise SystemExit(f"{folder.name} failed: {done.stderr[-2000:]}")
+    print(f"{folder.name}: {time.perf_counter() - began:.0f} s, {done.stdout.strip().splitlines()[-2]}", flush=True)
 
 
-def measure(cell: Cell, args: argparse.Namespace, batches: object) -> dict[str, object]:
-    """One row: the summary of a finished run, and how early class attention agrees with the last block's."""
-    folder = args.output / cell.name
+def measure(cell: Cell) -> Iterator[dict[str, object]]:
+    """The summary of a finished run, and how early class attention agrees with the last block's."""
+    folder = folder_of(cell)
     summary = json.loads((folder / "summary.json").read_text())
     recipe = summary["recipe"]
     model = vitrim.build_model(recipe["model"], img_size=recipe["img_size"], num_classes=summary["num_classes"])
     weights = read_checkpoint(sorted((folder / "checkpoints").glob("step-*"))[-1] / "model.safetensors")
     model.load_state_dict({name: value for name, value in weights.items() if ".method." not in name})
+    batches = vitrim.load_images(model, Path(cell.data) / "val", limit=QUALITY_IMAGES, batch_size=50)
     quality = {row.layer: row for row in vitrim.cls_quality(model, batches)}
-    row: dict[str, object] = {**cell._asdict(), **{name: summary[name] for name in ("top1", "val_images")}}
+    row: dict[str, object] = {name: str(summary[name]) for name in ("top1", "val_images")}
     if recipe["method"] is not None:
         vitrim.reduce_tokens(model, recipe["method"], **recipe["settings"])
     row["gmacs"] = f"{vitrim.count_macs(model) / 1e9:.4f}"
-    row |= {name: summary[name] for name in ("updates", "seconds")}
+    row |= {name: str(summary[name]) for name in ("updates", "seconds")}
     row |= {name: recipe[name] for name in ("batch_size", "img_size")}
     for layer in LAYERS:
         row[f"rank_correlation_{layer}"] = f"{quality[layer].rank_correlation:.4f}"
         row[f"overlap_{layer}"] = f"{quality[layer].overlaps[1]:.4f}"
-    return row | {"torch": torch.__version__, "timm": timm.__version__, "vitrim": vitrim.__version__}
+    yield row
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", required=True)
-    parser.add_argument("--start", required=True, help="folder or file of the common start")
-    parser.add_argument("--output", type=Path, default=Path("out/imagenette"))
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument(
-        "--methods", nargs="+", choices=METHODS, default=[name for name in METHODS if name != "metr-lr10"]
-    )
-    parser.add_argument("--keep-rates", nargs="+", type=float, default=RATES)
-    parser.add_argument("--epochs", type=float, help="instead of the recipe's, with an output folder of its own")
-    parser.add_argument("--processes", type=int, default=2)
-    args = parser.parse_args()
-    args.output.mkdir(parents=True, exist_ok=True)
-    with ThreadPoolExecutor(args.processes) as pool:
-        list(pool.map(lambda cell: train(cell, args), cells(args)))
-    model = vitrim.build_model("deit_tiny_patch16_224", img_size=96, num_classes=10)
-    batches = vitrim.load_images(model, Path(args.data) / "val", limit=QUALITY_IMAGES, batch_size=50)
-    append("imagenette_deit_tiny_fp32", [measure(cell, args, batches) for cell in cells(args)])
-
-
-if __name__ == "__main__":
-    main()
+EXPERIMENT = Experiment(
+    about=ABOUT,
+    file="imagenette_deit_tiny_fp32",
+    axes={
+        "seed": (0, 1, 2),
+        "keep_rate": (1.0, 0.3, 0.5, 0.7),
+        "method": tuple(name for name in METHODS if name != "metr-lr10"),
+    },
+    options={
+        "data": "imagenette2-128",
+        "start": "out/base/model",
+        "output": "out/imagenette",
+        "epochs": 0.0,
+        "processes": 2,
+    },
+    choices={"method": METHODS},
+    applies=applies,
+    place=place,
+    settles=settles,
+    prepare=prepare,
+    measure=measure,
+)

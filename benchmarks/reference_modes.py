@@ -46,7 +46,7 @@ class ReferenceMode(nn.Module):
         self.method: Any = method.build(read_backbone(model).spec)
 
     def forward(self, images_BCHW: Tensor) -> Tensor:
-        model = self.model
+        model: Any = self.model
         x_BNC = model.norm_pre(model.patch_drop(model._pos_embed(model.patch_embed(images_BCHW))))
         state = State(x_BNC, num_live=x_BNC.shape[1] - 1)
         for layer, block in enumerate(model.blocks):

@@ -30,14 +30,27 @@ def append(what: str, rows: Sequence[Mapping[str, object]], folder: Path = RESUL
     today = datetime.datetime.now(datetime.timezone.utc).date()
     path = folder / f"{what}_torch{version('torch').partition('+')[0]}_{today}.csv"
     folder.mkdir(parents=True, exist_ok=True)
-    new = not path.exists()
+    columns = list(rows[0])
+    if path.exists():
+        with path.open(newline="") as file:
+            columns = next(csv.reader(file))
+        if set(columns) != set(rows[0]):
+            raise ValueError(f"{path} has other columns: rename it, for rows are never rewritten.")
+        header = False
+    else:
+        header = True
     with path.open("a", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]))
-        if new:
+        writer = csv.DictWriter(file, columns)
+        if header:
             writer.writeheader()
         writer.writerows(rows)
     print(f"appended {len(rows)} rows to {path}")
     return path
+
+
+def files_of(what: str, folder: Path = RESULTS) -> list[Path]:
+    """The files of such rows, of any version and day, the newest last."""
+    return sorted(folder.glob(f"{what}_torch*.csv"), key=lambda path: path.stem[-10:])
 
 
 def cpu_name() -> str:

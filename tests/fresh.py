@@ -20,7 +20,7 @@ SECONDS = 600
 
 
 def run(command: list[str], folder: Path | str = ".") -> subprocess.CompletedProcess[str]:
-    """What the command says and ends with: a Python script, or -c and code, with its arguments."""
+    """What the command says and ends with: a Python script, -m and a module, or -c and code, with its arguments."""
     server = _server()
     with tempfile.TemporaryDirectory() as place:
         said = [os.path.join(place, name) for name in ("stdout", "stderr")]
@@ -59,6 +59,9 @@ def _become(command: list[str], folder: str, said: list[str]) -> None:
     if command[0] == "-c":
         sys.argv, sys.path[0] = ["-c", *command[2:]], ""
         exec(command[1], vars(sys.modules["__main__"]))
+    elif command[0] == "-m":
+        sys.argv, sys.path[0] = command[1:], ""
+        runpy.run_module(command[1], run_name="__main__", alter_sys=True)
     else:
         sys.argv, sys.path[0] = command, os.path.dirname(os.path.realpath(command[0]))
         runpy.run_path(command[0], run_name="__main__")

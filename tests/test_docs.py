@@ -115,7 +115,7 @@ def test_the_demo_runs(tmp_path: Path) -> None:
 
 
 def test_tables_are_what_the_recorded_rows_say() -> None:
-    python("benchmarks/tables.py", "--check", folder=ROOT)
+    python("-m", "benchmarks", "tables", "--check", folder=ROOT)
 
 
 def leads_somewhere(link: str, document: str) -> bool:

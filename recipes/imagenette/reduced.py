@@ -1,7 +1,7 @@
 """DeiT-Tiny on imagenette with fewer tokens: one cell of the imagenette experiment.
 
 Goes on from `base.py` for 100 updates of 32 images, with the keep rate at its target from the first one, as
-EViT fine-tunes. METR adds its exit heads; nothing else differs. `benchmarks/imagenette.py` runs all cells.
+EViT fine-tunes. METR adds its exit heads; nothing else differs. `python -m benchmarks imagenette` runs all cells.
 Takes about two minutes on one core.
 
     vitrim train recipes/imagenette/reduced.py --data imagenette2-128 --output out/evit-0.5 \

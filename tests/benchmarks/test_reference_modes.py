@@ -10,12 +10,9 @@ import torch
 from timm.models.vision_transformer import VisionTransformer
 
 import vitrim
-from from_benchmarks import load
+from benchmarks.reference_modes import ReferenceMode, reference_modes
 from vitrim.core.method import Method
 
-reference_modes = load("reference_modes").reference_modes
-ReferenceMode = load("reference_modes").ReferenceMode
-fold_sizes = load("folded_sizes").fold_sizes
 METHODS = {
     "EViT": vitrim.EViT(keep_rate=0.7),
     "EViT in more blocks": vitrim.EViT(keep_rate=0.6, layers=(1, 2, 5, 7, 11)),
@@ -65,16 +62,3 @@ def test_a_reference_mode_refuses_what_it_would_run_wrongly(
 ) -> None:
     with pytest.raises(ValueError, match="one class token"):
         ReferenceMode(tiny_vit(**settings), vitrim.ToMe(r=4))
-
-
-def test_sizes_folded_into_spare_channels_give_the_numbers_of_the_mask(
-    tiny_vit: Callable[..., VisionTransformer],
-) -> None:
-    model = vitrim.reduce_tokens(tiny_vit(), vitrim.ToMe(r=4))
-    folded = fold_sizes(copy.deepcopy(model))
-    images = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(1))
-    with torch.inference_mode():
-        expected, got = model(images), folded(images)
-        without = vitrim.reduce_tokens(tiny_vit(), vitrim.ToMe(r=4, prop_attn=False))(images)
-    torch.testing.assert_close(got, expected, atol=1e-5, rtol=0)
-    assert (without - expected).abs().max() > 1e-3

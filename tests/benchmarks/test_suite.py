@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import csv
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
-from from_benchmarks import load
+from benchmarks import suite
+from benchmarks.experiment import run
 from vitrim.measure.benchmark import Timing
 from vitrim.measure.turns import Spread
 
-suite = load("suite")
-SMALL = ["--models", "test_vit", "--img-sizes", "160", "--threads", "1", "--rounds", "3", "--min-rounds", "2"]
+SMALL = ["--model", "test_vit", "--img-size", "160", "--threads", "1", "--rounds", "3", "--min-rounds", "2"]
 
 
 def rows_of(folder: Path) -> list[dict[str, str]]:
@@ -23,15 +22,14 @@ def rows_of(folder: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def run(monkeypatch: pytest.MonkeyPatch, folder: Path, *options: str) -> list[dict[str, str]]:
-    monkeypatch.setattr(sys, "argv", ["suite.py", *SMALL, "--results", str(folder), *options])
+def measure(monkeypatch: pytest.MonkeyPatch, folder: Path, *options: str) -> list[dict[str, str]]:
     monkeypatch.setattr(suite, "RATES", {("test_vit", "fp32"): 1e10})
-    suite.main()
+    assert run(suite.EXPERIMENT, [*SMALL, "--results", str(folder), *options]) == 0
     return rows_of(folder)
 
 
 def test_a_cell_is_measured_once_and_told_in_full(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    rows = run(monkeypatch, tmp_path, "--batch-sizes", "2", "--methods", "EViT 0.7, no fusion", "BAT 0.7")
+    rows = measure(monkeypatch, tmp_path, "--batch", "2", "--method", "EViT 0.7, no fusion", "BAT 0.7")
     evit, bat = rows
     assert evit["skipped"] == bat["skipped"] == ""
     assert all(float(evit[name]) > 0 for name in (*suite.COUNTS, *suite.OVER, *suite.MEMORY, "matrix_speedup"))
@@ -40,22 +38,22 @@ def test_a_cell_is_measured_once_and_told_in_full(monkeypatch: pytest.MonkeyPatc
     assert evit["rounds"] == "3"
     assert float(bat["speedup"]) > 0
     assert bat["over_matrix"] == bat["difference"] == ""  # nobody published how BAT's authors run it
-    again = run(monkeypatch, tmp_path, "--batch-sizes", "2", "--methods", "EViT 0.7, no fusion", "BAT 0.7")
+    again = measure(monkeypatch, tmp_path, "--batch", "2", "--method", "EViT 0.7, no fusion", "BAT 0.7")
     assert again == rows
 
 
 def test_what_takes_too_long_is_told_and_measured_when_more_is_allowed(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    only = ("--batch-sizes", "2", "--methods", "EViT 0.7")
-    (row,) = run(monkeypatch, tmp_path, *only, "--cell-minutes", "0.00001")
+    only = ("--batch", "2", "--method", "EViT 0.7")
+    (row,) = measure(monkeypatch, tmp_path, *only, "--cell-minutes", "0.00001")
     assert "minutes for 2 rounds, of 1e-05 allowed" in row["skipped"]
     assert row["speedup"] == ""
-    *_, large = run(monkeypatch, tmp_path, *only, "--memory-gib", "0.0001")
+    *_, large = measure(monkeypatch, tmp_path, *only, "--memory-gib", "0.0001")
     assert "GiB for logits and softmax, of 0.0001 allowed" in large["skipped"]
     assert float(large["speedup"]) > 0
     assert large["over_matrix"] == ""
-    *_, full = run(monkeypatch, tmp_path, *only)
+    *_, full = measure(monkeypatch, tmp_path, *only)
     assert full["skipped"] == ""
     assert float(full["over_matrix"]) > 0
     assert len(rows_of(tmp_path)) == 3
@@ -63,7 +61,7 @@ def test_what_takes_too_long_is_told_and_measured_when_more_is_allowed(
 
 def test_unequal_outputs_are_not_compared(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(suite, "EQUAL", -1.0)
-    (row,) = run(monkeypatch, tmp_path, "--batch-sizes", "1", "--methods", "EViT 0.7")
+    (row,) = measure(monkeypatch, tmp_path, "--batch", "1", "--method", "EViT 0.7")
     assert row["skipped"].startswith("outputs of the reference mode differ by")
     assert row["speedup"] == ""
 
@@ -80,15 +78,9 @@ def test_speed_over_another_is_taken_round_by_round() -> None:
     assert "over_masks" not in values
 
 
-def test_a_row_of_another_cell_settles_nothing() -> None:
-    cell = suite.Cell("deit", 224, 1, "fp32", "no", "EViT 0.7", "mask")
-    options = SimpleNamespace(cell_minutes=3.0, memory_gib=8.0)
-    row = {key: str(value) for key, value in vars(cell).items()} | {
-        "skipped": "",
-        "cell_minutes": "3.0",
-        "memory_gib": "8",
-    }
-    assert suite.settled(row, cell, options)
-    assert not suite.settled(row | {"batch": "8"}, cell, options)
-    assert suite.settled(row | {"skipped": "late"}, cell, options)
-    assert not suite.settled(row | {"skipped": "late", "cell_minutes": "1.0"}, cell, options)
+def test_a_row_that_was_left_out_for_less_than_is_allowed_now_settles_nothing() -> None:
+    cell = SimpleNamespace(cell_minutes=3.0, memory_gib=8.0)
+    row = {"skipped": "", "cell_minutes": "3.0", "memory_gib": "8"}
+    assert suite.settles(row, cell)
+    assert suite.settles(row | {"skipped": "late"}, cell)
+    assert not suite.settles(row | {"skipped": "late", "cell_minutes": "1.0"}, cell)
