@@ -15,7 +15,7 @@ import timm
 import torch
 
 import vitrim
-from vitrim.loading.build import read_checkpoint
+from vitrim.loading.weights import fit, read_checkpoint
 
 from .experiment import Cell, Experiment
 from .rows import Row
@@ -92,8 +92,8 @@ def measure(cell: Cell) -> Iterator[dict[str, object]]:
     summary = json.loads((folder / "summary.json").read_text())
     recipe = summary["recipe"]
     model = vitrim.build_model(recipe["model"], img_size=recipe["img_size"], num_classes=summary["num_classes"])
-    weights = read_checkpoint(sorted((folder / "checkpoints").glob("step-*"))[-1] / "model.safetensors")
-    model.load_state_dict({name: value for name, value in weights.items() if ".method." not in name})
+    weights = sorted((folder / "checkpoints").glob("step-*"))[-1] / "model.safetensors"
+    fit(model, read_checkpoint(weights), recipe["model"], weights, keep="model")
     batches = vitrim.load_images(model, Path(cell.data) / "val", limit=QUALITY_IMAGES, batch_size=50)
     quality = {row.layer: row for row in vitrim.cls_quality(model, batches)}
     row: dict[str, object] = {name: str(summary[name]) for name in ("top1", "val_images")}

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pytest
+import timm
+from safetensors.torch import save_file
 
 import fresh
 from small_job import IMG_SIZE, MODEL, arguments, save_checkpoint, small_job
@@ -56,10 +58,12 @@ def test_no_such_model(job, refused):
     assert "no model is called 'test_vitt'; close names are test_vit" in refused(*changed(job, model="test_vitt"))
 
 
-def test_an_architecture_that_cannot_be_read(job, refused):
-    command = [part for part in arguments(job) if part not in ("--img-size", str(IMG_SIZE))]
-    command[command.index(MODEL)] = "resnet18"
-    assert "resnet18 is a ResNet: of timm's models, vitrim reads" in refused(*command)
+def test_an_architecture_that_cannot_be_read(job, refused, tmp_path):
+    weights = tmp_path / "resnet.safetensors"
+    save_file(timm.create_model("test_resnet").state_dict(), weights)
+    command = [part for part in changed(job, checkpoint=str(weights)) if part not in ("--img-size", str(IMG_SIZE))]
+    command[command.index(MODEL)] = "test_resnet"
+    assert "test_resnet is a ResNet: of timm's models, vitrim reads" in refused(*command)
 
 
 def test_a_checkpoint_of_another_model(job, refused, tmp_path):

@@ -244,9 +244,7 @@ def test_building_a_model_never_asks_for_weights(monkeypatch):
 
 
 def test_weights_that_are_missing_from_the_installation_are_named(monkeypatch):
-    built = build_model(MODEL)
-    built.pretrained_cfg = {"file": "gone.safetensors"}
-    monkeypatch.setattr(load, "build_model", lambda *_, **__: built)
+    monkeypatch.setattr(load, "_config_of", lambda _: {"file": "gone.safetensors"})
     with pytest.raises(FileNotFoundError, match=r"weights of test_vit belong at gone\.safetensors and are not there"):
         load_model(MODEL)
 

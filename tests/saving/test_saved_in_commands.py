@@ -15,16 +15,24 @@ import vitrim
 from small_job import save_images
 from vitrim.backbones.reader import find_stack, read_backbone
 from vitrim.cli import app
+from vitrim.core.notice import VitrimWarning
 from vitrim.loading.build import build_model, load_model
 from vitrim.measure.evaluate import Score
 from vitrim.methods import ToMe
 
+SAYS = "was saved with metr, which does not act here: vitrim.from_pretrained"
 
-def test_load_model_takes_a_folder_with_all_its_tokens(saved):
-    model = load_model(str(saved))
+
+def test_load_model_takes_a_folder_with_all_its_tokens_and_says_so(saved, tmp_path):
+    with pytest.warns(VitrimWarning, match=SAYS) as said:
+        model = load_model(str(saved))
+    assert len(said) == 1
     assert find_stack(model) is None
     assert torch.equal(outputs(model), outputs(built()))
-    assert load_model(str(saved), img_size=48)(torch.zeros(1, 3, 48, 48)).shape == (1, 7)
+    with pytest.warns(VitrimWarning, match=SAYS):
+        assert load_model(str(saved), img_size=48)(torch.zeros(1, 3, 48, 48)).shape == (1, 7)
+    plain = vitrim.save_pretrained(built(), tmp_path / "plain")
+    assert torch.equal(outputs(load_model(plain)), outputs(built()))  # and no word, for nothing is left out
     with pytest.raises(ValueError, match="is a saved model and brings its weights"):
         load_model(str(saved), saved / "model.safetensors")
 
@@ -48,7 +56,8 @@ def command(capsys, *args):
 def test_evaluate_takes_a_folder_as_it_was_saved_unless_a_method_is_given(tmp_path, saved, capsys):
     data = save_images(tmp_path / "images")
     as_saved, _ = command(capsys, "evaluate", "--model", saved, "--data", data)
-    otherwise, _ = command(capsys, "evaluate", "--model", saved, "--data", data, "--method", "tome", "--r", "5")
+    with pytest.warns(VitrimWarning, match=SAYS):
+        otherwise, _ = command(capsys, "evaluate", "--model", saved, "--data", data, "--method", "tome", "--r", "5")
     assert as_saved.startswith(f"{saved}, evit as it was saved: top-1 ")
     assert otherwise.startswith(f"{saved}, tome r 5: top-1 ")
     hits = vitrim.evaluate_folder(vitrim.from_pretrained(saved), data).top1
@@ -61,7 +70,8 @@ def test_evaluate_acts_with_the_saved_method(tmp_path, saved, monkeypatch, capsy
         "vitrim.measure.folder.evaluate_folder", lambda net, *_, **__: seen.append(net) or Score(1, 2, 3, (), 4)
     )
     command(capsys, "evaluate", "--model", saved, "--data", tmp_path)
-    command(capsys, "evaluate", "--model", saved, "--data", tmp_path, "--method", "tome", "--r", "5")
+    with pytest.warns(VitrimWarning, match=SAYS):
+        command(capsys, "evaluate", "--model", saved, "--data", tmp_path, "--method", "tome", "--r", "5")
     assert method_of(seen[0]) == method_of(vitrim.from_pretrained(saved, exits=False))
     assert isinstance(method_of(seen[1]), ToMe)
 
@@ -70,18 +80,20 @@ def test_compare_says_that_the_saved_method_does_not_act(tmp_path, saved, capsys
     data = save_images(tmp_path / "images")
     where = ("--model", saved, "--data", data, "--output", tmp_path / "out")
     how = ("--methods", "tome", "--r", "5", "--rounds", "1", "--batch-size", "2", "--limit", "2")
-    _, err = command(capsys, "compare", *where, *how)
-    assert f"note: {saved} was saved with evit; here its weights are taken with all tokens" in " ".join(err.split())
+    with pytest.warns(VitrimWarning, match=SAYS) as said:
+        command(capsys, "compare", *where, *how)
+    assert len(said) == 1
     rows = json.loads((tmp_path / "out" / "results.json").read_text())["rows"]
     assert [row["method"] for row in rows] == ["unreduced", "tome"]
     assert rows[0]["tokens"] == [65] * 5
 
 
 def test_macs_and_doctor_take_a_folder(saved, capsys):
-    out, err = command(capsys, "macs", "--model", saved, "--methods", "random")
+    with pytest.warns(VitrimWarning, match=SAYS):
+        out, _ = command(capsys, "macs", "--model", saved, "--methods", "random")
     assert "65 x5" in out
-    assert "was saved with evit" in err
-    out, _ = command(capsys, "doctor", saved)
+    with pytest.warns(VitrimWarning, match=SAYS):
+        out, _ = command(capsys, "doctor", saved)
     assert "64 patches" in out
 
 

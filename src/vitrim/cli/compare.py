@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from . import options, saved
+from . import options
 from .border import keeping
 from .options import DEFAULT_METHODS, DEFAULT_MODEL
 
@@ -54,7 +54,6 @@ def compare(
     found = options.chosen(
         methods, keep_rates, gmacs, r, layers, scorer, clamp=clamp, mass=mass, default=(0.9, 0.7, 0.5)
     )
-    saved.note(model)
     with options.image_folder(model, data) as folder, watcher_for_terminal() as watcher:
         job = Job(
             model=model,

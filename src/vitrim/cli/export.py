@@ -15,6 +15,9 @@ from .values import Several, number, whole
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from ..compare.configuration import Configuration
+    from ..core.method import Method
+    from ..export.route import Route
     from ..export.run import ExportReport
 
 BATCH_SIZES = Several((1, 7))
@@ -62,11 +65,9 @@ def export(
     What differs by more than the tolerance is not kept, and the command fails. A folder of save_pretrained is
     exported as it was saved, unless --method asks for another reduction.
     """
-    from ..api import reduce_tokens
-    from ..compare.fitting import fit
     from ..export.route import find_route
     from ..export.run import Settings, export_model
-    from ..loading.build import build_model, load_model
+    from ..measure.images import list_files
 
     route = find_route(to) if opset is None else find_route(to).at_opset(opset)
     if (absent := route.missing()) is not None:
@@ -78,29 +79,45 @@ def export(
     path = output or Path(f"{_plain(model)}{f'-{method}' if method else ''}{route.suffix}")
     asked: dict[str, Any] = {"batch_sizes": sizes, "tolerance": tolerance, "num_apart": num_apart, "rounds": rounds}
     Settings(route=route, path=path, **asked).check()
-    bare = build_model(model, img_size=img_size)  # whether all fits shows before weights are fetched
-    fitting = None if wanted is None else fit(bare, [wanted], seed)
-    chosen = None if fitting is None else next(iter(fitting.methods.values()))
-    options.note("" if fitting is None else fitting.assumption)
-    if (refusal := route.refusal(chosen)) is not None:
-        raise ValueError(f"{refusal}.")
-    images_ICHW = _images(bare, model, images, limit, max(sizes))
-    if chosen is None:
-        net = saved.load(model, checkpoint, img_size)[0]
-    else:
-        net = reduce_tokens(load_model(model, checkpoint, img_size=img_size), chosen)
+    if images is None and model != DEFAULT_MODEL:
+        raise ValueError("pass --images FOLDER: images for the artefact to be compared on with eager.")
+    if images is not None:
+        list_files(images, limit)  # whether there are any shows before weights are fetched
+    net = _reduced(model, checkpoint, img_size, wanted, seed, route)
+    images_ICHW = _images(net, model, images, limit, max(sizes))
     with terminal.progress_bar("rounds") as progress:
         report = export_model(net, path, to=to, opset=opset, images=images_ICHW, progress=progress, **asked)
     _tell(report)
 
 
-def _images(bare: nn.Module, model: str, folder: Path | None, limit: int, least: int) -> Tensor:
+def _reduced(
+    model: str, checkpoint: Path | None, img_size: int | None, wanted: Configuration | None, seed: int, route: Route
+) -> nn.Module:
+    """The model with what is asked for, or as it was saved; ValueError for a method that the route cannot write."""
+    from ..api import reduce_tokens
+    from ..compare.fitting import fit
+    from ..loading.build import load_checked
+
+    if wanted is None:
+        return saved.load(model, checkpoint, img_size)[0]
+
+    def check(net: nn.Module) -> tuple[Method, str]:
+        fitting = fit(net, [wanted], seed)
+        ((_, method),) = fitting.methods.items()
+        if (refusal := route.refusal(method)) is not None:
+            raise ValueError(f"{refusal}.")
+        return method, fitting.assumption
+
+    net, (method, assumption) = load_checked(model, checkpoint, img_size, check)
+    options.note(assumption)
+    return reduce_tokens(net, method)
+
+
+def _images(net: nn.Module, model: str, folder: Path | None, limit: int, least: int) -> Tensor:
     from ..measure.folder import prepared_folder
 
-    if folder is None and model != DEFAULT_MODEL:
-        raise ValueError("pass --images FOLDER: images for the artefact to be compared on with eager.")
     with options.image_folder(model, folder) as found:
-        images_ICHW = prepared_folder(bare, found, limit)
+        images_ICHW = prepared_folder(net, found, limit)
     if len(images_ICHW) < max(2, least):
         raise ValueError(f"{folder} holds {len(images_ICHW)} images, and --batch-sizes asks for {max(2, least)}.")
     return images_ICHW

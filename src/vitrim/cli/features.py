@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from . import options, pictures, saved
+from . import options, pictures
 from .options import DEFAULT_METHODS, DEFAULT_MODEL
 from .values import LARGEST, whole
 
@@ -52,7 +52,7 @@ def features(
     from ..api import reduce_tokens
     from ..compare.fitting import fit
     from ..dense import features as features_of
-    from ..loading.build import build_model, load_model
+    from ..loading.build import load_checked
     from ..measure.evaluate import eval_transform
     from ..measure.folder import prepared_files
     from ..measure.preparation import as_seen
@@ -63,12 +63,9 @@ def features(
         raise ValueError(f"--output is a {' or '.join(wanted)} file in a folder that exists, not {output}.")
     found = options.chosen(methods, keep_rates, gmacs, r, layers, scorer, clamp=clamp, mass=mass)
     images = pictures.files(images, limit)
-    saved.note(model)
-    bare = build_model(model, img_size=img_size)
-    fitting = fit(bare, found, seed)
+    net, fitting = load_checked(model, checkpoint, img_size, lambda net: fit(net, found, seed))
     options.tell(fitting)
-    transform, x_BCHW = eval_transform(bare), prepared_files(bare, images)
-    net = load_model(model, checkpoint, img_size=img_size).eval()
+    transform, x_BCHW = eval_transform(net), prepared_files(net, images)
     maps = {}
     with torch.inference_mode():
         for name, method in {"all tokens": None, **fitting.named}.items():

@@ -81,14 +81,14 @@ def _reduced(
     """The model as it is asked for, and what to call it."""
     from ..api import reduce_tokens
     from ..compare.fitting import fit
-    from ..loading.build import build_model, load_model
+    from ..loading.build import load_checked
 
     if wanted is None:
         return saved.load(model, checkpoint, img_size)
-    fitting = fit(build_model(model, img_size=img_size), [wanted], seed)  # before weights are fetched
+    net, fitting = load_checked(model, checkpoint, img_size, lambda net: fit(net, [wanted], seed))
     options.note(fitting.assumption)
     ((name, method),) = fitting.named.items()
-    return reduce_tokens(load_model(model, checkpoint, img_size=img_size), method), f"{model}, {name}"
+    return reduce_tokens(net, method), f"{model}, {name}"
 
 
 def benchmark(
@@ -116,6 +116,7 @@ def benchmark(
     from ..api import reduce_tokens
     from ..compare.environment import environment
     from ..compare.fitting import fit
+    from ..loading.build import build_model
     from ..measure import benchmark as turns
     from ..measure.evaluate import input_size_of
     from ..measure.forwards import check_device
@@ -126,7 +127,7 @@ def benchmark(
     if json_file is not None and not json_file.resolve().parent.is_dir():
         raise ValueError(f"there is no folder {json_file.parent} to write {json_file.name} into.")
     place = check_device(device)
-    net = saved.build(model, img_size)
+    net = build_model(model, img_size=img_size)
     fitting = fit(net, found, check=_fixed)
     reduced = {name: reduce_tokens(turns.twin(net), method) for name, method in fitting.named.items()}
     models = {"unreduced": net} | reduced
@@ -218,10 +219,11 @@ def macs(
     from ..api import reduce_tokens
     from ..backbones.reader import read_backbone
     from ..compare.fitting import fit
+    from ..loading.build import build_model
     from ..measure.macs import count_macs, reduced_macs, token_counts
 
     found = options.chosen(methods, keep_rates, gmacs, r, layers, scorer, clamp=clamp, mass=mass)
-    net = saved.build(model, img_size)
+    net = build_model(model, img_size=img_size)
     fitting = fit(net, found, check=_fixed)
     spec, full = read_backbone(net).spec, count_macs(net)
     table = terminal.table(

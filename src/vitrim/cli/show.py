@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from . import options, pictures, saved, terminal
+from . import options, pictures, terminal
 from .options import DEFAULT_METHODS, DEFAULT_MODEL
 from .values import whole
 
@@ -37,7 +37,7 @@ def draw(
     from ..compare.fitting import fit
     from ..compare.pictures import Sample, trace_samples
     from ..draw import draw_tokens
-    from ..loading.build import build_model, load_model
+    from ..loading.build import load_checked
     from ..measure.evaluate import eval_transform
     from ..measure.folder import prepared_files
     from ..measure.preparation import as_seen
@@ -47,15 +47,12 @@ def draw(
         raise ValueError(f"--output is a {' or '.join(SUFFIXES)} file in a folder that exists, not {output}.")
     found = options.chosen(methods, keep_rates, gmacs, r, layers, scorer, clamp=clamp, mass=mass)
     images = pictures.files(images, limit)
-    saved.note(model)
-    bare = build_model(model, img_size=img_size)
-    fitting = fit(bare, found, seed)
+    net, fitting = load_checked(model, checkpoint, img_size, lambda net: fit(net, found, seed))
     options.tell(fitting)
-    transform, inputs = eval_transform(bare), prepared_files(bare, images)
+    transform, inputs = eval_transform(net), prepared_files(net, images)
     samples = [
         Sample(path.name, "", x_CHW, as_seen(x_CHW, transform)) for path, x_CHW in zip(images, inputs, strict=True)
     ]
-    net = load_model(model, checkpoint, img_size=img_size)
     traces = {name: trace_samples(reduce_tokens(net, method), samples)[0] for name, method in fitting.named.items()}
     draw_tokens([sample.image for sample in samples], traces, output, max_layers=columns)
     typer.echo(f"{output} is ready.")

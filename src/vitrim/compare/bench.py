@@ -15,7 +15,7 @@ from ..api import reduce_tokens
 from ..backbones.reader import read_backbone
 from ..core.method import Method
 from ..core.spec import ViTSpec
-from ..loading.build import build_model, load_model
+from ..loading.build import load_checked
 from ..measure.benchmark import DTYPES
 from ..measure.evaluate import preparation_of
 from ..measure.folder import labelled_images
@@ -79,15 +79,18 @@ def prepare(job: Job) -> Bench:
     device = check_device(job.device)
     if job.int8:
         check_torchao()
-    bare = build_model(job.model, img_size=job.img_size)
-    spec = read_backbone(bare).spec
-    fitting = fit(bare, job.configurations, job.seed, partial(_check_counts, job))
-    labelled_images(bare, job.data, job.limit)  # whether the data fit shows before weights are fetched
-    model = load_model(job.model, job.checkpoint, img_size=job.img_size)
-    images, preparation = labelled_images(model, job.data, job.limit), preparation_of(model)
+    model, (spec, fitting, images) = load_checked(job.model, job.checkpoint, job.img_size, partial(_what_fits, job))
+    preparation = preparation_of(model)
     shared = identity(job, model, images, preparation, device)
     model = model.to(device, DTYPES[job.dtype])
     return Bench(job, device, model, spec, fitting, images, preparation, shared)
+
+
+def _what_fits(job: Job, model: nn.Module) -> tuple[ViTSpec, Fit, LabelledImages]:
+    """What can be told of a job by its model, whatever the weights."""
+    spec = read_backbone(model).spec
+    fitting = fit(model, job.configurations, job.seed, partial(_check_counts, job))
+    return spec, fitting, labelled_images(model, job.data, job.limit)
 
 
 def _check_counts(job: Job, configuration: Configuration, method: Method, spec: ViTSpec) -> None:

@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+import torch
 from torch import Tensor, nn
 
+from ..core.method import Method
+from ..core.notice import VitrimWarning
 from ..text import first_line
 from . import libraries
-from .folder import WEIGHTS_FILE, Config, check_folder, is_learned, read_config
-from .names import check_name, is_saved, split_name
+from .folder import WEIGHTS_FILE, Config, check_folder, read_config
+from .names import FOLDER, HUB, check_name, is_saved, split_name
 from .network import check_hub
-from .weights import fill, read_checkpoint
+from .weights import Adapt, fit, read_checkpoint
+
+T = TypeVar("T")
 
 
 def load_model(name: str, checkpoint: str | Path | None = None, *, img_size: int | None = None) -> nn.Module:
@@ -33,29 +40,50 @@ def load_model(name: str, checkpoint: str | Path | None = None, *, img_size: int
     checkpoint = None if checkpoint is None else Path(checkpoint).expanduser()
     if (other := split_name(name)) is not None:
         return libraries.load(*other, checkpoint, img_size)
-    saved = is_saved(name)
-    if saved and checkpoint is not None:
-        raise ValueError(f"{name} is a saved model and brings its weights; with a checkpoint, give a model's name.")
-    if saved:
-        checkpoint = check_folder(Path(name)) / WEIGHTS_FILE
+    if is_saved(name):
+        if checkpoint is not None:
+            raise ValueError(f"{name} is a saved model and brings its weights; with a checkpoint, give a model's name.")
+        state = read_checkpoint(check_folder(Path(name)) / WEIGHTS_FILE)
+        model = build_model(name, img_size=img_size)
+        fit(model, state, name, Path(name) / WEIGHTS_FILE, keep="model", adapt=adapting(img_size))
+        return model
     if checkpoint is None:
         return _pretrained(name, img_size)
     state = read_checkpoint(checkpoint)
-    model = build_model(name, img_size=img_size) if saved else build_for(name, state, img_size)
-    state = {key: value for key, value in state.items() if not is_learned(key, only_for_training=not saved)}
-    state = adapt_state(model, state) if img_size is None else resample_positions(model, state)
-    fill(model, state, name, checkpoint)
+    model = build_for(name, state, img_size)
+    fit(model, state, name, checkpoint, keep="inference", adapt=adapting(img_size))
     return model
+
+
+def load_checked(
+    name: str, checkpoint: str | Path | None, img_size: int | None, check: Callable[[nn.Module], T]
+) -> tuple[nn.Module, T]:
+    """`load_model`, and what the check says of the model.
+
+    The model is built once. Only where its weights are still to be fetched is one without them checked before.
+    """
+    if checkpoint is None and not _is_here(name):
+        check(build_model(name, img_size=img_size))
+    model = load_model(name, checkpoint, img_size=img_size)
+    return model, check(model)
+
+
+def _is_here(name: str) -> bool:
+    """Whether the weights of a name are on this machine: a folder's, or in timm's a file."""
+    if is_saved(name):
+        return True
+    library, rest = split_name(name) or ("timm", name)
+    if library != "timm":
+        return library == "transformers" and Path(rest).expanduser().is_dir()
+    return bool(_config_of(name).get("file"))
 
 
 def build_for(name: str, state: Mapping[str, Tensor], img_size: int | None) -> nn.Module:
     """`build_model` with as many classes as the classifier among these weights has."""
-    model: Any = build_model(name, img_size=img_size)
-    names = (getattr(model, "pretrained_cfg", None) or {}).get("classifier") or "head"
-    weight = state.get(f"{names if isinstance(names, str) else names[0]}.weight")
-    if weight is None or weight.ndim != 2 or len(weight) == model.num_classes:
-        return model
-    return build_model(name, img_size=img_size, num_classes=len(weight))
+    classifier = _config_of(name).get("classifier") or "head"
+    weight = state.get(f"{classifier if isinstance(classifier, str) else classifier[0]}.weight")
+    classes = {} if weight is None or weight.ndim != 2 else {"num_classes": len(weight)}
+    return build_model(name, img_size=img_size, **classes)
 
 
 def build_model(name: str, *, img_size: int | None = None, **settings: Any) -> nn.Module:
@@ -70,8 +98,21 @@ def build_model(name: str, *, img_size: int | None = None, **settings: Any) -> n
             raise ValueError(f"{name} is trained by its own library: {', '.join(settings)} cannot be set here.")
         return libraries.build(*other, img_size)
     if is_saved(name):
-        return build_saved(read_config(Path(name)), img_size=img_size, **settings)
+        config = read_config(Path(name))
+        _say_all_tokens(name, config.method)
+        return build_saved(config, img_size=img_size, **settings)
     return _create(name, img_size, pretrained=False, **settings)
+
+
+def _say_all_tokens(name: str, method: Method | None) -> None:
+    """Warn of a folder that holds a reduction, which is left out."""
+    if method is not None:
+        warnings.warn(
+            f"{name} was saved with {method.name}, which does not act here: vitrim.from_pretrained, and "
+            "`vitrim evaluate`, take it as it was saved.",
+            VitrimWarning,
+            stacklevel=3,
+        )
 
 
 def build_saved(config: Config, *, img_size: int | None = None, **settings: Any) -> nn.Module:
@@ -84,6 +125,11 @@ def build_saved(config: Config, *, img_size: int | None = None, **settings: Any)
         raise
     except Exception as error:  # whatever arguments of the wrong kind lead timm's builder to
         raise ValueError(f"{config.architecture} cannot be built as it was saved: {first_line(error)}.") from error
+
+
+def adapting(img_size: int | None) -> Adapt:
+    """What makes a state the model's: as the model says, and with positions of that resolution, if one is given."""
+    return adapt_state if img_size is None else resample_positions
 
 
 def resample_positions(model: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -108,7 +154,7 @@ def adapt_state(model: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]
 
 
 def _pretrained(name: str, img_size: int | None) -> nn.Module:
-    config: Any = build_model(name, img_size=img_size).pretrained_cfg
+    config = _config_of(name)
     if not any(config.get(key) for key in ("url", "file", "hf_hub_id", "state_dict")):
         raise ValueError(f"timm has no pretrained weights for {name}: pass --checkpoint FILE.")
     file = config.get("file")
@@ -125,21 +171,50 @@ def _pretrained(name: str, img_size: int | None) -> nn.Module:
         ) from error
 
 
-def _create(name: str, img_size: int | None, *, pretrained: bool, **settings: Any) -> nn.Module:
+def _config_of(name: str) -> Mapping[str, Any]:
+    """What timm says of a model, without building it: where its weights are, what its classifier is called."""
+    from timm.models import get_pretrained_cfg
+
+    _register()
+    check_name(name)
+    if name.startswith((HUB, FOLDER)):  # timm reads it from there
+        with torch.device("meta"):
+            config: Any = _create(name, None, pretrained=False).pretrained_cfg
+        return dict(config)
+    with _known_tags(name):
+        found: Any = get_pretrained_cfg(name)
+    return {} if found is None else found.to_dict()
+
+
+def _register() -> None:
+    """Let timm know the models of vitrim's own."""
+    from ..models import embedded, lvvit, multiscale  # noqa: F401
+
+
+@contextmanager
+def _known_tags(name: str) -> Iterator[None]:
+    """Where timm refuses the tag behind a name, a ValueError that lists those that there are."""
     import timm
 
-    from ..models import embedded, lvvit, multiscale  # noqa: F401  (they register their models with timm)
-
-    check_name(name)
-    size: dict[str, Any] = {} if img_size is None else {"img_size": img_size}
     try:
-        return timm.create_model(name, pretrained=pretrained, **size, **settings).eval()
-    except (TypeError, AssertionError) as error:
-        if img_size is None:
-            raise
-        raise ValueError(f"{name} cannot be built for images of {img_size} pixels: {first_line(error)}.") from error
+        yield
     except RuntimeError as error:
         if "nvalid pretrained tag" not in str(error):
             raise
         tags = ", ".join(timm.list_pretrained(name.partition(".")[0])) or "none"
         raise ValueError(f"timm has no weights called {name}; there are {tags}.") from error
+
+
+def _create(name: str, img_size: int | None, *, pretrained: bool, **settings: Any) -> nn.Module:
+    import timm
+
+    _register()
+    check_name(name)
+    size: dict[str, Any] = {} if img_size is None else {"img_size": img_size}
+    try:
+        with _known_tags(name):
+            return timm.create_model(name, pretrained=pretrained, **size, **settings).eval()
+    except (TypeError, AssertionError) as error:
+        if img_size is None:
+            raise
+        raise ValueError(f"{name} cannot be built for images of {img_size} pixels: {first_line(error)}.") from error

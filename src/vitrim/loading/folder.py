@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from ..core.method import Method
-from ..core.stack import TRAINING_ONLY, WEIGHTS
 from ..text import shown
 from .method_json import method_from_json, method_to_json
 from .ranges import ARGUMENTS, DATA, check
@@ -64,11 +63,6 @@ class Config:
             raise ValueError(
                 f"recipe and metrics must be plain values, for they go into a JSON file: {error}."
             ) from error
-
-
-def is_learned(key: str, only_for_training: bool = False) -> bool:
-    """Whether a weight belongs to a method rather than to the model, or to what of a method only training needs."""
-    return re.search(rf"\.\d+\.{WEIGHTS}\.{rf'{TRAINING_ONLY}[.]' if only_for_training else ''}", key) is not None
 
 
 def read_config(folder: Path) -> Config:

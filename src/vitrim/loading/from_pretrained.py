@@ -6,19 +6,20 @@ import re
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from ..api import method_from, reduce_tokens
 from ..backbones.reader import find_stack
 from ..core.method import Method
 from ..methods import METR
 from ..text import first_line, shown
-from .build import build_saved, resample_positions
-from .folder import CARD_FILE, CONFIG_FILE, WEIGHTS_FILE, Config, is_learned, read_config
+from .build import adapting, build_saved
+from .folder import CARD_FILE, CONFIG_FILE, WEIGHTS_FILE, Config, read_config
 from .network import check_answer
-from .weights import check_fit, read_checkpoint
+from .weights import Keep, fit, read_checkpoint
 
 SAVED = "saved"  # the method that the folder names
+DESCRIBED = "the model that its config describes"
 REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
 
@@ -67,8 +68,12 @@ def load_saved(
             said = f"{shown(str(acts))} does not fit {config.architecture}: {first_line(error)}"
             raise ValueError(f"{folder / CONFIG_FILE}: {said}.") from error
     state = read_checkpoint(folder / WEIGHTS_FILE)
-    state = state if img_size is None else resample_positions(model, state)
-    _load(model, _needed(model, state, exits=exits, other_method=method != SAVED), folder)
+    tensors: list[tuple[str, Any]] = [*model.named_parameters(), *model.named_buffers()]
+    for name, tensor in tensors:
+        if name in state and tensor.is_floating_point():
+            tensor.data = tensor.data.to(state[name].dtype)  # load_state_dict would round to the model's own
+    keep: Keep = "model" if method != SAVED else "all" if exits else "inference"
+    fit(model, state, DESCRIBED, folder / WEIGHTS_FILE, keep=keep, adapt=adapting(img_size))
     return model
 
 
@@ -92,31 +97,6 @@ def _acting(config: Config, exits: bool, method: Method | str | None) -> Method 
     if isinstance(wanted, METR) and not exits:
         return wanted.method
     return wanted
-
-
-def _needed(model: nn.Module, state: dict[str, Tensor], *, exits: bool, other_method: bool) -> dict[str, Tensor]:
-    """The state without what the caller asked to leave out; all else must fit."""
-    wanted = model.state_dict()
-    return {
-        key: value
-        for key, value in state.items()
-        if key in wanted or not is_learned(key, only_for_training=not other_method) or (exits and not other_method)
-    }
-
-
-def _load(model: nn.Module, state: dict[str, Tensor], folder: Path) -> None:
-    missing = [key for key in model.state_dict() if key not in state and is_learned(key)]
-    if missing:
-        raise ValueError(
-            f"{folder} has no weights for what the method learns ({missing[0]}): take a method that learns nothing, or "
-            "reduce_tokens after loading and train it."
-        )
-    check_fit(model, state, "the model that its config describes", folder / WEIGHTS_FILE)
-    tensors: list[tuple[str, Any]] = [*model.named_parameters(), *model.named_buffers()]
-    for name, tensor in tensors:
-        if name in state and tensor.is_floating_point():
-            tensor.data = tensor.data.to(state[name].dtype)  # load_state_dict would round to the model's own
-    model.load_state_dict(state)
 
 
 def _fetch(repository: str, revision: str | None) -> Path:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ from ..measure.preparation import prepared_by
 from ..text import first_line
 from .network import check_answer
 from .shared import check_multiple, quiet
-from .weights import fill, read_checkpoint
+from .weights import Adapt, fit, read_checkpoint
 
 TOWER = "visual."  # what the names of its weights begin with
 
@@ -29,7 +28,9 @@ def load(name: str, checkpoint: Path | None, img_size: int | None) -> nn.Module:
     if checkpoint is not None:
         state = read_checkpoint(checkpoint)
         whole = _create(architecture, None, img_size)
-        return _fill(whole, state, f"open_clip:{architecture}", checkpoint, resample=img_size is not None)
+        tower = _tower(whole)
+        fit(tower, state, f"open_clip:{architecture}", checkpoint, adapt=_adapting(whole, img_size is not None))
+        return tower
     if not tag:
         raise ValueError(
             f"open_clip:{name} names no weights: add them, open_clip:{name}/TAG, or pass --checkpoint FILE."
@@ -65,17 +66,18 @@ def _patch_size(tower: Any) -> int | None:
     return size if size is None or isinstance(size, int) else int(size[0])
 
 
-def _fill(whole: Any, state: Mapping[str, Tensor], name: str, checkpoint: Path, *, resample: bool) -> nn.Module:
-    """The tower with those weights: a whole model's as open_clip saves them, or the tower's alone."""
-    tower = _tower(whole)
-    state = import_module("open_clip.convert").convert_state_dict(whole, dict(state))
-    if not any(key.startswith(TOWER) for key in state):
-        state = {f"{TOWER}{key}": value for key, value in state.items()}
-    if resample:
-        import_module("open_clip.model").resize_pos_embed(state, whole)
-    state = {key.removeprefix(TOWER): value for key, value in state.items() if key.startswith(TOWER)}
-    fill(tower, state, name, checkpoint)
-    return tower
+def _adapting(whole: Any, resample: bool) -> Adapt:
+    """From the state of a whole model as open_clip saves it, or of the tower alone, the tower's."""
+
+    def adapt(_: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        state = import_module("open_clip.convert").convert_state_dict(whole, state)
+        if not any(key.startswith(TOWER) for key in state):
+            state = {f"{TOWER}{key}": value for key, value in state.items()}
+        if resample:
+            import_module("open_clip.model").resize_pos_embed(state, whole)
+        return {key.removeprefix(TOWER): value for key, value in state.items() if key.startswith(TOWER)}
+
+    return adapt
 
 
 def _tower(whole: Any) -> nn.Module:

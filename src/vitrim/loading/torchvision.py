@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ..extras import import_module
 from ..heads import num_classes
 from ..measure.preparation import Preparation, prepared_by
 from ..text import first_line
 from .shared import check_multiple
-from .weights import fill, read_checkpoint
+from .weights import fit, read_checkpoint
 
 
 def build(name: str, img_size: int | None, **settings: Any) -> nn.Module:
@@ -69,23 +70,30 @@ def _create(models: Any, name: str, img_size: int | None, own: int, settings: di
 
 def load(name: str, checkpoint: Path | None, img_size: int | None) -> nn.Module:
     """The model with torchvision's weights, or the checkpoint's, and then with as many classes as these have."""
-    model: Any = build(name, img_size)
+    models: Any = import_module("torchvision").models
+    _check_name(models, name)
     if checkpoint is not None:
         state: Any = read_checkpoint(checkpoint)
-        weight = state.get(f"{_head_name(model)}.weight")
-        if weight is not None and weight.ndim == 2 and len(weight) != model.num_classes:
-            model = build(name, img_size, num_classes=len(weight))
+        model: Any = build(name, img_size, **_classes_in(state, models, name))
     else:
-        weights = import_module("torchvision").models.get_model_weights(name).DEFAULT
-        state = weights.get_state_dict(progress=False)
-        model.categories = weights.meta["categories"]
-    if img_size is not None and "encoder.pos_embedding" in state:
-        resample = import_module("torchvision.models.vision_transformer").interpolate_embeddings
-        state = resample(img_size, model.patch_size, dict(state))
-    fill(model, state, f"torchvision:{name}", checkpoint or Path(name))
+        model, weights = build(name, img_size), models.get_model_weights(name).DEFAULT
+        state, model.categories = weights.get_state_dict(progress=False), weights.meta["categories"]
+    adapt = None if img_size is None else _resample_positions
+    fit(model, state, f"torchvision:{name}", checkpoint or Path(name), adapt=adapt)
     return model
 
 
-def _head_name(model: nn.Module) -> str:
-    """The name of the last linear layer, which gives the logits."""
-    return [name for name, module in model.named_modules() if isinstance(module, nn.Linear)][-1]
+def _resample_positions(model: Any, state: dict[str, Tensor]) -> Mapping[str, Tensor]:
+    if "encoder.pos_embedding" not in state:
+        return state
+    resample = import_module("torchvision.models.vision_transformer").interpolate_embeddings
+    found: Mapping[str, Tensor] = resample(model.image_size, model.patch_size, state)
+    return found
+
+
+def _classes_in(state: Mapping[str, Tensor], models: Any, name: str) -> dict[str, int]:
+    """The number of classes by the last linear layer, which gives the logits, where the state has it."""
+    with torch.device("meta"):
+        parts = models.get_model(name, weights=None).named_modules()
+    weight = state.get(f"{[part for part, module in parts if isinstance(module, nn.Linear)][-1]}.weight")
+    return {} if weight is None or weight.ndim != 2 else {"num_classes": len(weight)}

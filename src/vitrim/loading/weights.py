@@ -1,17 +1,19 @@
-"""Files of weights: named tensors read from them, and whether they are a model's."""
+"""Files of weights: named tensors read from them, and the one way of tensors into a model."""
 
 from __future__ import annotations
 
 import argparse
 import re
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from ..core.notice import VitrimWarning
+from ..core.stack import TRAINING_ONLY, WEIGHTS
 from ..text import first_line, shown
 
 # Where training scripts keep the weights; the first that is there is taken.
@@ -21,6 +23,9 @@ PREFIXES = ("module.", "_orig_mod.", "model.", "net.")  # of DistributedDataPara
 MOST_WRAPPERS = 8  # entries in entries, or prefixes before prefixes
 TORCH_SUFFIXES = (".pth", ".pt", ".bin", ".ckpt", ".tar")
 LONGEST_PATH = 400
+
+Keep = Literal["model", "inference", "all"]
+Adapt = Callable[[nn.Module, dict[str, Tensor]], Mapping[str, Tensor]]
 
 
 def read_checkpoint(path: Path) -> dict[str, Tensor]:
@@ -120,10 +125,52 @@ def _without_prefix(state: dict[str, Tensor]) -> dict[str, Tensor]:
     return state
 
 
-def fill(model: nn.Module, state: Mapping[str, Tensor], name: str, checkpoint: Path) -> None:
-    """Put the weights into the model; ValueError, naming what differs, unless all of them are its own."""
-    check_fit(model, state, name, checkpoint)
-    model.load_state_dict(state)
+def fit(
+    model: nn.Module,
+    state: Mapping[str, Tensor],
+    name: str,
+    source: Path,
+    *,
+    keep: Keep = "all",
+    adapt: Adapt | None = None,
+    may_be_new: bool = False,
+) -> list[str]:
+    """Put the weights into the model, in its own precision; ValueError, naming what differs, unless all are its own.
+
+    Args:
+        model: in which every weight finds its place. What a method learned is taken where the model has it.
+        state: tensors by name, as `read_checkpoint` gives them.
+        name: what the model is called in an error.
+        source: the file or folder, for an error.
+        keep: what of the state must fit. "model": the model's own weights, "inference": those of its method too, but
+            for what only training needs (exit heads), "all": everything.
+        adapt: makes the rest of the state the model's, say by resampling the positions.
+        may_be_new: whether weights that a method learns may be missing; they stay as they are.
+
+    Returns:
+        The names of those that are new.
+    """
+    own = model.state_dict()
+    found = {key: value for key, value in state.items() if key in own or _is_kept(key, keep)}
+    found = dict(found if adapt is None else adapt(model, found))
+    new = [key for key in own if key not in found and is_learned(key)]
+    if new and not may_be_new:
+        raise ValueError(
+            f"{source} has no weights for what the method learns ({new[0]}): take a method that learns nothing, or "
+            "reduce_tokens after loading and train it."
+        )
+    check_fit(model, found | {key: own[key] for key in new}, name, source)
+    model.load_state_dict(found, strict=not new)
+    return new
+
+
+def is_learned(key: str, only_for_training: bool = False) -> bool:
+    """Whether a weight belongs to a method rather than to the model, or to what of a method only training needs."""
+    return re.search(rf"\.\d+\.{WEIGHTS}\.{rf'{TRAINING_ONLY}[.]' if only_for_training else ''}", key) is not None
+
+
+def _is_kept(key: str, keep: Keep) -> bool:
+    return keep == "all" or not is_learned(key, only_for_training=keep == "inference")
 
 
 def check_fit(model: nn.Module, state: Mapping[str, Tensor], name: str, checkpoint: Path) -> None:

@@ -15,7 +15,8 @@ from torch import nn
 from ..backbones.reader import find_stack, read_backbone, restored
 from ..core.method import Method
 from ..core.spec import ViTSpec
-from ..loading.folder import CONFIG_FILE, Config, is_learned
+from ..loading.folder import CONFIG_FILE, Config
+from ..loading.weights import is_learned
 from ..measure.evaluate import input_size_of
 from ..measure.macs import count_macs, token_counts
 from ..methods import METR

@@ -8,7 +8,7 @@ EViT's fine-tuning keeps the model in eval mode, which here is drop_path 0 and d
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,8 +18,8 @@ from torch import Tensor, nn
 
 from ..api import method_from, reduce_tokens
 from ..core.stack import TRAINING_ONLY, WEIGHTS
-from ..loading.build import adapt_state, build_model, load_model, resample_positions
-from ..loading.weights import fill, read_checkpoint
+from ..loading.build import adapting, build_model, load_model
+from ..loading.weights import fit, read_checkpoint
 from .recipe import Recipe
 
 PRETRAINED = "pretrained"  # the checkpoint that stands for timm's own weights
@@ -106,7 +106,8 @@ def _build(recipe: Recipe, num_classes: int) -> nn.Module:
     settings: dict[str, Any] = {"num_classes": num_classes}
     settings |= {"drop_path_rate": recipe.drop_path} if recipe.drop_path else {}
     if recipe.dropout:  # of positions, attention's output and MLPs; timm's ViT means the head by drop_rate
-        plain = build_model(recipe.model, img_size=recipe.img_size)
+        with torch.device("meta"):  # asked for its class, not for its weights
+            plain = build_model(recipe.model, img_size=recipe.img_size)
         names = ("drop_rate",) if isinstance(plain, LVViT) else ("pos_drop_rate", "proj_drop_rate")
         settings |= dict.fromkeys(names, recipe.dropout)
     try:
@@ -117,41 +118,41 @@ def _build(recipe: Recipe, num_classes: int) -> nn.Module:
 
 def _load(model: nn.Module, start: Start) -> str:
     """Put the weights into the model; what a method learns may be new, all else must fit."""
+    said = f"weights of {start.checkpoint}"
+    heads = ""
+
+    def adapt(model: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        nonlocal heads
+        found = state if start.checkpoint == PRETRAINED else adapting(start.img_size)(model, state)
+        state, heads = _with_classes(model, dict(found), start)
+        return state
+
+    state, source = _read(start)
+    if fit(model, state, start.model, source, keep="model", adapt=adapt, may_be_new=True):
+        said += ", new weights of the method"
+    return f"{said}{heads}"
+
+
+def _read(start: Start) -> tuple[Mapping[str, Tensor], Path]:
+    """The weights to start from, and where they are."""
+    path = Path(start.checkpoint)
+    if start.checkpoint == PRETRAINED:
+        return load_model(start.model, img_size=start.img_size).state_dict(), path
+    return read_checkpoint(path / WEIGHTS_FILE if path.is_dir() else path), path
+
+
+def _with_classes(model: nn.Module, state: dict[str, Tensor], start: Start) -> tuple[dict[str, Tensor], str]:
+    """The state with heads of the data's classes, and a word on them: rows of its own, or new ones."""
     own = model.state_dict()
-    state, learned = _read(model, start)
-    heads = [key for key in _classifiers(model) if key in state and key not in learned]
+    heads = [key for key in _classifiers(model) if key in state]
     same = all(len(state[key]) == start.num_classes for key in heads)
     rows = None if start.new_head or same or not heads else start.rows(len(state[heads[0]]))
-    fresh = start.new_head or (rows is None and not same)
-    for key in heads:
-        if fresh:
-            state[key] = own[key]
-        elif rows is not None and len(state[key]) != start.num_classes:
-            state[key] = state[key][rows]
-    fill(model, state, start.model, Path(start.checkpoint))
-    said = f"weights of {start.checkpoint}"
-    if learned:
-        said += ", new weights of the method"
-    if fresh:
-        return f"{said}, {NEW_HEAD}"
-    return said if rows is None else f"{said}, its head's rows for these classes"
-
-
-def _read(model: nn.Module, start: Start) -> tuple[dict[str, Tensor], list[str]]:
-    """The weights to start from, at the model's resolution, and which of the method's are not among them, so are new.
-
-    What another method learned is left out.
-    """
-    if start.checkpoint == PRETRAINED:
-        state = dict(load_model(start.model, img_size=start.img_size).state_dict())
-    else:
-        path = Path(start.checkpoint)
-        state = read_checkpoint(path / WEIGHTS_FILE if path.is_dir() else path)
-        state = adapt_state(model, state) if start.img_size is None else resample_positions(model, state)
-    own, mark = model.state_dict(), f".{WEIGHTS}."
-    state = {key: value for key, value in state.items() if mark not in key or key in own}
-    new = [key for key in own if mark in key and key not in state]
-    return state | {key: own[key] for key in new}, new
+    if start.new_head or (rows is None and not same):
+        return state | {key: own[key] for key in heads}, f", {NEW_HEAD}"
+    if rows is None:
+        return state, ""
+    few = {key: state[key][rows] for key in heads if len(state[key]) != start.num_classes}
+    return state | few, ", its head's rows for these classes"
 
 
 def _classifiers(model: nn.Module) -> Iterator[str]:
