@@ -10,7 +10,7 @@ from vitrim.cli import app
 from vitrim.loading.build import build_model, load_checked, load_model
 from vitrim.models.embedded import demo_images
 
-EMBEDDED = "vitrim_fashion_tiny"
+EMBEDDED, ENOUGH = "vitrim_fashion_tiny", "measured enough"
 
 
 @pytest.fixture
@@ -41,12 +41,24 @@ def commands(images, out):
     yield "macs --methods evit"
 
 
+@pytest.fixture
+def without_measuring(monkeypatch):
+    """Commands end where the slow part would begin: by then all is built and asked."""
+
+    def enough(*_, **__):
+        raise ValueError(ENOUGH)
+
+    for place in ("export.run.export_model", "compare.run.load_images"):
+        monkeypatch.setattr(f"vitrim.{place}", enough)
+
+
+@pytest.mark.usefixtures("without_measuring")
 def test_every_command_builds_one_model(builds, images, tmp_path, capsys):
     for command in commands(images, tmp_path):
         builds.clear()
         with pytest.raises(SystemExit) as end:
             app([*command.split(), "--model", EMBEDDED])
-        assert end.value.code == 0, capsys.readouterr().err
+        assert end.value.code == 0 or ENOUGH in capsys.readouterr().err
         assert builds == [EMBEDDED], command
 
 
