@@ -126,11 +126,10 @@ def benchmark(
     found = options.chosen(methods, keep_rates, gmacs, r, layers, scorer, clamp=clamp, mass=mass)
     if json_file is not None and not json_file.resolve().parent.is_dir():
         raise ValueError(f"there is no folder {json_file.parent} to write {json_file.name} into.")
-    place = check_device(device)
-    net = build_model(model, img_size=img_size)
+    place, net = check_device(device), build_model(model, img_size=img_size)
     fitting = fit(net, found, check=_fixed)
-    reduced = {name: reduce_tokens(turns.twin(net), method) for name, method in fitting.named.items()}
-    models = {"unreduced": net} | reduced
+    models = {"unreduced": net}
+    models |= {name: reduce_tokens(turns.twin(net), method) for name, method in fitting.named.items()}
     if int8:
         models |= {f"{name}, int8": quantize_int8(copy.deepcopy(each)) for name, each in models.items()}
     gmacs_of = {name: count_macs(each) / 1e9 for name, each in models.items()}
