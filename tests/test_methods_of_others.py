@@ -167,12 +167,17 @@ def named(name: Any, **how: Any) -> Any:
         (named("evit"), "already called 'evit'"),
         (named("Évit"), "lower-case letters"),
         (named(None), "lower-case letters"),
-        (named("other", frozen=False), "frozen=True"),
+        (type("Other", (vitrim.Method,), {"name": "other"}), "frozen dataclass"),
     ],
 )
 def test_what_is_no_method_is_refused(cls: Any, words: str) -> None:
     with pytest.raises(ValueError, match=words):
         vitrim.register_method(cls)
+
+
+def test_a_dataclass_that_is_not_frozen_is_no_method() -> None:
+    with pytest.raises(TypeError, match="non-frozen dataclass"):
+        named("other", frozen=False)
 
 
 def broken(**members: Any) -> Any:

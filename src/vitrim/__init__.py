@@ -16,6 +16,7 @@ from .version import __version__ as __version__
 if TYPE_CHECKING:
     from .api import list_methods, method_from, method_of, reduce_tokens, restore
     from .backbones.reader import UnsupportedModel
+    from .core.exits import Exits
     from .core.method import Method
     from .dense import DenseFeatures, features
     from .draw import draw_tokens
@@ -68,6 +69,7 @@ __all__ = [
     "DenseFeatures",
     "EViT",
     "ExitRecord",
+    "Exits",
     "ExportMismatch",
     "ExportReport",
     "ImageDataError",
@@ -118,6 +120,7 @@ __all__ = [
 _HOME = {  # what each module has
     ".api": "list_methods method_from method_of reduce_tokens restore",
     ".backbones.reader": "UnsupportedModel",
+    ".core.exits": "Exits",
     ".core.method": "Method",
     ".dense": "DenseFeatures features",
     ".draw": "draw_tokens",

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from torch import nn
 
 from .backbones.reader import Backbone, find_stack, read_backbone
+from .core.exits import Exits
 from .core.method import Method
 from .core.stack import TokenStack
 from .methods import makers, method_from
@@ -20,10 +22,18 @@ def list_methods() -> list[str]:
     return sorted(makers())
 
 
-def reduce_tokens(model: M, method: Method | str, *, pools_patches: bool | None = None, **settings: Any) -> M:
+def reduce_tokens(
+    model: M,
+    method: Method | str,
+    *,
+    exits: Exits | Sequence[int] | None = None,
+    pools_patches: bool | None = None,
+    **settings: Any,
+) -> M:
     """Make the model carry fewer tokens, in place; returns the same model. Applying again replaces the method.
 
     method: a method (`EViT(keep_rate=0.7)`) or its name, then with its settings.
+    exits: heads to train along, `Exits()`, beside any method; with the name "metr", which has them, their blocks.
     pools_patches: whether what comes after the blocks averages patch tokens, or pools them otherwise. Each patch then
         comes out with the features of the token that holds it, so that a merged token counts as all its patches. None:
         as the library's own head does; a model without classes hands its tokens to code of yours, and counts as True.
@@ -31,7 +41,8 @@ def reduce_tokens(model: M, method: Method | str, *, pools_patches: bool | None 
     is then left as it was.
     """
     if isinstance(method, str):
-        method = method_from(method, **settings)
+        method = method_from(method, **settings, **({} if exits is None else {"exits": exits}))
+        exits = None
     elif settings:
         raise ValueError(f"settings {sorted(settings)} go with a method's name; this method is already made: {method}.")
     if not isinstance(method, Method):
@@ -39,8 +50,12 @@ def reduce_tokens(model: M, method: Method | str, *, pools_patches: bool | None 
             f"method must be a method such as EViT(keep_rate=0.7), or one of the names {', '.join(list_methods())}, "
             f"not a {type(method).__name__}."
         )
+    if exits is not None:
+        if method.exits is not None:
+            raise ValueError(f"this method has exits beside it already: {method}.")
+        method = replace(method, exits=cast("Exits", exits))
     backbone = _pooling(read_backbone(model), pools_patches)
-    stack = TokenStack(backbone.blocks, backbone.readers, method.build(backbone.spec), backbone.spec)
+    stack = TokenStack(backbone.blocks, backbone.readers, method.built_for(backbone.spec), backbone.spec)
     restore(model)
     backbone.place.install(stack)
     return model

@@ -8,8 +8,8 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import fields, is_dataclass
-from typing import Any, cast
+from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from .api import reduce_tokens, restore
 from .backbones.reader import find_stack, read_backbone
 from .core.listening import Listener, listening
-from .core.method import Method
+from .core.method import Method, is_decorated
 from .core.tokens import Tokens
 from .measure.macs import block_macs, count_macs
 
@@ -74,13 +74,11 @@ class _Looker(Listener):
 
 
 def _is_a_value(method: Method, model: nn.Module, _: Tensor) -> None:
-    frozen = is_dataclass(method) and type(method).__dataclass_params__.frozen
-    _hold(frozen, "a method is a frozen dataclass")
-    again = type(method)(**{field.name: getattr(method, field.name) for field in fields(cast(Any, method))})
-    _hold(again == method, "two methods with the same settings are equal")
+    _hold(is_decorated(type(method)), "a method is a frozen dataclass")
+    _hold(replace(method) == method, "two methods with the same settings are equal")
     spec = read_backbone(model).spec
-    built = method.build(spec)
-    _hold(built.build(spec) == built, "a method that is built stays as it is when it is built again")
+    built = method.built_for(spec)
+    _hold(built.built_for(spec) == built, "a method that is built stays as it is when it is built again")
 
 
 def _is_neutral(method: Method, model: nn.Module, x_BCHW: Tensor) -> None:
@@ -96,7 +94,7 @@ def _is_neutral(method: Method, model: nn.Module, x_BCHW: Tensor) -> None:
 def _announces(method: Method, model: nn.Module, x_BCHW: Tensor) -> None:
     unreduced, spec = count_macs(model), read_backbone(model).spec
     reduce_tokens(model, method)
-    built, patches, announced = method.build(spec), spec.num_patches, []
+    built, patches, announced = method.built_for(spec), spec.num_patches, []
     for layer in range(spec.depth):
         patches = built.num_kept(layer, patches)
         announced.append(spec.num_prefix + patches)

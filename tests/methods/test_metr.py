@@ -29,7 +29,7 @@ def build(tiny_vit: Build) -> Build:
     return lambda **settings: tiny_vit(**({"depth": 6, "patch_size": 8} | settings))
 
 
-def metr(**settings: Any) -> vitrim.METR:
+def metr(**settings: Any) -> vitrim.Method:
     return vitrim.METR(**({"method": vitrim.EViT(keep_rate=0.6, layers=(1, 3)), "exits": EXITS} | settings))
 
 
@@ -51,7 +51,7 @@ def test_the_loss_by_hand() -> None:
     torch.manual_seed(0)
     final_BK, *exits = torch.randn(3, 2, 5, dtype=torch.float64)
     method, target = metr(temperature=2.0), torch.tensor([1, 4])
-    losses = method.losses(tuple(exits), final_BK, lambda logits_BK: cross_entropy(logits_BK, target))
+    losses = method.exits.losses(tuple(exits), final_BK, lambda logits_BK: cross_entropy(logits_BK, target))
     wanted, teacher = 0.0, (final_BK / 2).softmax(dim=1)
     for exit_BK in exits:
         student = (exit_BK / 2).softmax(dim=1)
@@ -59,7 +59,7 @@ def test_the_loss_by_hand() -> None:
     assert float(losses["distillation"]) == pytest.approx(0.15 * wanted, rel=1e-12)
     labels = sum(float(-x_BK.log_softmax(dim=1)[range(2), target].mean()) for x_BK in exits)
     assert float(losses["exits"]) == pytest.approx(0.15 * labels, rel=1e-12)
-    other = metr(exit_weight=0.5, distill_weight=0, temperature=2.0).losses(
+    other = metr(exit_weight=0.5, distill_weight=0, temperature=2.0).exits.losses(
         tuple(exits), final_BK, lambda logits_BK: cross_entropy(logits_BK, target)
     )
     assert float(other["exits"]) == pytest.approx(0.5 * labels)
@@ -68,7 +68,7 @@ def test_the_loss_by_hand() -> None:
 
 def test_the_final_output_teaches_and_is_not_taught() -> None:
     final_BK, exit_BK = (torch.randn(2, 5, requires_grad=True) for _ in range(2))
-    losses = metr().losses((exit_BK,), final_BK, lambda logits_BK: cross_entropy(logits_BK, torch.tensor([1, 4])))
+    losses = metr().exits.losses((exit_BK,), final_BK, lambda logits_BK: cross_entropy(logits_BK, torch.tensor([1, 4])))
     losses["distillation"].backward()
     assert final_BK.grad is None
     assert exit_BK.grad is not None
@@ -78,7 +78,7 @@ def test_the_final_output_teaches_and_is_not_taught() -> None:
 def test_the_loss_reaches_heads_and_the_blocks_before_them(build: Build) -> None:
     model = vitrim.reduce_tokens(build(), metr()).train()
     logits_BK, carry = heard(model, images())
-    losses = model.blocks.method.losses(carry, logits_BK, lambda x_BK: cross_entropy(x_BK, TARGET))
+    losses = model.blocks.method.exits.losses(carry, logits_BK, lambda x_BK: cross_entropy(x_BK, TARGET))
     losses["exits"].backward()
     reached = {name for name, parameter in model.named_parameters() if parameter.grad is not None}
     assert {f"blocks.{layer}.method.exit.{part}.weight" for layer in EXITS for part in (0, 1, 3)} <= reached
@@ -114,7 +114,7 @@ def test_weights_load_into_the_plain_reduced_model_and_into_metr_again(build: Bu
         for parameter in trained.parameters():
             parameter.add_(0.1)
     state = trained.state_dict()
-    plain = vitrim.reduce_tokens(build(), metr().method)
+    plain = vitrim.reduce_tokens(build(), replace(metr(), exits=None))
     assert plain.load_state_dict(state).missing_keys == []
     assert len(state) == 12 + len(plain.state_dict())  # two heads of three layers with weight and bias
     assert torch.equal(plain(images()), trained(images()))
@@ -184,7 +184,7 @@ def test_checkpointing_with_listeners_gives_the_same_gradients(build: Build) -> 
     twin.set_grad_checkpointing()
     for each in (model, twin):
         logits_BK, carry = heard(each, images())
-        losses = each.blocks.method.losses(carry, logits_BK, lambda x_BK: cross_entropy(x_BK, TARGET))
+        losses = each.blocks.method.exits.losses(carry, logits_BK, lambda x_BK: cross_entropy(x_BK, TARGET))
         (cross_entropy(logits_BK, TARGET) + losses["exits"] + losses["distillation"]).backward()
     for (name, mine), other in zip(model.named_parameters(), twin.parameters(), strict=True):
         assert mine.grad is not None, name
@@ -215,10 +215,10 @@ def test_another_keep_rate_keeps_the_heads_and_changes_the_counts(build: Build) 
 @pytest.mark.parametrize("rate", [0.5, 1.0])
 def test_exits_are_where_the_method_reduces_at_whatever_rate(build: Build, rate: float) -> None:
     model = vitrim.reduce_tokens(build(), "metr", keep_rate=rate, layers=(1, 3))
-    assert model.blocks.method.exits == (1, 3)
+    assert model.blocks.method.exits.layers == (1, 3)
     counts = (None, None, 9, None, 5, None)
     method = vitrim.METR(method=vitrim.EViT(tokens=counts, keep_rate=1.0, layers=(1,)))
-    assert vitrim.reduce_tokens(model, method).blocks.method.exits == (1, 2, 4)
+    assert vitrim.reduce_tokens(model, method).blocks.method.exits.layers == (1, 2, 4)
 
 
 @pytest.mark.parametrize(
@@ -231,7 +231,7 @@ def test_exits_are_where_the_method_reduces_at_whatever_rate(build: Build, rate:
     ],
     ids=lambda inner: inner.name,
 )
-def test_it_wraps_any_method(build: Build, inner: vitrim.Method) -> None:
+def test_exits_stand_beside_any_method(build: Build, inner: vitrim.Method) -> None:
     model = vitrim.reduce_tokens(build(), metr(method=inner))
     logits_BK, carry = heard(model, images())
     assert torch.equal(logits_BK, vitrim.reduce_tokens(build(), inner)(images()))
@@ -312,4 +312,4 @@ def test_models_without_class_token_or_classifier_are_refused(
 
 def test_settings_stay_a_value() -> None:
     assert metr() == metr()
-    assert replace(metr(), temperature=2) != metr()
+    assert metr(temperature=2) != metr()

@@ -10,7 +10,7 @@ from saved_models import built, method_of, reduced
 
 import vitrim
 from vitrim.backbones.reader import find_stack
-from vitrim.methods import METR, EViT
+from vitrim.methods import EViT
 
 
 def test_the_card_has_computed_numbers_and_what_was_given(tmp_path):
@@ -50,7 +50,7 @@ def test_the_code_of_the_card_runs(saved, monkeypatch):
     code = (saved / "README.md").read_text().split("```python\n")[1].split("```")[0]
     names = {}
     exec(code, names)
-    assert isinstance(method_of(names["model"]), METR)
+    assert method_of(names["model"]).exits is not None
     assert isinstance(method_of(names["plain"]), EViT)
     assert find_stack(names["whole"]) is None
 

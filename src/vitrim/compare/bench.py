@@ -70,7 +70,7 @@ class Bench:
     def resolved(self, key: Key) -> Method | None:
         """The method of a row with every setting resolved for the model; None for an unreduced row."""
         plain = self.keys[key]
-        return None if plain == UNREDUCED else self.methods[plain].build(self.spec)
+        return None if plain == UNREDUCED else self.methods[plain].built_for(self.spec)
 
 
 def prepare(job: Job) -> Bench:
@@ -95,7 +95,7 @@ def _what_fits(job: Job, model: nn.Module) -> tuple[ViTSpec, Fit, LabelledImages
 
 def _check_counts(job: Job, configuration: Configuration, method: Method, spec: ViTSpec) -> None:
     """ValueError for a method that cannot be measured as the job wants."""
-    built = method.build(spec)
+    built = method.built_for(spec)
     if not built.varies:
         token_counts(spec, built)
     elif job.compile:

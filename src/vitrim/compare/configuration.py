@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields, is_dataclass, replace
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, cast
 
 from torch import nn
 
 from ..api import method_from
 from ..backbones.reader import read_backbone
 from ..core.amount import KEEP_RATE
-from ..core.method import Method, check_opaque
+from ..core.method import Method, check_opaque, plain_settings
 from ..core.scored import WITHOUT_CLS
 from ..core.spec import ViTSpec
 from ..kinds import is_number
@@ -77,7 +77,7 @@ class Configuration:
     def make(self, model: nn.Module, seed: int = 0) -> Method:
         """The method for that model. seed: for methods that draw numbers. ValueError where it does not fit."""
         method, spec = seeded(self._method(model), seed), read_backbone(model).spec
-        check_opaque(method.build(spec), spec)
+        check_opaque(method.built_for(spec), spec)
         return method
 
     def _method(self, model: nn.Module) -> Method:
@@ -169,8 +169,8 @@ def takes(method: str, setting: str) -> bool:
 
 def seeded(method: Method, seed: int) -> Method:
     """The method with that seed, if it has one."""
-    if is_dataclass(method) and any(field.name == "seed" for field in fields(method)):
-        return replace(method, seed=seed)
+    if "seed" in plain_settings(method):
+        return replace(cast(Any, method), seed=seed)
     return method
 
 

@@ -7,7 +7,7 @@ was interrupted goes on where it stopped. A configuration that cannot be measure
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, is_dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from ..backbones.reader import find_stack
+from ..core.method import plain_settings
 from ..measure.batches import Batch, ImageBatches, image_batches
 from ..measure.benchmark import Timing, benchmark
 from ..measure.diversity import diversity
@@ -110,7 +111,7 @@ def _row(
     used = versions() | ({} if key == plain else {"torchao": torchao_version()})
     return Row(
         *plain,
-        settings=asdict(method) if is_dataclass(method) else {},
+        settings={} if method is None else plain_settings(method),
         top1=score.top1,
         top5=score.top5,
         drop=first.top1 - score.top1 if first else 0.0,

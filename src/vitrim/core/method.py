@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields, is_dataclass, replace
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, ClassVar, TypeVar, cast
 
 import torch
@@ -13,31 +13,39 @@ from torch import Tensor, nn
 from . import schedule
 from .amount import KEEP_RATE, Amount
 from .attention import Attention
+from .exits import Criterion, Exits
 from .spec import ViTSpec
 from .tokens import Tokens
 
 M = TypeVar("M", bound="Method")
-Criterion = Callable[[Tensor], Tensor]
 
 
+@dataclass(frozen=True, kw_only=True)
 class Method:
     """Base of all methods. Subclasses are frozen dataclasses: settings as fields, no state.
 
     A method overrides `num_kept`, which fixes all token counts, and one or more of the four hooks. One that learns
     makes its weights in `make_weights`; they live in the block where they act, and its hooks find them in
-    `self.weights`.
+    `self.weights`. exits: heads that are trained along (`Exits`); beside any method, and no setting of its own.
     """
 
     name: ClassVar[str]
-    weights: nn.Module | None = None  # of the block at work; None where the method has none there
+    weights: ClassVar[nn.Module | None] = None  # of the block at work; None where the method has none there
+
+    exits: Exits | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
-        if not is_dataclass(self):
-            return
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if isinstance(field.default, bool) and not isinstance(value, bool):
-                raise ValueError(f"{self.name}: {field.name} is True or False, not {value!r}.")
+        for each in fields(self):
+            value = getattr(self, each.name)
+            if isinstance(each.default, bool) and not isinstance(value, bool):
+                raise ValueError(f"{self.name}: {each.name} is True or False, not {value!r}.")
+        if self.exits is not None and not isinstance(self.exits, Exits):
+            raise ValueError(
+                f"{self.name}: exits are heads to train along, say Exits(layers=(3, 6)), not {self.exits!r}."
+            )
+
+    def __str__(self) -> str:
+        return repr(self) if self.exits is None else f"{self!r} with {self.exits!r}"
 
     @property
     def merges(self) -> bool:
@@ -70,8 +78,16 @@ class Method:
         return False
 
     def build(self, spec: ViTSpec) -> Method:
-        """This method with every default resolved for one model; ValueError where it does not fit."""
+        """This method with every default resolved for one model; ValueError where it does not fit.
+
+        What a method overrides; `built_for` is what to call.
+        """
         return self
+
+    def built_for(self: M, spec: ViTSpec) -> M:
+        """This method and the exits beside it with every default resolved for one model; ValueError without a fit."""
+        built = cast(M, self.build(spec))
+        return built if self.exits is None else replace(built, exits=self.exits.build(built, spec))
 
     def num_kept(self, layer: int, num_patches: int) -> int:
         """Patch tokens that leave block `layer` (0-based) when num_patches enter it."""
@@ -88,6 +104,11 @@ class Method:
         """
         return None
 
+    def learned_in(self, layer: int, spec: ViTSpec) -> nn.Module | None:
+        """What is learned in block `layer`, the head of an exit there included."""
+        weights = self.make_weights(layer, spec)
+        return weights if self.exits is None else self.exits.beside(weights, layer, spec)
+
     def with_weights(self: M, weights: nn.Module | None) -> M:
         """This method with the weights of one block at hand."""
         if weights is None and self.weights is None:
@@ -100,7 +121,7 @@ class Method:
         """The same settings at another amount; ValueError for a method without one."""
         if self.amount is None:
             raise ValueError(f"{self.name}: no single setting says how much it reduces.")
-        return replace(cast(Any, self), **{self.amount.setting: value})
+        return replace(self, **{self.amount.setting: value})
 
     def at_keep_rate(self: M, keep_rate: float | Sequence[float]) -> M:
         """The same settings at another keep rate; ValueError for a method without one."""
@@ -141,7 +162,22 @@ class Method:
     def losses_of(self, tokens: Tokens, logits_BK: Tensor, criterion: Criterion) -> dict[str, Tensor]:
         """The losses for what was told on the way to these tokens, which left the last block; {} if nothing was."""
         told = tokens.told(self.name)
-        return self.losses(told, logits_BK, criterion) if told else {}
+        own = self.losses(told, logits_BK, criterion) if told else {}
+        exits = {} if self.exits is None else self.exits.losses_of(tokens, logits_BK, criterion)
+        if both := own.keys() & exits.keys():
+            raise ValueError(f"{self.name} and the exits beside it both have losses called {', '.join(sorted(both))}.")
+        return own | exits
+
+
+def plain_settings(method: Method) -> dict[str, Any]:
+    """A method's settings by name, and those of the exits beside it, if there are any, as one more."""
+    own = {each.name: getattr(method, each.name) for each in fields(method) if each.name != "exits"}
+    return own if method.exits is None else own | {"exits": asdict(method.exits)}
+
+
+def is_decorated(cls: type[Method]) -> bool:
+    """Whether the class is a dataclass of its own, or of a method's, and so knows its settings."""
+    return any("__dataclass_params__" in vars(base) for base in cls.__mro__[: cls.__mro__.index(Method)])
 
 
 def check_opaque(method: Method, spec: ViTSpec) -> None:

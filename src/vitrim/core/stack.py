@@ -20,11 +20,11 @@ from .hooks import dispatch_like
 from .listening import Publisher, Recorder, Snapshot
 from .method import Method, check_opaque, check_shared
 from .spec import ViTSpec
-from .token_block import TRAINING_ONLY, WEIGHTS, Acting, TokenBlock, blank_view
+from .token_block import Acting, TokenBlock, blank_view
 from .tokens import Tokens
 
 UNSHARED = ("_modules", "_compiled_call_impl")  # by the stack with the container that it replaces
-__all__ = ["TRAINING_ONLY", "WEIGHTS", "Snapshot", "TokenBlock", "TokenStack"]
+__all__ = ["Snapshot", "TokenBlock", "TokenStack"]
 
 
 class TokenStack(nn.Sequential):
@@ -78,7 +78,7 @@ class TokenStack(nn.Sequential):
 
     def act(self, method: Method) -> None:
         """From the next forward on let this method act, say at another keep rate, with the weights that are there."""
-        built = method.build(self.spec)
+        built = method.built_for(self.spec)
         check_opaque(built, self.spec)
         for block in self:
             cast(TokenBlock, block).act(built)
@@ -148,6 +148,6 @@ def _view(block: nn.Module, reader: BlockReader, method: Method, spec: ViTSpec, 
 def _make_weights(method: Method, layer: int, spec: ViTSpec, block: nn.Module) -> nn.Module | None:
     """What the method learns in the block, where and as the block's own weights are."""
     with torch.device("cpu"):  # whatever the default device is: its values could not be moved from meta
-        weights = method.make_weights(layer, spec)
+        weights = method.learned_in(layer, spec)
     like = next(block.parameters())
     return None if weights is None else weights.to(like.device, like.dtype).train(block.training)

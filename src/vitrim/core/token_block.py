@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from . import ops
 from .attention import Attention, longest_in_steps
 from .block_reader import BlockReader, PaddingReader
+from .exits import TRAINING_ONLY
 from .hooks import DISPATCH, StandIn, dispatch_like, has_hooks, is_watched
 from .listening import Publisher, listeners_of
 from .method import Method
@@ -20,7 +21,6 @@ from .spec import ViTSpec
 from .tokens import Tokens
 
 WEIGHTS = "method"  # name under which a block holds what the method learns
-TRAINING_ONLY = "exit"  # name, inside that, of what inference can do without
 OWN = ("block", "reader", "spec", "layer", "kept", "acting", "published", "_compiled_call_impl", *DISPATCH)
 
 
@@ -104,6 +104,8 @@ class TokenBlock(nn.Module):
         source_before = tokens.source_BP
         tokens = self.reader.run(self, self._step, tokens, rotation)
         assert tokens.run is not None
+        if tokens.carry is not None and tokens.run.method.exits is not None:
+            tokens = tokens.run.method.exits.tell(self.layer, tokens, self.weights)
         for follower in tokens.run.followers:
             tokens = follower.after_block(self, tokens, tokens.source_BP is not source_before)
         return self._leave(tokens) if self.layer == self.spec.depth - 1 else tokens

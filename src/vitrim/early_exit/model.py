@@ -22,11 +22,12 @@ from torch import Tensor, nn
 
 from ..backbones.reader import find_stack
 from ..core import ops
+from ..core.exits import TRAINING_ONLY, check_widths
 from ..core.listening import Listener, listeners_of, listening
-from ..core.stack import TRAINING_ONLY, TokenBlock, TokenStack
+from ..core.stack import TokenStack
+from ..core.token_block import TokenBlock
 from ..core.tokens import Tokens
 from ..heads import logits_of, num_classes, width
-from ..methods.metr import check_widths
 from .certainty import MEASURES, Measure, check_thresholds
 
 

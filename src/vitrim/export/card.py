@@ -6,14 +6,14 @@ import importlib.metadata
 import json
 import platform
 from collections.abc import Sequence
-from dataclasses import asdict, fields, is_dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ..core.method import Method
+from ..core.method import Method, plain_settings
 from ..measure.evaluate import preparation_of
 from ..measure.turns import columns
 from ..version import __version__
@@ -64,10 +64,7 @@ def card(
 
 def method_settings(method: Method) -> dict[str, Any]:
     """A method's name with all its settings, as resolved for the model."""
-    names: set[str] = {field.name for field in fields(method)} if is_dataclass(method) else set()
-    settings = {name: value for name, value in vars(method).items() if name in names}
-    inner = {name: method_settings(value) for name, value in settings.items() if isinstance(value, Method)}
-    return {"name": method.name, "settings": settings | inner}
+    return {"name": method.name, "settings": plain_settings(method)}
 
 
 def preparation(model: nn.Module) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,6 @@ from torch import nn
 from ..api import method_from, reduce_tokens
 from ..backbones.reader import find_stack
 from ..core.method import Method
-from ..methods import METR
 from ..text import first_line, shown
 from .build import adapting, build_saved
 from .folder import CARD_FILE, CONFIG_FILE, WEIGHTS_FILE, Config, read_config
@@ -35,7 +35,7 @@ def from_pretrained(
     folder_or_repo: a folder, which is read without any network; or, where there is no such folder, owner/name on the
         Hugging Face hub, with revision a branch, tag or commit of it. Weights are read from safetensors alone, so no
         code from there is ever run.
-    exits: whether METR's exit heads come along; without them it is the plain reduced model.
+    exits: whether the exit heads come along (`Exits`); without them it is the plain reduced model.
     method: another method, or its name, in place of the saved one; None gives the model with all its tokens.
     Errors: ValueError for a config or weights that do not fit; OSError (FileNotFoundError) where nothing is found.
     """
@@ -94,9 +94,7 @@ def _acting(config: Config, exits: bool, method: Method | str | None) -> Method 
     wanted = config.method if method == SAVED else method
     if isinstance(wanted, str):
         wanted = method_from(wanted)
-    if isinstance(wanted, METR) and not exits:
-        return wanted.method
-    return wanted
+    return wanted if wanted is None or exits else replace(wanted, exits=None)
 
 
 def _fetch(repository: str, revision: str | None) -> Path:

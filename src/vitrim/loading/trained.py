@@ -9,21 +9,21 @@ from pathlib import Path
 from torch import nn
 
 from ..api import reduce_tokens
+from ..core.exits import TRAINING_ONLY, Exits
 from ..core.method import Method
-from ..core.stack import TRAINING_ONLY, WEIGHTS
-from ..methods import METR
+from ..core.token_block import WEIGHTS
 from .build import adapting, build_for, load_model
 from .weights import fit, read_checkpoint
 
 
 def load_exits(model: str, checkpoint: Path, method: Method, img_size: int | None) -> nn.Module:
-    """The model with the exit heads of the checkpoint, reduced by METR over the method; ValueError without heads."""
+    """The model, reduced by the method, with the exit heads of the checkpoint; ValueError without heads."""
     state = read_checkpoint(checkpoint)
     exits = exits_in(state)
     if not exits:
         raise ValueError(f"{checkpoint} has no exit heads (keys blocks.N.method.exit.*): train the model with METR.")
     net = build_for(model, state, img_size)
-    reduce_tokens(net, METR(method=method, exits=exits))
+    reduce_tokens(net, method, exits=Exits(layers=exits))
     fit(net, state, model, checkpoint, adapt=adapting(img_size))
     return net
 

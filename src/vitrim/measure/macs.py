@@ -72,7 +72,7 @@ def block_macs(spec: ViTSpec, method: Method | None, num_patches: int | None = N
 
     What the reduction itself costs is included.
     """
-    method = None if method is None else method.build(spec)
+    method = None if method is None else method.built_for(spec)
     counts = list(_patch_counts(spec, method, num_patches))
     total = spec.opaque_macs + counts[-1][1] * spec.head_macs
     for layer, (before, after) in enumerate(counts):
@@ -95,7 +95,7 @@ def _patch_counts(spec: ViTSpec, method: Method | None, num_patches: int | None)
     if spec.opaque_layers and before != spec.num_patches:
         raise ValueError(f"{spec.name} takes {spec.num_patches} patches and no other number, not {before}.")
     if method is not None:
-        method = method.build(spec)
+        method = method.built_for(spec)
         check_opaque(method, spec)
         if method.varies:
             raise ValueError(

@@ -73,7 +73,7 @@ def _solve(method: Method, spec: ViTSpec, model_macs: int, target: int, settings
     def at(step: int) -> Method:
         return method.at(scale.value(step))
 
-    at(scale.high).build(spec)  # what is wrong with other settings is said here
+    at(scale.high).built_for(spec)  # what is wrong with other settings is said here
     runs = list(_runs(scale, lambda step: reduced_macs(model_macs, spec, at(step))))
     lowest = min(run.macs for run in runs)
     if not lowest <= target <= model_macs:

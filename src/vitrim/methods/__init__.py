@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
 from functools import partial
 from typing import Any
 
@@ -12,7 +11,7 @@ from .baselines import Random
 from .beyond_attentive import BeyondAttentive
 from .evit import EViT
 from .metr import METR
-from .registry import add, classes, makers, method_from, register_method, settings_of
+from .registry import add, classes, makers, method_from, parameters, register_method, settings_of
 from .token_mergence import TokenMergence
 from .tome import ToMe
 
@@ -29,6 +28,7 @@ __all__ = [
     "classes",
     "makers",
     "method_from",
+    "parameters",
     "register_method",
     "settings_of",
 ]
@@ -37,9 +37,9 @@ __all__ = [
 TM, BAT = TokenMergence, BeyondAttentive
 
 
-def metr(method: Method | str = "evit", **settings: Any) -> METR:
-    """METR over a method or the name of one (default: EViT with fusion), which takes the settings that METR has not."""
-    own = {field.name for field in fields(METR)}
+def metr(method: Method | str = "evit", **settings: Any) -> Method:
+    """METR of a method or the name of one (default: EViT with fusion), which takes the settings that METR has not."""
+    own = parameters(METR)
     inner = {name: value for name, value in settings.items() if name not in own}
     if isinstance(method, str):
         method = method_from(method, **inner)
@@ -49,9 +49,8 @@ def metr(method: Method | str = "evit", **settings: Any) -> METR:
 
 
 def _settings_of_metr() -> dict[str, Any]:
-    """METR's settings and those of EViT inside it."""
-    own = {field.name: field.default for field in fields(METR)}
-    return {**own, "method": "evit", **settings_of("evit")}
+    """METR's settings and those of EViT, which it goes with where nothing else is said."""
+    return {key: each.default for key, each in parameters(METR).items()} | {"method": "evit"} | settings_of("evit")
 
 
 for _cls in (EViT, TokenMergence, BeyondAttentive, ToMe, AttentionMass, Random):

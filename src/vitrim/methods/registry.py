@@ -10,13 +10,13 @@ import inspect
 import re
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import MISSING, fields, is_dataclass
+from dataclasses import MISSING, fields
 from functools import cache, partial
 from importlib.metadata import entry_points
 from types import MappingProxyType
 from typing import Any, TypeVar
 
-from ..core.method import Method
+from ..core.method import Method, is_decorated
 from ..core.notice import VitrimWarning
 
 GROUP = "vitrim.methods"
@@ -26,7 +26,7 @@ C = TypeVar("C", bound=type[Method])
 SHORT = {"tm": "token_mergence", "bat": "beyond_attentive"}  # as the papers have it
 
 _makers: dict[str, Callable[..., Method]] = {}
-_classes: dict[str, type[Method]] = {}
+_classes: dict[str, Callable[..., Method]] = {}
 _settings: dict[str, Callable[[], dict[str, Any]]] = {}  # of names whose settings the signature does not tell
 
 
@@ -37,13 +37,11 @@ def register_method(cls: C) -> C:
     that names its methods under the entry points `vitrim.methods` need not call it. Returns the class. ValueError for
     a class that is no such method, or for a name, of method or class, that another has.
     """
-    if not (isinstance(cls, type) and issubclass(cls, Method) and is_dataclass(cls)):
+    if not (isinstance(cls, type) and issubclass(cls, Method) and cls is not Method and is_decorated(cls)):
         raise ValueError(f"a method is a frozen dataclass that inherits from vitrim.Method, not {cls!r}.")
     name = getattr(cls, "name", None)
     if not isinstance(name, str) or not NAME.fullmatch(name):
         raise ValueError(f"{cls.__name__}: name is lower-case letters, digits, _, + and -, not {name!r}.")
-    if not cls.__dataclass_params__.frozen:
-        raise ValueError(f"{cls.__name__}: a method is a value, so its dataclass must be frozen=True.")
     without = [each.name for each in fields(cls) if each.default is MISSING and each.default_factory is MISSING]
     if without:
         raise ValueError(f"{cls.__name__}: every setting needs a default, and {', '.join(without)} has none.")
@@ -58,7 +56,7 @@ def register_method(cls: C) -> C:
 def add(
     name: str,
     make: Callable[..., Method],
-    cls: type[Method] | None = None,
+    cls: Callable[..., Method] | None = None,
     settings: Callable[[], dict[str, Any]] | None = None,
 ) -> None:
     """One more name. cls: the class, where it goes by that name. settings: its settings, if not make's signature."""
@@ -75,8 +73,8 @@ def makers() -> Mapping[str, Callable[..., Method]]:
     return MappingProxyType(_makers)
 
 
-def classes() -> Mapping[str, type[Method]]:
-    """The classes of methods by their own names."""
+def classes() -> Mapping[str, Callable[..., Method]]:
+    """The classes of methods, and what makes one with exits, by their own names."""
     _load_packages()
     return MappingProxyType(_classes)
 
@@ -103,11 +101,17 @@ def method_from(name: str, **settings: Any) -> Method:
 def settings_of(name: str) -> dict[str, Any]:
     """The settings that go with a method's name, with their defaults."""
     name = SHORT.get(name, name)
-    make = makers()[name]
     if name in _settings:
         return _settings[name]()
+    return {key: each.default for key, each in parameters(makers()[name]).items()}
+
+
+def parameters(make: Callable[..., Method]) -> dict[str, inspect.Parameter]:
+    """What can be set in making a method; `exits` stand beside it."""
     fixed = make.keywords if isinstance(make, partial) else {}
-    return {key: each.default for key, each in inspect.signature(make).parameters.items() if key not in fixed}
+    beside = {"exits"} if isinstance(make.func if isinstance(make, partial) else make, type) else set()
+    found = inspect.signature(make).parameters
+    return {key: each for key, each in found.items() if key not in fixed and key not in beside}
 
 
 def _check_fixed(name: str, settings: Mapping[str, Any]) -> None:

@@ -19,7 +19,6 @@ from ..loading.folder import CONFIG_FILE, Config
 from ..loading.weights import is_learned
 from ..measure.evaluate import input_size_of
 from ..measure.macs import count_macs, token_counts
-from ..methods import METR
 from ..text import shown
 
 TEMPLATE = "card.md.jinja"
@@ -56,7 +55,7 @@ def render(model: nn.Module, config: Config, about: About) -> str:
         tags=["vitrim", "timm", "vision-transformer", *_tags(method)],
         method=method,
         method_name=_name(method),
-        has_exits=isinstance(method, METR) and bool(method.exits),
+        has_exits=method is not None and method.exits is not None,
         full=full,
         reduced=None if method is None else _cost(model, spec, method),
         parameters=_num_parameters(model, lambda key: not is_learned(key)),
@@ -67,7 +66,7 @@ def render(model: nn.Module, config: Config, about: About) -> str:
 
 
 def _cost(model: nn.Module, spec: ViTSpec, method: Method | None) -> Mapping[str, str]:
-    if method is not None and method.build(spec).varies:
+    if method is not None and method.built_for(spec).varies:
         return {"gmacs": "as the image needs", "tokens": "as the image needs"}
     return {"gmacs": f"{count_macs(model) / 1e9:.4g}", "tokens": _runs(token_counts(spec, method))}
 
@@ -85,13 +84,11 @@ def _runs(counts: tuple[int, ...]) -> str:
 def _tags(method: Method | None) -> list[str]:
     if method is None:
         return []
-    return ["token-reduction", method.name, *([method.method.name] if isinstance(method, METR) else [])]
+    return ["token-reduction", *([] if method.exits is None else [method.exits.name]), method.name]
 
 
 def _name(method: Method | None) -> str:
-    if isinstance(method, METR):
-        return f"{type(method.method).__name__}, trained with METR"
-    return type(method).__name__
+    return type(method).__name__ + (", trained with METR" if method is not None and method.exits is not None else "")
 
 
 def _plain(value: object) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, fields, is_dataclass, replace
+from dataclasses import asdict, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from ..backbones.reader import Installed, find_stack, read_backbone
-from ..core.method import Method
+from ..core.method import Method, plain_settings
 from ..core.spec import ViTSpec
 from ..loading.folder import CARD_FILE, CONFIG_FILE, WEIGHTS_FILE, Config, foreign_files, is_ours
 from ..loading.from_pretrained import load_saved
@@ -103,16 +103,15 @@ def settled(method: Method, spec: ViTSpec) -> Method:
     """
     for each in (method, _with_lists(method)):
         with suppress(ValueError):
-            if each.build(spec) == method:
+            if each.built_for(spec) == method:
                 return each
     raise ValueError(f"{method} is not what it makes of itself on {spec.name}, so it could not be read again.")
 
 
 def _with_lists(method: Method) -> Method:
-    settings: dict[str, Any] = {field.name: getattr(method, field.name) for field in fields(method)}  # type: ignore[arg-type]
-    lists = {name: list(value) for name, value in settings.items() if isinstance(value, tuple)}
-    nested = {name: _with_lists(value) for name, value in settings.items() if isinstance(value, Method)}
-    return replace(method, **lists, **nested)  # type: ignore[type-var]  # all methods are dataclasses
+    settings = plain_settings(method).items()
+    lists: dict[str, Any] = {name: list(value) for name, value in settings if isinstance(value, tuple)}
+    return replace(method, **lists)
 
 
 def _versions() -> dict[str, str]:

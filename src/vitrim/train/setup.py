@@ -9,7 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from ..backbones.reader import find_stack, read_backbone
-from ..core.stack import TRAINING_ONLY, WEIGHTS, TokenStack
+from ..core.amount import KEEP_RATE
+from ..core.exits import TRAINING_ONLY
+from ..core.method import plain_settings
+from ..core.stack import TokenStack
+from ..core.token_block import WEIGHTS
 from ..measure.batches import ImageDataset
 from ..measure.evaluate import eval_transform, input_size_of
 from ..measure.macs import count_macs
@@ -71,8 +75,7 @@ class Setup:
         self._rate: object = None
         if method is not None and warms:
             method.at_keep_rate(1.0)  # an error says if it has none
-            reducing: Any = getattr(method, "method", method)  # METR's is inside
-            self.target_rate = reducing.keep_rate
+            self.target_rate = plain_settings(method)[KEEP_RATE.setting]
 
     def _set_up_optimisation(self) -> None:
         from timm.optim import create_optimizer_v2

@@ -17,7 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from ..api import method_from, reduce_tokens
-from ..core.stack import TRAINING_ONLY, WEIGHTS
+from ..core.exits import TRAINING_ONLY
+from ..core.token_block import WEIGHTS
 from ..loading.build import adapting, build_model, load_model
 from ..loading.weights import fit, read_checkpoint
 from .recipe import Recipe

@@ -1,0 +1,165 @@
+"""Exits: heads on the class token of some blocks, trained along with any method.
+
+From METR: A Simple Romance Between Multi-Exit Vision Transformer and Token Reduction (ICLR 2024). Official code:
+https://github.com/LiuDongyang6/METR (Apache-2.0), a fork of EViT's.
+In early blocks the class token's attention says little about which patches matter. Exit heads, trained on the labels
+and on the final head's output, force class information into it early on; the scores of any method improve with it.
+The heads cost nothing at inference, which can do without them, or let images leave at them (`vitrim.anytime`).
+
+As in the official code: a head is LayerNorm (eps 1e-6), Linear, Tanh, Linear, on the output of the block; the loss
+adds 0.15 times the sum of the exits' losses, and 0.15 times the sum of their divergences from the final output.
+The release lacks its divergence; ours is the usual one: KL(final || exit) of softmax(logits / T), the final output
+detached, mean over the batch, times T squared.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from torch import Tensor, nn
+from torch.nn.functional import kl_div
+
+from .precision import widen
+from .schedule import check_layers, is_number
+from .spec import ViTSpec
+from .tokens import Tokens
+
+if TYPE_CHECKING:
+    from .method import Method
+
+TRAINING_ONLY = "exit"  # name, among what a block learns, of what inference can do without
+Criterion = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Exits:
+    """Exit heads to train along with a method, so that early class attention can be trusted.
+
+    Args:
+        layers: blocks, 0-based, whose class token feeds a head; None takes the blocks that reduce, at whatever rate.
+        exit_weight: factor of the exits' losses.
+        distill_weight: factor of their divergences from the final output.
+        temperature: of these divergences.
+
+    Raises:
+        ValueError: for a weight below 0, or a temperature that is not above 0.
+
+    >>> Exits(layers=(3, 6, 9))
+    Exits(layers=(3, 6, 9), exit_weight=0.15, distill_weight=0.15, temperature=1.0)
+    """
+
+    layers: Sequence[int] | None = None
+    exit_weight: float = 0.15
+    distill_weight: float = 0.15
+    temperature: float = 1.0
+
+    name = "metr"  # under which the heads tell their logits
+
+    def __post_init__(self) -> None:
+        for setting in ("exit_weight", "distill_weight"):
+            if not _is_finite(getattr(self, setting)) or getattr(self, setting) < 0:
+                raise ValueError(f"metr's exits: {setting} must be at least 0, not {getattr(self, setting)!r}.")
+        if not _is_finite(self.temperature) or self.temperature <= 0:
+            raise ValueError(f"metr's exits: temperature must be above 0, not {self.temperature!r}.")
+
+    def build(self, method: Method, spec: ViTSpec) -> Exits:
+        """These exits beside a built method, with their blocks resolved for one model; ValueError without a fit."""
+        if not spec.has_cls:
+            raise ValueError(f"metr puts its exit heads on the class token, and {spec.name} has none.")
+        if spec.num_classes < 1:
+            raise ValueError(
+                f"metr: {spec.name} has no classifier, so its exits have nothing to predict (a head of your own "
+                "counts as none where it does not show how many classes it tells)."
+            )
+        layers = _reducing_layers(method, spec) if self.layers is None else self.layers
+        if self.layers is None and not layers:
+            raise ValueError(f"metr: {method.name} reduces in no block, so name the exits' blocks.")
+        layers = check_layers(layers, spec.depth, "metr's exits")
+        if layers[0] < spec.opaque_layers:
+            raise ValueError(
+                f"metr's exits cannot stand in block {layers[0]}, and blocks 0 to {spec.opaque_layers - 1} of "
+                f"{spec.name} only run as a whole: name blocks from {spec.opaque_layers} on."
+            )
+        return replace(self, layers=layers)
+
+    def beside(self, weights: nn.Module | None, layer: int, spec: ViTSpec) -> nn.Module | None:
+        """What the method learns in a block, with the head of the exit there."""
+        assert self.layers is not None, "build() comes first"
+        if layer not in self.layers:
+            return weights
+        weights = nn.Module() if weights is None else weights
+        if hasattr(weights, TRAINING_ONLY):
+            raise ValueError(
+                f"metr's exits: the method learns a {TRAINING_ONLY!r} of its own in block {layer}, so no other can "
+                "stand there."
+            )
+        weights.add_module(TRAINING_ONLY, exit_head(spec.channels, spec.num_classes))
+        return weights
+
+    def tell(self, layer: int, tokens: Tokens, weights: nn.Module | None) -> Tokens:
+        """The tokens that leave a block, with what the exit there says of them."""
+        assert self.layers is not None, "build() comes first"
+        if layer not in self.layers:
+            return tokens
+        head = getattr(weights, TRAINING_ONLY, None)
+        if head is None:
+            raise ValueError(
+                f"block {layer} holds no exit head: apply exits with reduce_tokens, which makes the heads; a method "
+                "that is swapped in brings none."
+            )
+        return tokens.tell(self.name, head(tokens.first_BC))
+
+    def losses_of(self, tokens: Tokens, logits_BK: Tensor, criterion: Criterion) -> dict[str, Tensor]:
+        """The losses for what the exits told on the way to these tokens; {} if they told nothing."""
+        told = tokens.told(self.name)
+        return self.losses(told, logits_BK, criterion) if told else {}
+
+    def losses(self, told: tuple[Tensor, ...], logits_BK: Tensor, criterion: Criterion) -> dict[str, Tensor]:
+        """Weighted losses by name, each a scalar. told: logits of the exits. criterion: logits to their loss."""
+        check_widths((exit_BK.shape[1] for exit_BK in told), logits_BK.shape[1])
+        zero = logits_BK.new_zeros(())
+        exits = sum((criterion(exit_BK) for exit_BK in told), zero)
+        distillation = sum((divergence(exit_BK, logits_BK, self.temperature) for exit_BK in told), zero)
+        return {"exits": self.exit_weight * exits, "distillation": self.distill_weight * distillation}
+
+
+def exit_head(channels: int, num_classes: int) -> nn.Sequential:
+    """The official head: [B, C] to logits [B, classes]."""
+    return nn.Sequential(
+        nn.LayerNorm(channels, eps=1e-6), nn.Linear(channels, channels), nn.Tanh(), nn.Linear(channels, num_classes)
+    )
+
+
+def check_widths(exits: Iterable[int], head: int) -> None:
+    """ValueError unless the exits tell as many classes as the head."""
+    for width in exits:
+        if width != head:
+            raise ValueError(
+                f"METR's exits tell {width} classes and the model's head {head}: where the head was exchanged, "
+                "restore(model) and reduce again."
+            )
+
+
+def divergence(student_BK: Tensor, teacher_BK: Tensor, temperature: float = 1.0) -> Tensor:
+    """KL(teacher || student) of softened probabilities, mean over the batch, times T squared; teacher detached."""
+    student = (widen(student_BK) / temperature).log_softmax(dim=1)
+    teacher = (widen(teacher_BK.detach()) / temperature).log_softmax(dim=1)
+    return kl_div(student, teacher, reduction="batchmean", log_target=True) * temperature**2
+
+
+def _reducing_layers(method: Method, spec: ViTSpec) -> tuple[int, ...]:
+    """Where a built method reduces; the layers of a keep rate count at any rate, so that a warm-up may start at 1."""
+    layers = set(getattr(method, "layers", ()))
+    num_patches = spec.num_patches
+    for layer in range(spec.depth):
+        left = method.num_kept(layer, num_patches)
+        layers |= {layer} if left < num_patches else set()
+        num_patches = left
+    return tuple(sorted(layers))
+
+
+def _is_finite(value: object) -> bool:
+    return is_number(value) and abs(value) <= sys.float_info.max
