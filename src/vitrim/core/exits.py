@@ -77,13 +77,7 @@ class Exits:
         layers = _reducing_layers(method, spec) if self.layers is None else self.layers
         if self.layers is None and not layers:
             raise ValueError(f"metr: {method.name} reduces in no block, so name the exits' blocks.")
-        layers = check_layers(layers, spec.depth, "metr's exits")
-        if layers[0] < spec.opaque_layers:
-            raise ValueError(
-                f"metr's exits cannot stand in block {layers[0]}, and blocks 0 to {spec.opaque_layers - 1} of "
-                f"{spec.name} only run as a whole: name blocks from {spec.opaque_layers} on."
-            )
-        return replace(self, layers=layers)
+        return replace(self, layers=check_layers(layers, spec.depth, "metr's exits"))
 
     def beside(self, weights: nn.Module | None, layer: int, spec: ViTSpec) -> nn.Module | None:
         """What the method learns in a block, with the head of the exit there."""

@@ -189,9 +189,11 @@ def check_opaque(method: Method, spec: ViTSpec) -> None:
     for layer in range(first):
         patches = spec.num_patches
         reduces = method.num_kept(layer, patches) != patches or method.extra_macs(layer, patches, spec) > 0
-        if reduces or method.make_weights(layer, spec) is not None:
+        acts = reduces or method.make_weights(layer, spec) is not None
+        name = method.name if acts else Exits.name
+        if acts or method.learned_in(layer, spec) is not None:
             raise ValueError(
-                f"{method.name} would act in block {layer}, and blocks 0 to {first - 1} of {spec.name} only run as a "
+                f"{name} would act in block {layer}, and blocks 0 to {first - 1} of {spec.name} only run as a "
                 f"whole: let it act from block {first} on, by its layers, or by a list that starts with {first} zeros "
                 f"where it takes one number per block, as in r={[0] * first + [4] * (spec.depth - first)}."
             )
