@@ -41,14 +41,19 @@ class Facts:
     others: dict[str, dict[str, Any]]  # further names, and the settings that they stand for
 
     @cached_property
-    def cls(self) -> type[vitrim.Method]:
+    def value(self) -> Any:
+        """What has the settings: the method, or the exits that its name puts beside one."""
+        return _value(self.method)
+
+    @cached_property
+    def cls(self) -> type[Any]:
         """Its class."""
-        return type(self.method)
+        return type(self.value)
 
     @cached_property
     def public(self) -> list[str]:
         """The names of its class in vitrim, its own first."""
-        found = [name for name in vitrim.__all__ if getattr(vitrim, name) is self.cls]
+        found = [name for name in vitrim.__all__ if getattr(vitrim, name) is self.cls or name.lower() == self.name]
         return sorted(found, key=lambda name: name != self.cls.__name__)
 
     @cached_property
@@ -59,14 +64,13 @@ class Facts:
     @cached_property
     def settings(self) -> list[Setting]:
         """Its fields, with what the docstrings of the class and its bases say of them."""
-        fields = dataclasses.fields(typing.cast(Any, self.method))
-        names = [field.name for field in fields]
+        names = [field.name for field in dataclasses.fields(self.value) if field.name != "exits"]
         found: dict[str, str] = {}
         for base in self.cls.__mro__:
             found = meanings(doc_of(base), names) | found
         hints = _hints(self.cls)
         return [
-            Setting(name, kind_of(hints[name]), repr(getattr(self.method, name)), found.get(name, "")) for name in names
+            Setting(name, kind_of(hints[name]), repr(getattr(self.value, name)), found.get(name, "")) for name in names
         ]
 
     @cached_property
@@ -85,9 +89,9 @@ class Facts:
 
 def all_methods() -> list[Facts]:
     """The registered methods, one entry for all names of a class."""
-    names: dict[type[vitrim.Method], list[str]] = {}
+    names: dict[type[Any], list[str]] = {}
     for name in vitrim.list_methods():
-        names.setdefault(type(vitrim.method_from(name)), []).append(name)
+        names.setdefault(type(_value(vitrim.method_from(name))), []).append(name)
     found = []
     for cls, known in names.items():
         own = cls.name if cls.name in known else known[0]
@@ -95,6 +99,10 @@ def all_methods() -> list[Facts]:
         others = {name: _differences(method, vitrim.method_from(name)) for name in known if name != own}
         found.append(Facts(own, method, others | _short_names(cls, known)))
     return found
+
+
+def _value(method: vitrim.Method) -> Any:
+    return method if method.exits is None else method.exits
 
 
 def kind_of(hint: Any) -> str:
@@ -126,7 +134,7 @@ def _differences(plain: vitrim.Method, other: vitrim.Method) -> dict[str, Any]:
     return {name: getattr(other, name) for name in names if getattr(other, name) != getattr(plain, name)}
 
 
-def _short_names(cls: type[vitrim.Method], known: Sequence[str]) -> dict[str, dict[str, Any]]:
+def _short_names(cls: type[Any], known: Sequence[str]) -> dict[str, dict[str, Any]]:
     """Names that are understood and not listed: the lower-case ones of its class."""
     short = {name.lower() for name in vitrim.__all__ if getattr(vitrim, name) is cls} - set(known)
     return {name: {} for name in sorted(short) if _is_name(name)}

@@ -62,7 +62,7 @@ def test_every_setting_of_every_method_can_be_written(name: str) -> None:
     method = vitrim.method_from(name)
     for setting in vars(method):
         value = getattr(method, setting)
-        if not isinstance(value, vitrim.Method) and setting in vitrim.methods.settings_of(name):
+        if setting != "exits" and setting in vitrim.methods.settings_of(name):
             (choice,) = read_methods(f"{name} {setting}={value}")
             assert vitrim.method_from(name, **choice.settings) == method
 

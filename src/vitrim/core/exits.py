@@ -1,7 +1,6 @@
-"""Exits: heads on the class token of some blocks, trained along with any method.
+"""METR's exits: A Simple Romance Between Multi-Exit Vision Transformer and Token Reduction (ICLR 2024).
 
-From METR: A Simple Romance Between Multi-Exit Vision Transformer and Token Reduction (ICLR 2024). Official code:
-https://github.com/LiuDongyang6/METR (Apache-2.0), a fork of EViT's.
+Official code: https://github.com/LiuDongyang6/METR (Apache-2.0), a fork of EViT's.
 In early blocks the class token's attention says little about which patches matter. Exit heads, trained on the labels
 and on the final head's output, force class information into it early on; the scores of any method improve with it.
 The heads cost nothing at inference, which can do without them, or let images leave at them (`vitrim.anytime`).
