@@ -11,7 +11,8 @@ from torch import nn
 from ..api import method_from
 from ..backbones.reader import read_backbone
 from ..core.amount import KEEP_RATE
-from ..core.method import Method, check_opaque, plain_settings
+from ..core.checks import check_opaque
+from ..core.method import Method, plain_settings
 from ..core.scored import WITHOUT_CLS
 from ..core.spec import ViTSpec
 from ..kinds import is_number

@@ -16,7 +16,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 from torch.nn.functional import kl_div
@@ -25,9 +24,6 @@ from .precision import widen
 from .schedule import check_layers, is_number
 from .spec import ViTSpec
 from .tokens import Tokens
-
-if TYPE_CHECKING:
-    from .method import Method
 
 TRAINING_ONLY = "exit"  # name, among what a block learns, of what inference can do without
 Criterion = Callable[[Tensor], Tensor]
@@ -64,8 +60,11 @@ class Exits:
         if not _is_finite(self.temperature) or self.temperature <= 0:
             raise ValueError(f"metr's exits: temperature must be above 0, not {self.temperature!r}.")
 
-    def build(self, method: Method, spec: ViTSpec) -> Exits:
-        """These exits beside a built method, with their blocks resolved for one model; ValueError without a fit."""
+    def build(self, method: str, reducing: Sequence[int], spec: ViTSpec) -> Exits:
+        """These exits with their blocks resolved for one model; ValueError where they do not fit.
+
+        method, reducing: the name of the method beside which they stand, and the blocks where it reduces.
+        """
         if not spec.has_cls:
             raise ValueError(f"metr puts its exit heads on the class token, and {spec.name} has none.")
         if spec.num_classes < 1:
@@ -73,9 +72,9 @@ class Exits:
                 f"metr: {spec.name} has no classifier, so its exits have nothing to predict (a head of your own "
                 "counts as none where it does not show how many classes it tells)."
             )
-        layers = _reducing_layers(method, spec) if self.layers is None else self.layers
+        layers = reducing if self.layers is None else self.layers
         if self.layers is None and not layers:
-            raise ValueError(f"metr: {method.name} reduces in no block, so name the exits' blocks.")
+            raise ValueError(f"metr: {method} reduces in no block, so name the exits' blocks.")
         return replace(self, layers=check_layers(layers, spec.depth, "metr's exits"))
 
     def beside(self, weights: nn.Module | None, layer: int, spec: ViTSpec) -> nn.Module | None:
@@ -141,17 +140,6 @@ def divergence(student_BK: Tensor, teacher_BK: Tensor, temperature: float = 1.0)
     student = (widen(student_BK) / temperature).log_softmax(dim=1)
     teacher = (widen(teacher_BK.detach()) / temperature).log_softmax(dim=1)
     return kl_div(student, teacher, reduction="batchmean", log_target=True) * temperature**2
-
-
-def _reducing_layers(method: Method, spec: ViTSpec) -> tuple[int, ...]:
-    """Where a built method reduces; the layers of a keep rate count at any rate, so that a warm-up may start at 1."""
-    layers = set(getattr(method, "layers", ()))
-    num_patches = spec.num_patches
-    for layer in range(spec.depth):
-        left = method.num_kept(layer, num_patches)
-        layers |= {layer} if left < num_patches else set()
-        num_patches = left
-    return tuple(sorted(layers))
 
 
 def _is_finite(value: object) -> bool:

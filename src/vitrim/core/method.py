@@ -87,7 +87,20 @@ class Method:
     def built_for(self: M, spec: ViTSpec) -> M:
         """This method and the exits beside it with every default resolved for one model; ValueError without a fit."""
         built = cast(M, self.build(spec))
-        return built if self.exits is None else replace(built, exits=self.exits.build(built, spec))
+        return (
+            built
+            if self.exits is None
+            else replace(built, exits=self.exits.build(self.name, built.reducing_layers(spec), spec))
+        )
+
+    def reducing_layers(self, spec: ViTSpec) -> tuple[int, ...]:
+        """Where this built method reduces, 0-based; its `layers`, if it has any, count at whatever rate."""
+        layers, num_patches = set(getattr(self, "layers", ())), spec.num_patches
+        for layer in range(spec.depth):
+            left = self.num_kept(layer, num_patches)
+            layers |= {layer} if left < num_patches else set()
+            num_patches = left
+        return tuple(sorted(layers))
 
     def num_kept(self, layer: int, num_patches: int) -> int:
         """Patch tokens that leave block `layer` (0-based) when num_patches enter it."""
@@ -178,34 +191,6 @@ def plain_settings(method: Method) -> dict[str, Any]:
 def is_decorated(cls: type[Method]) -> bool:
     """Whether the class is a dataclass of its own, or of a method's, and so knows its settings."""
     return any("__dataclass_params__" in vars(base) for base in cls.__mro__[: cls.__mro__.index(Method)])
-
-
-def check_opaque(method: Method, spec: ViTSpec) -> None:
-    """ValueError where a built method would act in one of the blocks that only run as a whole.
-
-    What acts shows in the count that it keeps, in what it costs, or in what it learns.
-    """
-    first = spec.opaque_layers
-    for layer in range(first):
-        patches = spec.num_patches
-        reduces = method.num_kept(layer, patches) != patches or method.extra_macs(layer, patches, spec) > 0
-        acts = reduces or method.make_weights(layer, spec) is not None
-        name = method.name if acts else Exits.name
-        if acts or method.learned_in(layer, spec) is not None:
-            raise ValueError(
-                f"{name} would act in block {layer}, and blocks 0 to {first - 1} of {spec.name} only run as a "
-                f"whole: let it act from block {first} on, by its layers, or by a list that starts with {first} zeros "
-                f"where it takes one number per block, as in r={[0] * first + [4] * (spec.depth - first)}."
-            )
-
-
-def check_shared(method: Method, learning: Sequence[nn.Module]) -> None:
-    """ValueError where a method would learn two things under one name: in a block that stands in two places."""
-    if len({id(block) for block in learning}) < len(learning):
-        raise ValueError(
-            f"{method.name} learns something of its own in each block, and one block stands in several places: give "
-            "each place a copy (copy.deepcopy), or take a method that learns nothing."
-        )
 
 
 def pseudo_random(count: int, seed: int, layer: int, device: torch.device) -> Tensor:

@@ -16,9 +16,10 @@ from torch import nn
 
 from . import listening
 from .block_reader import BlockReader
+from .checks import check_opaque, check_shared
 from .hooks import dispatch_like
 from .listening import Publisher, Recorder, Snapshot
-from .method import Method, check_opaque, check_shared
+from .method import Method
 from .spec import ViTSpec
 from .token_block import Acting, TokenBlock, blank_view
 from .tokens import Tokens

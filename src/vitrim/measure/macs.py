@@ -13,7 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..core.method import Method, check_opaque
+from ..core.checks import check_opaque
+from ..core.method import Method
 from ..core.spec import ViTSpec
 from ..heads import check_module
 from ..tracing import run_uncompiled
