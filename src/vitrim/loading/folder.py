@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..core.exits import TRAINING_ONLY
 from ..core.method import Method
 from ..text import shown
 from .method_json import method_from_json, method_to_json
