@@ -19,6 +19,7 @@ myst_heading_anchors = 4
 suppress_warnings = ["misc.highlighting_failure"]
 add_module_names = False
 autodoc_typehints_format = "short"
+autodoc_inherit_docstrings = False
 autodoc_member_order = "bysource"
 python_use_unqualified_type_names = True
 python_maximum_signature_line_length = 88
@@ -26,6 +27,7 @@ napoleon_use_rtype = False
 napoleon_preprocess_types = True
 
 html_theme = "furo"
+pygments_dark_style = "monokai"
 html_title = "vitrim"
 html_show_sphinx = False
 html_copy_source = False

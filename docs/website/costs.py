@@ -31,7 +31,7 @@ def costs(facts: Facts, results: Path = RESULTS) -> list[str]:
 
 def is_of(label: str, facts: Facts) -> bool:
     """Whether a row's method is this one: the label is a name of it, or begins with one, 'EViT 0.7, no fusion'."""
-    known = {facts.name, *facts.others, *map(str.lower, facts.public), facts.cls.__name__.lower()}
+    known = {facts.name, *facts.others, *map(str.lower, facts.public), facts.home.__name__.lower()}
     return label.lower() in known or label.partition(" ")[0].lower() in known
 
 

@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 SECTION = re.compile(r"^(?:Args|Attributes|Parameters|Settings):[ ]*\n", re.M)
 ERRORS = r"(?:Errors|Raises|Returns): "
+OTHERS = re.compile(r"(?:Raises|Returns|Yields|Examples?):\s*\n")
 CODE = re.compile(r"(``.*?``|`.*?`)", re.S)
 
 
@@ -58,8 +59,9 @@ def take_apart(doc: str, names: Collection[str]) -> list[str | Parameter]:
 
 
 def prose_of(doc: str, names: Collection[str]) -> list[str]:
-    """The paragraphs that describe no parameter, examples left out."""
-    return [part for part in take_apart(doc, names) if isinstance(part, str) and not is_example(part)]
+    """The paragraphs that describe no parameter, examples and other sections left out."""
+    prose = [part for part in take_apart(doc, names) if isinstance(part, str)]
+    return [part for part in prose if not is_example(part) and not OTHERS.match(part)]
 
 
 def meanings(doc: str, names: Collection[str]) -> dict[str, str]:

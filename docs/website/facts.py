@@ -10,10 +10,11 @@ import types
 import typing
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, NamedTuple
 
 import vitrim
+from vitrim.methods import makers, settings_of
 
 from .docstrings import doc_of, meanings, paragraphs, prose_of
 
@@ -38,71 +39,85 @@ class Facts:
 
     name: str
     method: vitrim.Method  # at its defaults
+    home: Any  # its class; or, of a name that stands for several things together, what makes it
     others: dict[str, dict[str, Any]]  # further names, and the settings that they stand for
 
     @cached_property
-    def value(self) -> Any:
-        """What has the settings: the method, or the exits that its name puts beside one."""
-        return _value(self.method)
-
-    @cached_property
-    def cls(self) -> type[Any]:
-        """Its class."""
-        return type(self.value)
-
-    @cached_property
     def public(self) -> list[str]:
-        """The names of its class in vitrim, its own first."""
-        found = [name for name in vitrim.__all__ if getattr(vitrim, name) is self.cls or name.lower() == self.name]
-        return sorted(found, key=lambda name: name != self.cls.__name__)
+        """Its names in vitrim, its own first."""
+        found = [name for name in vitrim.__all__ if getattr(vitrim, name) is self.home]
+        return sorted(found, key=lambda name: name != self.home.__name__)
 
     @cached_property
     def title(self) -> str:
-        """What tables call it: the shortest name of its class."""
-        return min(self.public, key=len, default=self.cls.__name__)
+        """What tables call it: the shortest of its names."""
+        return min(self.public, key=len, default=self.home.__name__)
 
     @cached_property
     def settings(self) -> list[Setting]:
-        """Its fields, with what the docstrings of the class and its bases say of them."""
-        names = [field.name for field in dataclasses.fields(self.value) if field.name != "exits"]
+        """What goes with its name, and what the docstrings say of that: its own, its class's and its bases'."""
+        defaults = settings_of(self.name)
         found: dict[str, str] = {}
-        for base in self.cls.__mro__:
-            found = meanings(doc_of(base), names) | found
-        hints = _hints(self.cls)
+        hints: dict[str, Any] = {}
+        classes = (cls for thing in (self.method, *self._parts) for cls in type(thing).__mro__)
+        for thing in dict.fromkeys((self.home, *classes)):
+            found = meanings(doc_of(thing), defaults) | found
+            hints = _hints(thing) | hints
         return [
-            Setting(name, kind_of(hints[name]), repr(getattr(self.value, name)), found.get(name, "")) for name in names
+            Setting(name, kind_of(hints[name]) if name in hints else "", _shown(default), found.get(name, ""))
+            for name, default in defaults.items()
         ]
 
     @cached_property
     def does(self) -> list[str]:
-        """Paragraphs of its class's docstring, the settings left out."""
-        return prose_of(doc_of(self.cls), [setting.name for setting in self.settings])
+        """Paragraphs of its own docstring, the settings left out."""
+        return prose_of(doc_of(self.home), [setting.name for setting in self.settings])
 
     @cached_property
     def source(self) -> list[str]:
-        """Paragraphs of its file's docstring, and before them those of its package, if it has one of its own."""
-        module = self.cls.__module__
-        package = module.rpartition(".")[0]
-        files = [package, module] if package.startswith("vitrim.methods.") else [module]
+        """Paragraphs of its file's docstring, of its package's, if it has one, and of those of parts that it has."""
+        things = [self.home, *(type(part) for part in self._parts if not isinstance(part, vitrim.Method))]
+        files = dict.fromkeys(file for thing in things for file in _files(thing.__module__))
         return [part for file in files for part in paragraphs(doc_of(sys.modules[file]))]
+
+    @cached_property
+    def _parts(self) -> list[Any]:
+        """Values of its fields that have settings of their own."""
+        values = [getattr(self.method, field.name) for field in dataclasses.fields(typing.cast(Any, self.method))]
+        return [value for value in values if dataclasses.is_dataclass(value)]
 
 
 def all_methods() -> list[Facts]:
-    """The registered methods, one entry for all names of a class."""
-    names: dict[type[Any], list[str]] = {}
+    """The registered methods. Names that set some of a class's settings stand with the class."""
+    names: dict[Any, list[str]] = {}
     for name in vitrim.list_methods():
-        names.setdefault(type(_value(vitrim.method_from(name))), []).append(name)
+        names.setdefault(_home(name), []).append(name)
     found = []
-    for cls, known in names.items():
-        own = cls.name if cls.name in known else known[0]
+    for home, known in names.items():
+        own = home.name if getattr(home, "name", None) in known else known[0]
         method = vitrim.method_from(own)
         others = {name: _differences(method, vitrim.method_from(name)) for name in known if name != own}
-        found.append(Facts(own, method, others | _short_names(cls, known)))
+        found.append(Facts(own, method, home, others | _short_names(home, known)))
     return found
 
 
-def _value(method: vitrim.Method) -> Any:
-    return method if method.exits is None else method.exits
+def _home(name: str) -> Any:
+    """What is documented of a name: the class, or the function, the public one of that name if there is one."""
+    make = makers()[name]
+    made = make.func if isinstance(make, partial) else make
+    if inspect.isclass(made):
+        return made
+    return next((getattr(vitrim, public) for public in vitrim.__all__ if public.lower() == name), made)
+
+
+def _files(module: str) -> list[str]:
+    """The module's name, after its package's, if that is a method's own."""
+    package = module.rpartition(".")[0]
+    return [package, module] if package.startswith("vitrim.methods.") else [module]
+
+
+def _shown(default: Any) -> str:
+    return "" if default in (dataclasses.MISSING, inspect.Parameter.empty) else repr(default)
 
 
 def kind_of(hint: Any) -> str:
@@ -122,11 +137,11 @@ def kind_of(hint: Any) -> str:
     return f"`{getattr(hint, '__name__', hint)}`"
 
 
-def _hints(cls: type) -> dict[str, Any]:
+def _hints(thing: Any) -> dict[str, Any]:
     try:
-        return typing.get_type_hints(cls)
+        return typing.get_type_hints(thing)
     except NameError:  # of a name that is imported for the type checker alone
-        return {field.name: field.type for field in dataclasses.fields(typing.cast(Any, cls))}
+        return {}
 
 
 def _differences(plain: vitrim.Method, other: vitrim.Method) -> dict[str, Any]:
@@ -134,9 +149,9 @@ def _differences(plain: vitrim.Method, other: vitrim.Method) -> dict[str, Any]:
     return {name: getattr(other, name) for name in names if getattr(other, name) != getattr(plain, name)}
 
 
-def _short_names(cls: type[Any], known: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """Names that are understood and not listed: the lower-case ones of its class."""
-    short = {name.lower() for name in vitrim.__all__ if getattr(vitrim, name) is cls} - set(known)
+def _short_names(home: Any, known: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Names that are understood and not listed: its public ones in lower case."""
+    short = {name.lower() for name in vitrim.__all__ if getattr(vitrim, name) is home} - set(known)
     return {name: {} for name in sorted(short) if _is_name(name)}
 
 

@@ -68,7 +68,7 @@ def _explanation(facts: Facts) -> list[str]:
 
 
 def _names(facts: Facts) -> str:
-    where = f"`vitrim.{facts.public[0]}`" if facts.public else f"`{facts.cls.__module__}.{facts.cls.__qualname__}`"
+    where = f"`vitrim.{facts.public[0]}`" if facts.public else f"`{facts.home.__module__}.{facts.home.__qualname__}`"
     lines = ["| name | in Python |", "|---|---|", f"| `{facts.name}` | {where} |"]
     for name, settings in facts.others.items():
         given = ", ".join(f"{key}={value!r}" for key, value in settings.items())
@@ -92,7 +92,7 @@ def _source(facts: Facts) -> str:
         lines.append(f"- {what}: {', '.join(filter(None, (f'<{address}>', *more)))}")
     if match := NO_CODE.search(text):
         lines.append(f"- {match[0]}")
-    return "\n".join([*lines, f"- This implementation: `{facts.cls.__module__}`"])
+    return "\n".join([*lines, f"- This implementation: `{facts.home.__module__}`"])
 
 
 def _origin(facts: Facts) -> str:
@@ -106,7 +106,8 @@ def _settings(facts: Facts) -> str:
     lines = ["| setting | kind | default | meaning |", "|---|---|---|---|"]
     for setting in facts.settings:
         meaning = prose([setting.meaning]).replace("\n", " ").replace("\\|", "|").replace("|", "\\|")
-        lines.append(f"| `{setting.name}` | {setting.kind} | `{setting.default}` | {meaning} |")
+        default = f"`{setting.default}`" if setting.default else ""
+        lines.append(f"| `{setting.name}` | {setting.kind} | {default} | {meaning} |")
     amount = facts.method.amount
     if amount is not None:
         lines.append(
