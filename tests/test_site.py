@@ -108,7 +108,7 @@ def test_a_method_gets_its_page_by_being_registered(new_method: Facts, tmp_path:
     assert picture.stat().st_size > 10_000
     page = method_page(new_method, "methods/keep_few.png")
     assert page.startswith("# KeepFew\n\nKeep few of the patches.\n")
-    assert "```text\nK = ceil(few * N)\n```" in page
+    assert "## Formula\n\n```text\nK = ceil(few * N)\n```" in page
     assert "- Official code: <https://example.org/code>, MIT" in page
     assert "| `few` | number | `0.25` | how few, by choice. |" in page
     assert "| `keep_rate` | number or list of numbers | `0.7` | share of the patches" in page

@@ -21,6 +21,7 @@ def method_page(facts: Facts, picture: str) -> str:
         _names(facts),
         f"## What becomes of the patches\n\n{_picture(facts, picture)}",
         f"## How it works\n\n{prose([*facts.does[1:], *_explanation(facts)])}",
+        _formula(facts),
         f"## Source\n\n{_source(facts)}",
         f"## Settings\n\n{_settings(facts)}",
         "## Measured cost\n\n" + ("\n\n".join(costs(facts)) or UNSTARTED),
@@ -47,13 +48,16 @@ def methods_table(found: Sequence[Facts]) -> str:
 
 
 def prose(parts: Sequence[str]) -> str:
-    """Paragraphs of docstrings as Markdown: lists and prose as they are, what is indented as a whole as code."""
+    """Paragraphs of docstrings as Markdown."""
     return "\n\n".join(map(_paragraph, parts))
 
 
+def is_formula(paragraph: str) -> bool:
+    """Whether it is indented as a whole, as formulas stand in docstrings."""
+    return all(line.startswith("    ") for line in paragraph.splitlines())
+
+
 def _paragraph(text: str) -> str:
-    if all(line.startswith("    ") for line in text.splitlines()):
-        return f"```text\n{textwrap.dedent(text)}\n```"
     text = re.sub(r"^- ", "\n- ", text, count=1, flags=re.M).strip()  # a list may follow a line of prose
     parts = re.split(r"(`[^`]*`|https?://\S*[^\s.,;:)])", text)
     parts[::2] = [re.sub(r"([*_<|\\\[])", r"\\\1", part) for part in parts[::2]]
@@ -62,9 +66,14 @@ def _paragraph(text: str) -> str:
 
 
 def _explanation(facts: Facts) -> list[str]:
-    """The docstring of its file without the line that names the paper, and without what the section Source says."""
-    found = [NO_CODE.sub("", SOURCE.sub("", part)).strip("\n") for part in facts.source[1:]]
-    return [re.sub(r"^ +(?=\S)", "", part) if not part.startswith("    ") else part for part in found if part.strip()]
+    """The docstring of its file without title and formulas, and without what the section Source says."""
+    found = [NO_CODE.sub("", SOURCE.sub("", part)).strip() for part in facts.source[1:] if not is_formula(part)]
+    return [part for part in found if part]
+
+
+def _formula(facts: Facts) -> str:
+    formulas = [textwrap.dedent(part) for part in facts.source if is_formula(part)]
+    return "## Formula\n\n```text\n" + "\n\n".join(formulas) + "\n```" if formulas else ""
 
 
 def _names(facts: Facts) -> str:

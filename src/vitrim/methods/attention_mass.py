@@ -4,6 +4,8 @@ What the class token looks at may lie in a few patches or be spread over many; o
 many of the former, or too few of the latter. As in nucleus sampling of text (Holtzman et al., ICLR 2020), the best
 patches are taken until their scores sum to a share of the total.
 
+    K = min k with a_(1) + ... + a_(k) ≥ mass Σ a_i    a_(1), a_(2), ...: the scores in falling order
+
 Related: ATS (ECCV 2022) samples a number of tokens per image from the class attention, Learned Thresholds (LTMP, WACV
 2024) and AS-ViT (IJCAI 2023) cut where a learned threshold is crossed, Evo-ViT (AAAI 2022) ranks by class attention
 over layers. Here nothing is learned or drawn. What does not stay is fused as in EViT (ICLR 2022), but by a weighted

@@ -4,6 +4,10 @@ Paper: https://arxiv.org/abs/2211.11315. No official code is public, training lo
 A decoupler splits the patches by class attention (eq. 5). Inattentive ones are grouped by density-peak clustering
 (eq. 6 and 7), the most similar attentive ones are matched, and each group becomes one token weighted by importance.
 
+    ρ_i = exp(-mean |x_i - x_j|² / C)    over the 5 nearest j: density (eq. 6)
+    δ_i = min |x_i - x_j|    over the j with ρ_j > ρ_i; centres have the largest ρ_i δ_i (eq. 7)
+    x_g = Σ a_i x_i / Σ a_i    over the patches i of group g; a: importance (eq. 8)
+
 Readings of ours where the paper is silent or cannot be taken literally:
 - Density is exp of minus the mean squared distance to the 5 nearest tokens, over the channels, as in the clustering
   code that the paper builds on: the sum over all tokens of eq. 6 underflows. Ties go to the lower index.

@@ -3,6 +3,9 @@
 Paper: https://arxiv.org/abs/2202.07800. Official code: https://github.com/youweiliang/evit (Apache-2.0).
 The patches to which the class token attends most stay; the others are fused into one token, or dropped.
 
+    a_i = mean over heads of softmax(q_cls kᵀ / √d)_i    the score of patch i
+    x_fused = Σ a_i x_i    over the patches that do not stay (eq. 3)
+
 As in the official code: the score is the block's own class attention, averaged over heads; the fused token is the
 sum of the dropped features times their raw scores, not renormalised (eq. 3), comes last, and competes in the next
 reduction like any other token; a block that would keep all patches does nothing.

@@ -4,6 +4,9 @@ Paper: https://arxiv.org/abs/2306.04897. No official code is public.
 The patches to which the class token attends most are crucial; each other patch merges into the crucial one that it
 resembles most, as a mean weighted by importance (eq. 4). Off the shelf it needs no training.
 
+    c(i) = argmax_j similarity(x_i, x_j)    of the crucial patches j, for each other patch i
+    x_j = (a_j x_j + Σ a_i x_i) / (a_j + Σ a_i)    over the i with c(i) = j; a: importance (eq. 4)
+
 Readings of ours where the paper is silent: similarity is taken between the features after the attention residual;
 the class token is crucial and takes part in no merge; the attention similarity is the mean over heads of the
 attention that a non-crucial token pays to each crucial one.

@@ -4,6 +4,9 @@ Paper: https://arxiv.org/abs/2210.09461. Official code: https://github.com/faceb
 file is written from the paper). In every block the r most similar pairs of patches merge, between two halves of
 the sequence (section 3.2), and attention weighs each token by the patches it stands for (section 3.3, eq. 1).
 
+    A = softmax(Q Kᵀ / √d + log s)    s: how many patches each key stands for (eq. 1)
+    x_j = (s_j x_j + Σ s_i x_i) / (s_j + Σ s_i)    over the i that merge into j
+
 As in the official code: similarity of keys averaged over heads; unmerged tokens of the first half, then the second
 half, which shuffles the next split; the prefix is never merged.
 Different: a block asked to merge more than half of its patches is an error unless clamp=True, where the official code
