@@ -8,8 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from vitrim.core.grouping import Groups, consecutive, density_peaks, kmeans, match_similar, squared_distances
-from vitrim.methods.tome import match
+from vitrim.core.grouping import Groups, density_peaks
+from vitrim.core.matching import match, squared_distances
+from vitrim.methods.bat.grouping import consecutive, kmeans, match_similar
 
 
 def assignment(groups: Groups, num_tokens: int) -> list[dict[int, int]]:

@@ -13,11 +13,11 @@ from torch import nn
 
 import vitrim
 from vitrim.core import ops
-from vitrim.core.grouping import consecutive
 from vitrim.core.method import Method
 from vitrim.core.spec import ViTSpec
-from vitrim.core.subsample import TAPS, Convolution, Gate, tap_matrix
 from vitrim.core.tokens import Tokens
+from vitrim.methods.bat.grouping import consecutive
+from vitrim.methods.bat.subsample import TAPS, Convolution, Gate, tap_matrix
 from vitrim.testing import leaving_blocks
 
 SIZES = [(1, 1), (2, 1), (5, 2), (7, 7), (12, 4), (13, 4), (59, 6), (59, 40)]  # tokens, groups

@@ -10,7 +10,8 @@ import pytest
 import torch
 
 import vitrim
-from vitrim.core.grouping import density_peaks, match_similar
+from vitrim.core.grouping import density_peaks
+from vitrim.methods.bat.grouping import match_similar
 
 STRATEGIES = ("cluster", "kmeans", "average", "max", "spatial", "fuse", "drop")
 

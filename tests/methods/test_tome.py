@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import vitrim
-from vitrim.methods.tome import match
+from vitrim.core.matching import match
 
 
 def spec_of(moment: Any, depth: int = 12, num_patches: int = 196) -> Any:

@@ -17,8 +17,8 @@ from torch import Tensor
 
 import vitrim
 from vitrim.core import ops, schedule
+from vitrim.core.matching import match
 from vitrim.core.tokens import Tokens
-from vitrim.methods.tome import match
 
 pytestmark = pytest.mark.skipif(
     not (SHARED / "tome_r2.safetensors").exists(),

@@ -1,7 +1,7 @@
-"""Ways to form groups among M tokens of each image: similar pairs, density peaks, k-means, consecutive runs.
+"""Groups among M tokens of each image, and density-peak clustering, which several papers share.
 
-Each returns `Groups`: a centre per group (a token that stays), and every other token with the group it joins. The
-number of groups is fixed, so shapes are static.
+A way to form groups returns `Groups`: a centre per group (a token that stays), and every other token with the group it
+joins. The number of groups is fixed, so shapes are static.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from . import portable
-from .precision import product, widen
+from .matching import squared_distances
 
 
 class Groups(NamedTuple):
@@ -21,24 +21,6 @@ class Groups(NamedTuple):
     centre: Tensor  # [B, G]
     member: Tensor  # [B, M - G]
     slot: Tensor  # [B, M - G]: position in `centre` of the group that each member joins
-
-
-def match_similar(x_BMC: Tensor, num_merged: int) -> Groups:
-    """The num_merged tokens most similar (by cosine) to an earlier token join it; the earliest token always stays.
-
-    A token may join one that itself joins a third; all of them are then one group.
-    """
-    B, M, _ = x_BMC.shape
-    x = portable.unit(widen(x_BMC))
-    token_M = torch.arange(M, device=x.device)
-    later = token_M >= token_M.unsqueeze(1)  # or the token itself
-    similarity_BM, partner_BM = product(x, x.transpose(1, 2)).masked_fill(later, -torch.inf).max(dim=-1)
-    joins_BM = portable.order(similarity_BM)[:, :num_merged]
-    parent_BM = token_M.repeat(B, 1)
-    parent_BM = parent_BM.scatter(1, joins_BM, partner_BM.gather(1, joins_BM))
-    for _ in range(num_merged.bit_length()):  # each step doubles how far a chain has been followed
-        parent_BM = parent_BM.gather(1, parent_BM)
-    return _groups(_marked(joins_BM, M), parent_BM, M - num_merged)
 
 
 def density_peaks(x_BMC: Tensor, num_groups: int, neighbours: int) -> Groups:
@@ -58,46 +40,12 @@ def density_peaks(x_BMC: Tensor, num_groups: int, neighbours: int) -> Groups:
     to_denser_BM = distance_BMM.masked_fill(~denser_BMM, torch.inf).amin(dim=-1)
     to_denser_BM = torch.where(rank_BM == 0, distance_BMM.flatten(1).amax(dim=1, keepdim=True), to_denser_BM)
     peak_BM = portable.order(density_BM * to_denser_BM)
-    centre_BM = _marked(peak_BM[:, :num_groups], M)
+    centre_BM = marked(peak_BM[:, :num_groups], M)
     # The densest token must be a centre: it has nothing denser to join.
     centre_BM = _force(centre_BM, rank_BM == 0, peak_BM[:, num_groups - 1 : num_groups])
     eligible = centre_BM.unsqueeze(1) & denser_BMM
     parent_BM = distance_BMM.masked_fill(~eligible, torch.inf).argmin(dim=-1)
-    return _groups(~centre_BM, parent_BM, num_groups)
-
-
-def kmeans(x_BMC: Tensor, num_groups: int, iterations: int) -> Groups:
-    """K-means from evenly spaced tokens, which stay in their own group so that none is ever empty."""
-    M, x_BMC = x_BMC.shape[1], widen(x_BMC)
-    token_M = torch.arange(M, device=x_BMC.device)
-    own_M = (token_M * num_groups + M - 1) // M  # the group that a token is the seed of, if it is one
-    is_seed_M = own_M * M // num_groups == token_M
-    centre_BGC = x_BMC.index_select(1, torch.arange(num_groups, device=x_BMC.device) * M // num_groups)
-    for step in range(iterations):
-        nearest_BM = torch.where(is_seed_M, own_M, squared_distances(x_BMC, centre_BGC).argmin(dim=-1))
-        if step + 1 < iterations:
-            member_BGM = torch.nn.functional.one_hot(nearest_BM, num_groups).transpose(1, 2).to(x_BMC.dtype)
-            centre_BGC = product(member_BGM, x_BMC) / member_BGM.sum(dim=-1, keepdim=True)
-    return _groups(~is_seed_M.expand_as(nearest_BM), nearest_BM * M // num_groups, num_groups)
-
-
-def consecutive(num_images: int, num_tokens: int, num_groups: int, device: torch.device) -> Groups:
-    """Runs of neighbours in the given order, as equal in length as can be; the first of a run is its centre."""
-    group_M = torch.arange(num_tokens, device=device) * num_groups // num_tokens
-    first_M = (group_M * num_tokens + num_groups - 1) // num_groups
-    joined = first_M != torch.arange(num_tokens, device=device)
-    return _groups(joined.expand(num_images, -1), first_M.expand(num_images, -1), num_groups)
-
-
-def squared_distances(a_BMC: Tensor, b_BKC: Tensor) -> Tensor:
-    """Squared Euclidean distances [B, M, K] through one matrix product, in at least fp32.
-
-    Both sides are centred first: what all tokens share would cancel out of the result, and take its digits along.
-    """
-    centre_B1C = widen(b_BKC).mean(dim=1, keepdim=True)
-    a, b = widen(a_BMC) - centre_B1C, widen(b_BKC) - centre_B1C
-    a_norm, b_norm = a.square().sum(dim=-1).unsqueeze(2), b.square().sum(dim=-1).unsqueeze(1)
-    return (a_norm + b_norm - 2 * product(a, b.transpose(1, 2))).clamp(min=0)
+    return groups_from(~centre_BM, parent_BM, num_groups)
 
 
 def _force(centre_BM: Tensor, wanted_BM: Tensor, last_B1: Tensor) -> Tensor:
@@ -107,7 +55,7 @@ def _force(centre_BM: Tensor, wanted_BM: Tensor, last_B1: Tensor) -> Tensor:
     return out | wanted_BM
 
 
-def _groups(joined_BM: Tensor, parent_BM: Tensor, num_groups: int) -> Groups:
+def groups_from(joined_BM: Tensor, parent_BM: Tensor, num_groups: int) -> Groups:
     """Groups from the flag of every token that joins another, and the centre that it joins."""
     order_BM = portable.flagged_last(joined_BM)
     centre_BG, member_BX = order_BM[:, :num_groups], order_BM[:, num_groups:]
@@ -122,6 +70,6 @@ def _places(index_BK: Tensor, num_tokens: int) -> Tensor:
     return index_BK.new_zeros(B, num_tokens).scatter(1, index_BK, place_BK)
 
 
-def _marked(index_BK: Tensor, num_tokens: int) -> Tensor:
+def marked(index_BK: Tensor, num_tokens: int) -> Tensor:
     """Which tokens are in the list: [B, num_tokens], bool."""
     return index_BK.new_zeros(index_BK.shape[0], num_tokens).scatter(1, index_BK, torch.ones_like(index_BK)) > 0

@@ -94,7 +94,7 @@ def _acting(config: Config, exits: bool, method: Method | str | None) -> Method 
     wanted = config.method if method == SAVED else method
     if isinstance(wanted, str):
         wanted = method_from(wanted)
-    return wanted if wanted is None or exits else replace(wanted, exits=None)
+    return replace(wanted, exits=None) if isinstance(wanted, Method) and not exits else wanted
 
 
 def _fetch(repository: str, revision: str | None) -> Path:

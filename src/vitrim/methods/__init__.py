@@ -1,4 +1,4 @@
-"""The methods by name. One paper is one file; adding a method is its file, one line here, and its test."""
+"""The methods by name. One paper is one file, or one package; adding a method is that, one line here, and its test."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 from ..core.method import Method
 from .attention_mass import AttentionMass
 from .baselines import Random
-from .beyond_attentive import BeyondAttentive
+from .bat import BeyondAttentive
 from .evit import EViT
 from .metr import METR
 from .registry import add, classes, makers, method_from, parameters, register_method, settings_of

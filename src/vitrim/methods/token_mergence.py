@@ -20,7 +20,7 @@ from torch import Tensor
 
 from ..core import ops, portable
 from ..core.attention import Attention
-from ..core.grouping import squared_distances
+from ..core.matching import squared_distances
 from ..core.method import check_seed, pseudo_random
 from ..core.precision import product, widen
 from ..core.scored import ScoredMethod, patch_scores

@@ -18,14 +18,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-import torch
-from torch import Tensor
-
-from ..core import ops, portable, schedule
+from ..core import ops, schedule
 from ..core.amount import Amount, PerBlock
 from ..core.attention import Attention
+from ..core.matching import match
 from ..core.method import Method
-from ..core.precision import product, widen
 from ..core.spec import ViTSpec
 from ..core.tokens import Tokens
 
@@ -101,27 +98,6 @@ class ToMe(Method):
         num_removed = self.num_removed(layer, tokens.num_patches)
         keep_BK, rest_BM, slot_BM = match(attention.mean_key(), tokens.num_prefix, num_removed)
         return ops.merge(tokens, keep_BK, rest_BM, slot_BM, None)
-
-
-def match(metric_BND: Tensor, num_prefix: int, num_removed: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Bipartite soft matching (section 3.2) of the patches behind the prefix, as arguments for `ops.merge`.
-
-    The tokens at even positions, A, each propose to the most similar one at an odd position, B; the num_removed
-    best proposals are taken, and several tokens of A may join one of B.
-    """
-    metric_BND = portable.unit(widen(metric_BND))
-    patches = metric_BND[:, num_prefix:]
-    B, P = patches.shape[:2]
-    first_a = num_prefix % 2
-    a, b = patches[:, first_a::2], patches[:, 1 - first_a :: 2]
-    similarity_BA, partner_BA = product(a, b.transpose(1, 2)).max(dim=-1)
-    order_BA = portable.order(similarity_BA)
-    taken, left = order_BA[:, :num_removed], order_BA[:, num_removed:]
-    if num_prefix > 0:  # without a prefix the official code leaves these in the order of falling similarity
-        left = portable.ascending(left)
-    position_B = torch.arange(1 - first_a, P, 2, device=patches.device).expand(B, -1)
-    keep_BK = torch.cat([left * 2 + first_a, position_B], dim=1)
-    return keep_BK, taken * 2 + first_a, partner_BA.gather(1, taken) + left.shape[1]
 
 
 def _per_block(r: int | tuple[int, float] | Sequence[int], depth: int) -> tuple[int, ...]:

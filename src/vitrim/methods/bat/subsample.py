@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from .precision import widen
+from ...core.precision import widen
 
 TAPS = 3  # positions in a group that a convolution tells apart: its kernel size and its stride
 

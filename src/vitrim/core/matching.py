@@ -1,0 +1,41 @@
+"""Which tokens resemble each other: ToMe's bipartite matching, and distances. Papers share them."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from . import portable
+from .precision import product, widen
+
+
+def match(metric_BND: Tensor, num_prefix: int, num_removed: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Bipartite soft matching (ToMe, section 3.2) of the patches behind the prefix, as arguments for `ops.merge`.
+
+    The tokens at even positions, A, each propose to the most similar one at an odd position, B; the num_removed
+    best proposals are taken, and several tokens of A may join one of B.
+    """
+    metric_BND = portable.unit(widen(metric_BND))
+    patches = metric_BND[:, num_prefix:]
+    B, P = patches.shape[:2]
+    first_a = num_prefix % 2
+    a, b = patches[:, first_a::2], patches[:, 1 - first_a :: 2]
+    similarity_BA, partner_BA = product(a, b.transpose(1, 2)).max(dim=-1)
+    order_BA = portable.order(similarity_BA)
+    taken, left = order_BA[:, :num_removed], order_BA[:, num_removed:]
+    if num_prefix > 0:  # without a prefix the official code leaves these in the order of falling similarity
+        left = portable.ascending(left)
+    position_B = torch.arange(1 - first_a, P, 2, device=patches.device).expand(B, -1)
+    keep_BK = torch.cat([left * 2 + first_a, position_B], dim=1)
+    return keep_BK, taken * 2 + first_a, partner_BA.gather(1, taken) + left.shape[1]
+
+
+def squared_distances(a_BMC: Tensor, b_BKC: Tensor) -> Tensor:
+    """Squared Euclidean distances [B, M, K] through one matrix product, in at least fp32.
+
+    Both sides are centred first: what all tokens share would cancel out of the result, and take its digits along.
+    """
+    centre_B1C = widen(b_BKC).mean(dim=1, keepdim=True)
+    a, b = widen(a_BMC) - centre_B1C, widen(b_BKC) - centre_B1C
+    a_norm, b_norm = a.square().sum(dim=-1).unsqueeze(2), b.square().sum(dim=-1).unsqueeze(1)
+    return (a_norm + b_norm - 2 * product(a, b.transpose(1, 2))).clamp(min=0)
