@@ -6,6 +6,7 @@ imported anew each time, and no command sees what another one did.
 
 from __future__ import annotations
 
+import atexit
 import functools
 import json
 import os
@@ -14,6 +15,8 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
+import traceback
 from pathlib import Path
 
 SECONDS = 600
@@ -44,10 +47,33 @@ def _serve() -> None:
     for line in sys.stdin:
         child = os.fork()
         if child == 0:
-            _become(*json.loads(line))
-            break
+            _end(_status(*json.loads(line)))
         sys.stdout.write(f"{os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])}\n")
         sys.stdout.flush()
+
+
+def _status(command: list[str], folder: str, said: list[str]) -> int:
+    """Runs the command; what Python would end with."""
+    try:
+        _become(command, folder, said)
+    except SystemExit as end:
+        if end.code is None or isinstance(end.code, int):
+            return end.code or 0
+        sys.stderr.write(f"{end.code}\n")
+        return 1
+    except BaseException:
+        traceback.print_exc()
+        return 1
+    return 0
+
+
+def _end(status: int) -> None:
+    """Leave as Python does, but without taking torch and timm apart, which takes longer than most commands."""
+    threading._shutdown()  # type: ignore[attr-defined]
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    os._exit(status)
 
 
 def _become(command: list[str], folder: str, said: list[str]) -> None:

@@ -86,7 +86,7 @@ CASES = [
     ),
     *((family, variant) for family in ("vit", "register_gap") for variant in VARIANTS),
 ]
-# For mechanics that do not depend on the pairing: every method on two families, and every family with two methods.
+# For what does not depend on the pairing: every method on two families, and every family with two methods.
 COVERING = [case for case in CASES if case[0] in ("vit", "register_gap") or case[1] in ("evit", "tome")]
 
 

@@ -7,7 +7,7 @@ import copy
 import families
 import pytest
 import torch
-from families import CASES, DROPPING, MERGING, NO_CLASS_TOKEN, SCORED_BY_CLASS_TOKEN
+from families import CASES, COVERING, DROPPING, MERGING, NO_CLASS_TOKEN, SCORED_BY_CLASS_TOKEN
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
@@ -17,6 +17,7 @@ from vitrim.core.tokens import Tokens
 from vitrim.testing import leaving_blocks
 
 every_case = pytest.mark.parametrize(("family", "name"), CASES, ids=["-".join(case) for case in CASES])
+covering_case = pytest.mark.parametrize(("family", "name"), COVERING, ids=["-".join(case) for case in COVERING])
 
 
 def test_every_method_is_classified() -> None:
@@ -32,7 +33,7 @@ def test_keeping_all_is_bit_identical_to_the_unreduced_model(family: str, name: 
     assert torch.equal(model(images), wanted)
 
 
-@pytest.mark.parametrize(("family", "name"), families.COVERING)
+@covering_case
 def test_reducing_changes_the_logits(family: str, name: str) -> None:
     model, images = families.small_model(family), families.small_images(family)
     wanted = model(images)
@@ -59,7 +60,7 @@ def test_every_block_lets_out_the_announced_number_of_tokens(family: str, name: 
     assert announced[-1] < num_tokens
 
 
-@every_case
+@covering_case
 def test_every_patch_is_dropped_or_held_by_a_token_after_the_prefix(family: str, name: str) -> None:
     model = families.reduced(family, name)
     snapshots = recorded(model, families.small_images(family))
@@ -96,7 +97,7 @@ def weights_of_a_token_sum_to_one(tokens: Tokens) -> None:
     torch.testing.assert_close(total_BN[:, tokens.num_prefix :], tokens.live_patches_BN.float())
 
 
-@every_case
+@covering_case
 @torch.no_grad()
 def test_the_first_reduction_leaves_the_prefix_as_a_plain_block_makes_it(family: str, name: str) -> None:
     plain, images = families.small_model(family), families.small_images(family)
@@ -111,7 +112,7 @@ def test_the_first_reduction_leaves_the_prefix_as_a_plain_block_makes_it(family:
     torch.testing.assert_close(tokens.padded_BNC[:, :prefix], wanted[:, :prefix], atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize(("family", "name"), families.COVERING)
+@covering_case
 def test_bf16_is_finite_and_near_fp32(family: str, name: str) -> None:
     model, images = families.reduced(family, name), families.small_images(family)
     wanted = model(images)
@@ -121,7 +122,7 @@ def test_bf16_is_finite_and_near_fp32(family: str, name: str) -> None:
     assert torch.nn.functional.cosine_similarity(got.float(), wanted).min() > 0.7  # other tokens may be kept
 
 
-@every_case
+@covering_case
 @torch.inference_mode()
 def test_a_batch_equals_its_images_one_by_one(family: str, name: str) -> None:
     model, images = families.reduced(family, name), families.small_images(family, 3)
@@ -137,7 +138,11 @@ def _permutation_case(family: str, name: str) -> object:
 
 @pytest.mark.parametrize(
     ("family", "name"),
-    [_permutation_case(*case) for case in CASES if case[1] not in families.BY_POSITION or case[0] in ("vit", "siglip")],
+    [
+        _permutation_case(*case)
+        for case in COVERING
+        if case[1] not in families.BY_POSITION or case[0] in ("vit", "siglip")
+    ],
 )
 @torch.inference_mode()
 def test_permuting_patches_with_their_positions_does_not_change_the_logits(family: str, name: str) -> None:

@@ -14,7 +14,7 @@ import vitrim
 covering_cases = pytest.mark.parametrize(("family", "name"), families.COVERING)
 
 
-@pytest.mark.parametrize(("family", "name"), families.CASES)
+@covering_cases
 def test_every_parameter_gets_a_finite_gradient_in_training(family: str, name: str) -> None:
     model, images = families.reduced(family, name).train(), families.small_images(family)
     model(images).square().sum().backward()

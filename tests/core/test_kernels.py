@@ -121,11 +121,13 @@ def test_a_reduced_model_compiles_to_one_graph(
 def test_an_exported_model_equals_the_eager_one_at_any_batch_size(
     tiny_vit: Callable[..., VisionTransformer], name: str, settings: dict[str, Any]
 ) -> None:
-    assert_exports(vitrim.reduce_tokens(tiny_vit(depth=4), name, **settings))
+    # Two reductions in a row have every formula of counts, and each block more takes the exporter a second.
+    layers = {"layers": (0, 1)} if "layers" in settings_of(name) else {}
+    assert_exports(vitrim.reduce_tokens(tiny_vit(depth=3), name, **settings, **layers))
 
 
 def test_a_model_that_averages_its_patches_exports_too(tiny_vit: Callable[..., VisionTransformer]) -> None:
-    assert_exports(vitrim.reduce_tokens(tiny_vit(depth=4, class_token=False, global_pool="avg"), "tome", r=11))
+    assert_exports(vitrim.reduce_tokens(tiny_vit(depth=2, class_token=False, global_pool="avg"), "tome", r=11))
 
 
 def assert_exports(model: VisionTransformer) -> None:

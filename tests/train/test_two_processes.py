@@ -13,6 +13,8 @@ from vitrim.train import checkpoint
 from vitrim.train.recipe import Recipe
 from vitrim.train.run import run_recipe
 
+pytestmark = pytest.mark.xdist_group("two_processes")  # their runs are made once, for all tests here
+
 SCRIPT = Path(__file__).with_name("two_processes.py")
 EVIT = FIELDS | {"method": "evit", "settings": {"keep_rate": 0.5}, "img_size": 64, "clip_grad": 0.5}
 RECIPES = {
