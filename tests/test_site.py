@@ -19,7 +19,7 @@ import pytest
 import vitrim
 from vitrim.methods import registry
 from website.costs import costs
-from website.docstrings import Parameter, google, take_apart
+from website.docstrings import Parameter, comments, google, take_apart
 from website.facts import Facts, all_methods, kind_of
 from website.links import headings, links, relinked
 from website.method_pages import method_page, methods_table
@@ -151,6 +151,13 @@ def test_parameters_are_found_in_docstrings_of_both_styles() -> None:
     text = "\n".join(google(DOC, names))
     assert "\nArgs:\n    model: any model; its blocks change.\n    rate: of" in text
     assert text.index("What follows") > text.index("    by: cost")
+
+
+def test_comments_behind_fields_describe_them() -> None:
+    found = comments(vitrim.Timing)
+    assert found["latency_ms"] == "of one batch"
+    lines = google("Speed.\n\nMore.", ("latency_ms", "rounds"), found)
+    assert lines == ["Speed.", "", "More.", "", "Args:", "    latency_ms: of one batch", ""]
 
 
 def test_stars_and_bars_of_docstrings_are_no_markup() -> None:

@@ -7,7 +7,7 @@ import inspect
 from typing import Any
 
 import vitrim
-from website.docstrings import google
+from website.docstrings import comments, google
 
 project, author = "vitrim", "The vitrim authors"
 version = release = vitrim.__version__
@@ -41,7 +41,7 @@ def with_sections(_: Any, what: str, __: str, thing: Any, ___: Any, lines: list[
     if what in ("function", "method", "class", "exception"):
         with contextlib.suppress(TypeError, ValueError):
             names |= set(inspect.signature(thing).parameters)
-    lines[:] = google("\n".join(lines), names)
+    lines[:] = google("\n".join(lines), names, comments(thing) if what == "class" else None)
 
 
 def unseen(*event: Any) -> bool | None:

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from typing import NamedTuple
 
 SECTION = re.compile(r"^(?:Args|Attributes|Parameters|Settings):[ ]*\n", re.M)
 ERRORS = r"(?:Errors|Raises|Returns): "
 OTHERS = re.compile(r"(?:Raises|Returns|Yields|Examples?):\s*\n")
+FIELD = re.compile(r"    (\w+): [^#]+  # (.+)")
 CODE = re.compile(r"(``.*?``|`.*?`)", re.S)
 
 
@@ -69,15 +70,29 @@ def meanings(doc: str, names: Collection[str]) -> dict[str, str]:
     return dict(part for part in take_apart(doc, names) if isinstance(part, Parameter))
 
 
-def google(doc: str, names: Collection[str]) -> list[str]:
-    """A docstring for Sphinx, its parameters in a section Args, where the first stood; one that has sections stays."""
+def comments(cls: type) -> dict[str, str]:
+    """What comments behind the fields of a class say of them: `latency_ms: float  # of one batch`."""
+    try:
+        lines = inspect.getsource(cls).splitlines()
+    except (OSError, TypeError):
+        return {}
+    return {match[1]: match[2] for line in lines if (match := FIELD.fullmatch(line))}
+
+
+def google(doc: str, names: Collection[str], fields: Mapping[str, str] | None = None) -> list[str]:
+    """A docstring for Sphinx, its parameters in a section Args, where the first stood; one that has sections stays.
+
+    fields: what else is known of parameters.
+    """
     if SECTION.search(f"{doc}\n"):
         return list(_lines([doc]))
     parts = take_apart(doc, names)
     described = [part for part in parts if isinstance(part, Parameter)]
+    known = {part.name for part in described}
+    described += [Parameter(*field) for field in (fields or {}).items() if field[0] in names and field[0] not in known]
     if not described:
         return list(_lines([doc]))
-    first = parts.index(described[0])
+    first = parts.index(described[0]) if described[0] in parts else len(parts)
     args = "\n".join(["Args:", *(f"    {name}: {text}" for name, text in described)])
     prose = [part for part in parts[first:] if isinstance(part, str)]
     return list(_lines([*(str(part) for part in parts[:first]), args, *prose]))

@@ -74,11 +74,20 @@ class Facts:
         return prose_of(doc_of(self.home), [setting.name for setting in self.settings])
 
     @cached_property
+    def paper(self) -> str:
+        """The first paragraph of its file's docstring: the title, by whom and where; nothing without a docstring."""
+        return " ".join(self._files[0][0].split()) if self._files else ""
+
+    @cached_property
     def source(self) -> list[str]:
-        """Paragraphs of its file's docstring, of its package's, if it has one, and of those of parts that it has."""
+        """The other paragraphs of its file's docstring, of its package's, and of those of parts that it has."""
+        return [part for file in self._files for part in file[1:]]
+
+    @cached_property
+    def _files(self) -> list[list[str]]:
         things = [self.home, *(type(part) for part in self._parts if not isinstance(part, vitrim.Method))]
-        files = dict.fromkeys(file for thing in things for file in _files(thing.__module__))
-        return [part for file in files for part in paragraphs(doc_of(sys.modules[file]))]
+        names = dict.fromkeys(name for thing in things for name in _files(thing.__module__))
+        return [parts for name in names if (parts := paragraphs(doc_of(sys.modules[name])))]
 
     @cached_property
     def _parts(self) -> list[Any]:

@@ -67,7 +67,7 @@ def _paragraph(text: str) -> str:
 
 def _explanation(facts: Facts) -> list[str]:
     """The docstring of its file without title and formulas, and without what the section Source says."""
-    found = [NO_CODE.sub("", SOURCE.sub("", part)).strip() for part in facts.source[1:] if not is_formula(part)]
+    found = [NO_CODE.sub("", SOURCE.sub("", part)).strip() for part in facts.source if not is_formula(part)]
     return [part for part in found if part]
 
 
@@ -95,8 +95,8 @@ def _picture(facts: Facts, picture: str) -> str:
 
 
 def _source(facts: Facts) -> str:
-    title, text = facts.source[0], " ".join(" ".join(facts.source).split())
-    lines = [f"- {prose([' '.join(title.split())])}"]
+    text = " ".join(" ".join(facts.source).split())
+    lines = [f"- {prose([facts.paper])}"] if facts.paper else []
     for what, address, *more in SOURCE.findall(text):
         lines.append(f"- {what}: {', '.join(filter(None, (f'<{address}>', *more)))}")
     if match := NO_CODE.search(text):
@@ -105,7 +105,7 @@ def _source(facts: Facts) -> str:
 
 
 def _origin(facts: Facts) -> str:
-    title = re.findall(r"\(([^()]*\d{4}[^()]*)\)", facts.source[0])
+    title = re.findall(r"\(([^()]*\d{4}[^()]*)\)", facts.paper)
     address = next((address for what, address, *_ in SOURCE.findall(" ".join(facts.source)) if what == "Paper"), "")
     label = title[-1].replace("|", "\\|") if title else ""
     return f"[{label or 'paper'}]({address})" if address else label

@@ -5,6 +5,8 @@ In early blocks the class token's attention says little about which patches matt
 and on the final head's output, force class information into it early on; the scores of any method improve with it.
 The heads cost nothing at inference, which can do without them, or let images leave at them (`vitrim.anytime`).
 
+    L = CE(final) + exit_weight Σ CE(exit_e) + distill_weight Σ KL(final ‖ exit_e)    over the exits e
+
 As in the official code: a head is LayerNorm (eps 1e-6), Linear, Tanh, Linear, on the output of the block; the loss
 adds 0.15 times the sum of the exits' losses, and 0.15 times the sum of their divergences from the final output.
 The release lacks its divergence; ours is the usual one: KL(final || exit) of softmax(logits / T), the final output

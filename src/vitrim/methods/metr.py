@@ -20,14 +20,16 @@ def METR(
     distill_weight: float = 0.15,
     temperature: float = 1.0,
 ) -> Method:
-    """The method with exits beside it: `replace(method, exits=Exits(layers=exits, ...))`.
+    """Train exit heads along with a method, so that early class attention can be trusted.
+
+    The same as `replace(method, exits=Exits(layers=exits, ...))`.
 
     Args:
         method: what reduces the tokens; the paper's is EViT with fusion.
-        exits: the exits' blocks, 0-based, `Exits.layers`.
-        exit_weight: as in `Exits`.
-        distill_weight: as in `Exits`.
-        temperature: as in `Exits`.
+        exits: blocks, 0-based, whose class token feeds a head; None takes the blocks that reduce, at whatever rate.
+        exit_weight: factor of the exits' losses.
+        distill_weight: factor of their divergences from the final output.
+        temperature: of these divergences.
 
     Raises:
         ValueError: for a method that is none or has exits already, or a setting that `Exits` refuses.
