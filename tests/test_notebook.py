@@ -29,7 +29,7 @@ def printed(cell: dict) -> str:
 
 
 def test_the_cells_run_and_print_what_is_stored(tmp_path: Path) -> None:
-    sources = [cell["source"].replace("limit=500", "limit=20").replace("rounds=15", "rounds=2") for cell in CELLS]
+    sources = [cell["source"].replace("limit=500", "limit=20").replace("rounds=40", "rounds=2") for cell in CELLS]
     done = fresh.run(["-c", RUN, json.dumps(sources)], tmp_path)
     assert done.returncode == 0, done.stderr
     for cell, said in zip(CELLS, json.loads(done.stdout), strict=True):
