@@ -98,6 +98,7 @@ def test_a_page_tells_source_settings_and_measured_cost(found: dict[str, Facts])
     assert "| `evit` | keep 0.7 | 2.5 | 0.82 | 1.53 |" in page
     assert "| deit_small | EViT 0.7 | 32 | 1.52 | **1.57** (1.48 to 1.62) |" in page
     assert "| `feature_norm` | the same with" in page
+    assert "A decoupler splits the patches" in method_page(found["beyond_attentive"], "none")
     assert "neither compiled nor exported" in method_page(found["attention_mass"], "none")
     assert "[Bolya et al., ICLR 2023](https://arxiv.org/abs/2210.09461)" in methods_table(list(found.values()))
 
@@ -156,6 +157,7 @@ def test_parameters_are_found_in_docstrings_of_both_styles() -> None:
 def test_comments_behind_fields_describe_them() -> None:
     found = comments(vitrim.Timing)
     assert found["latency_ms"] == "of one batch"
+    assert comments(vitrim.ClsQuality)["overlaps"].endswith("found; by chance it would be the keep rate itself")
     lines = google("Speed.\n\nMore.", ("latency_ms", "rounds"), found)
     assert lines == ["Speed.", "", "More.", "", "Args:", "    latency_ms: of one batch", ""]
 

@@ -15,7 +15,7 @@ from typing import NamedTuple
 SECTION = re.compile(r"^(?:Args|Attributes|Parameters|Settings):[ ]*\n", re.M)
 ERRORS = r"(?:Errors|Raises|Returns): "
 OTHERS = re.compile(r"(?:Raises|Returns|Yields|Examples?):\s*\n")
-FIELD = re.compile(r"    (\w+): [^#]+  # (.+)")
+FIELD = re.compile(r"^    (\w+): [^#\n]+  # (.+(?:\n    # .+)*)$", re.M)
 CODE = re.compile(r"(``.*?``|`.*?`)", re.S)
 
 
@@ -73,10 +73,11 @@ def meanings(doc: str, names: Collection[str]) -> dict[str, str]:
 def comments(cls: type) -> dict[str, str]:
     """What comments behind the fields of a class say of them: `latency_ms: float  # of one batch`."""
     try:
-        lines = inspect.getsource(cls).splitlines()
+        source = inspect.getsource(cls)
     except (OSError, TypeError):
         return {}
-    return {match[1]: match[2] for line in lines if (match := FIELD.fullmatch(line))}
+    found = {match[1]: match[2] for match in FIELD.finditer(source)}
+    return {name: " ".join(text.replace("\n    # ", " ").split()) for name, text in found.items()}
 
 
 def google(doc: str, names: Collection[str], fields: Mapping[str, str] | None = None) -> list[str]:

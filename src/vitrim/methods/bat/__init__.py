@@ -19,11 +19,11 @@ Readings of ours where the paper is silent or cannot be taken literally:
 - Of the two learned alternatives of Table 4 ("sub-sampling") the paper says that they are layers between attention
   and MLP that decrease the number of tokens. Here both act on the inattentive patches, form as many groups of
   neighbours as the other strategies form clusters, and hold weights that fit any number of patches and of groups, so
-  that keep rate and resolution may change:
-  conv: groups in the sequence, as in spatial. A group's patches are averaged to three taps, first to last, on which
+  that keep rate and resolution may change.
+- conv: groups in the sequence, as in spatial. A group's patches are averaged to three taps, first to last, on which
   a convolution over all channels works, its stride as long as its kernel, so that no patch flows into two tokens. It
   starts as the mean of the taps; importance takes no part. The weights that are traced are those of the start.
-  mlp: groups in rank, as in average. A small MLP (LayerNorm, a quarter of the channels, GELU, one number) scales the
+- mlp: groups in rank, as in average. A small MLP (LayerNorm, a quarter of the channels, GELU, one number) scales the
   importance of each patch by a factor in (0, 2). It starts as 1: untrained, mlp is average.
 """
 
