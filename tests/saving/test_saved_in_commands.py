@@ -20,7 +20,7 @@ from vitrim.loading.build import build_model, load_model
 from vitrim.measure.evaluate import Score
 from vitrim.methods import ToMe
 
-SAYS = "was saved with metr, which does not act here: vitrim.from_pretrained"
+SAYS = "was saved with metr over evit, which does not act here: vitrim.from_pretrained"
 
 
 def test_load_model_takes_a_folder_with_all_its_tokens_and_says_so(saved, tmp_path):

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from ..core.method import Method
 from ..core.notice import VitrimWarning
+from ..methods import title
 from ..text import first_line
 from . import libraries
 from .folder import WEIGHTS_FILE, Config, check_folder, read_config
@@ -108,7 +109,7 @@ def _say_all_tokens(name: str, method: Method | None) -> None:
     """Warn of a folder that holds a reduction, which is left out."""
     if method is not None:
         warnings.warn(
-            f"{name} was saved with {method.name}, which does not act here: vitrim.from_pretrained, and "
+            f"{name} was saved with {title(method)}, which does not act here: vitrim.from_pretrained, and "
             "`vitrim evaluate`, take it as it was saved.",
             VitrimWarning,
             stacklevel=3,

@@ -10,7 +10,7 @@ from .attention_mass import AttentionMass
 from .baselines import Random
 from .bat import BeyondAttentive
 from .evit import EViT
-from .metr import METR
+from .metr import METR, title
 from .registry import add, classes, makers, method_from, parameters, register_method, settings_of
 from .token_mergence import TokenMergence
 from .tome import ToMe
@@ -31,6 +31,7 @@ __all__ = [
     "parameters",
     "register_method",
     "settings_of",
+    "title",
 ]
 
 

@@ -41,3 +41,8 @@ def METR(
         raise ValueError(f"metr: method must be what reduces the tokens, say EViT(), not {method!r}.")
     beside = Exits(layers=exits, exit_weight=exit_weight, distill_weight=distill_weight, temperature=temperature)
     return replace(method, exits=beside)
+
+
+def title(method: Method) -> str:
+    """What to call a method in a sentence: 'evit', or 'metr over evit' where exits stand beside it."""
+    return method.name if method.exits is None else f"{method.exits.name} over {method.name}"
