@@ -353,5 +353,5 @@ def test_the_command_takes_a_method_with_its_settings(capsys, trained, folder):
     told = command(capsys, *args, *fast, "--method", "evit fuse=false keep_rate=0.5")
     assert "no exits" in told and told != command(capsys, *args, *fast, "--method", "evit keep_rate=1.0")
     twice = command(capsys, *args, "--method", "evit keep_rate=0.5", "--keep-rate", 0.7, code=2)
-    assert "keep_rate is set behind" in twice
-    assert "names 2" in command(capsys, *args, "--method", "evit keep_rate=0.5,0.7", code=2)
+    assert "is set behind" in twice and "leave out keep_rate" in twice
+    assert "give one method" in command(capsys, *args, "--method", "evit keep_rate=0.5,0.7", code=2)

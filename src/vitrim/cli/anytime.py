@@ -7,14 +7,14 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from . import options, tables, terminal
-from .options import LIST
+from .reduction import ONE, Reduction, reducing
 from .trained import load_with_exits
-from .values import SHARE, SHARES, Several, number, numbers, whole
+from .values import LIST, SHARES, Several, number, numbers, whole
 
 if TYPE_CHECKING:
     from torch import nn
@@ -35,17 +35,12 @@ class Row:
     gmacs: float  # mean of an image
 
 
+@reducing
 def anytime(
     model: Annotated[str, typer.Argument(help="Name of a timm model, or a folder of save_pretrained.")],
     checkpoint: options.Checkpoint = None,
     images: options.Images = None,
-    method: Annotated[str | None, typer.Option(help="What reduces the tokens under METR; evit if not given.")] = None,
-    keep_rate: Annotated[float | None, typer.Option(parser=SHARE, help="Its share of patches to keep.")] = None,
-    mass: Annotated[
-        float | None, typer.Option(parser=SHARE, help="Its share of the attention to keep, for attention_mass.")
-    ] = None,
-    layers: options.Layers = None,
-    scorer: options.Scorer = None,
+    reduction: Reduction = ONE,
     thresholds: Annotated[
         Several | None,
         typer.Option("--thresholds", "--threshold", parser=numbers(0), metavar=LIST, help="Of exits: 0.5,0.7,0.9"),
@@ -85,7 +80,7 @@ def anytime(
     tables.check_output(output)
     if images is None:
         raise ValueError("pass --images FOLDER: images with a labels.csv, or one sub-folder of images per class.")
-    net = load_with_exits(model, checkpoint, method, _settings(keep_rate, mass, layers, scorer), img_size)
+    net = load_with_exits(model, checkpoint, reduction, img_size)
     batches = options.batches_for(net, images, limit, batch_size, skip_bad)
     with terminal.progress_bar("images, all exits") as progress:
         record = record_exits(net, batches, by=by, device=device, amp=amp, progress=progress)
@@ -113,18 +108,6 @@ def anytime(
         _tell(scores[-1], target_drop)
     if output is not None:
         tables.write_csv(output, [_record(row, timings[row.setting], record) for row in rows])
-
-
-def _settings(
-    keep_rate: float | None, mass: float | None, layers: Several | None, scorer: str | None
-) -> dict[str, Any]:
-    given = {
-        "keep_rate": keep_rate,
-        "mass": mass,
-        "scorer": scorer,
-        "layers": None if layers is None else tuple(layers),
-    }
-    return {name: value for name, value in given.items() if value is not None}
 
 
 def _static_rows(

@@ -11,25 +11,20 @@ import typer
 
 from . import options
 from .border import keeping
-from .options import DEFAULT_METHODS, DEFAULT_MODEL
+from .options import DEFAULT_MODEL
+from .reduction import COMPARED, Reduction, reducing
 
 if TYPE_CHECKING:
     from ..compare.run_folder import Run
 
 
+@reducing
 def compare(
     output: Annotated[Path, typer.Option(help="Folder for the results; the same command goes on where it stopped.")],
     model: options.Model = DEFAULT_MODEL,
     checkpoint: options.Checkpoint = None,
     data: options.Data = None,
-    methods: options.Methods = DEFAULT_METHODS,
-    keep_rates: options.KeepRates = None,
-    gmacs: options.Gmacs = None,
-    r: options.Rs = None,
-    clamp: options.Clamp = False,
-    mass: options.Masses = None,
-    layers: options.Layers = None,
-    scorer: options.Scorer = None,
+    reduction: Reduction = COMPARED,
     limit: options.Limit = None,
     batch_size: options.BatchSize = 32,
     rounds: options.Rounds = 10,
@@ -51,9 +46,7 @@ def compare(
     from ..compare.run import compare as run_job
     from .live import watcher_for_terminal
 
-    found = options.chosen(
-        methods, keep_rates, gmacs, r, layers, scorer, clamp=clamp, mass=mass, default=(0.9, 0.7, 0.5)
-    )
+    found = reduction.configurations(default=(0.9, 0.7, 0.5))
     with options.image_folder(model, data) as folder, watcher_for_terminal() as watcher:
         job = Job(
             model=model,

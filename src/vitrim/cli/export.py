@@ -10,6 +10,7 @@ import typer
 
 from . import options, saved, terminal
 from .options import DEFAULT_MODEL
+from .reduction import ONE, Reduction, reducing
 from .values import Several, number, whole
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ BATCH_SIZES = Several((1, 7))
 NUM_IMAGES = 200  # enough to meet a near tie of scores, where there are any
 
 
+@reducing
 def export(
     to: Annotated[str, typer.Option(help="torch-export, onnx, openvino, aoti or executorch.")],
     model: options.Model = DEFAULT_MODEL,
@@ -31,13 +33,7 @@ def export(
     images: Annotated[
         Path | None, typer.Option("--images", "--data", help="Folder of images to compare on; labels are not needed.")
     ] = None,
-    method: Annotated[str | None, typer.Option(help="Reduce tokens by this method.")] = None,
-    keep_rate: options.KeepRate = None,
-    gmacs: options.Gmacs = None,
-    r: options.Rs = None,
-    clamp: options.Clamp = False,
-    layers: options.Layers = None,
-    scorer: options.Scorer = None,
+    reduction: Reduction = ONE,
     output: Annotated[Path | None, typer.Option(help="File to write; by default named after model and method.")] = None,
     batch_sizes: options.BatchSizes = BATCH_SIZES,
     opset: Annotated[
@@ -72,11 +68,11 @@ def export(
     route = find_route(to) if opset is None else find_route(to).at_opset(opset)
     if (absent := route.missing()) is not None:
         raise ValueError(f"{absent}.")
-    wanted = options.configuration(method, keep_rate, gmacs, r, layers, scorer, clamp=clamp)
+    wanted = reduction.configuration()
     sizes = list(batch_sizes)
     if limit < max(2, *sizes):
         raise ValueError(f"--limit {limit} is too few images for --batch-sizes {','.join(map(str, sizes))}.")
-    path = output or Path(f"{_plain(model)}{f'-{method}' if method else ''}{route.suffix}")
+    path = output or Path(f"{'-'.join(_plain(part) for part in (model, reduction.methods) if part)}{route.suffix}")
     asked: dict[str, Any] = {"batch_sizes": sizes, "tolerance": tolerance, "num_apart": num_apart, "rounds": rounds}
     Settings(route=route, path=path, **asked).check()
     if images is None and model != DEFAULT_MODEL:
@@ -124,7 +120,7 @@ def _images(net: nn.Module, model: str, folder: Path | None, limit: int, least: 
 
 
 def _plain(model: str) -> str:
-    """A model's name as part of a file name."""
+    """A model's name, or a method's, as part of a file name."""
     return re.sub(r"[^\w.-]+", "_", Path(model).name)
 
 

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from . import options, pictures
-from .options import DEFAULT_METHODS, DEFAULT_MODEL
+from .options import DEFAULT_MODEL
+from .reduction import DRAWN, Reduction, reducing
 from .values import LARGEST, whole
 
 if TYPE_CHECKING:
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 TENSORS = ".safetensors"
 
 
+@reducing
 def features(
     images: pictures.Pictures,
     output: Annotated[
@@ -26,14 +28,7 @@ def features(
     ],
     model: options.Model = DEFAULT_MODEL,
     checkpoint: options.Checkpoint = None,
-    methods: options.Methods = DEFAULT_METHODS,
-    keep_rates: options.KeepRate = None,
-    gmacs: options.Gmacs = None,
-    r: options.Rs = None,
-    clamp: options.Clamp = False,
-    mass: options.Masses = None,
-    layers: options.Layers = None,
-    scorer: options.Scorer = None,
+    reduction: Reduction = DRAWN,
     layer: Annotated[
         int, typer.Option(parser=whole(-LARGEST), help="Block whose output is taken; -1 is the last.")
     ] = -1,
@@ -61,7 +56,7 @@ def features(
     wanted = (*SUFFIXES, TENSORS)
     if output.suffix.lower() not in wanted or not output.resolve().parent.is_dir():
         raise ValueError(f"--output is a {' or '.join(wanted)} file in a folder that exists, not {output}.")
-    found = options.chosen(methods, keep_rates, gmacs, r, layers, scorer, clamp=clamp, mass=mass)
+    found = reduction.configurations()
     images = pictures.files(images, limit)
     net, fitting = load_checked(model, checkpoint, img_size, lambda net: fit(net, found, seed))
     options.tell(fitting)

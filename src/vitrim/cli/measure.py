@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from . import options, saved, terminal
-from .options import DEFAULT_METHODS, DEFAULT_MODEL
+from .options import DEFAULT_MODEL
+from .reduction import COMPARED, ONE, Reduction, reducing
 from .values import Several
 
 if TYPE_CHECKING:
@@ -21,18 +22,12 @@ if TYPE_CHECKING:
 BATCH_SIZES = Several((1, 32))
 
 
+@reducing
 def evaluate(
     model: options.Model = DEFAULT_MODEL,
     checkpoint: options.Checkpoint = None,
     data: options.Data = None,
-    method: Annotated[str | None, typer.Option(help="Reduce tokens by this method.")] = None,
-    keep_rate: options.KeepRate = None,
-    gmacs: options.Gmacs = None,
-    r: options.Rs = None,
-    clamp: options.Clamp = False,
-    mass: options.Masses = None,
-    layers: options.Layers = None,
-    scorer: options.Scorer = None,
+    reduction: Reduction = ONE,
     limit: options.Limit = None,
     batch_size: options.BatchSize = 32,
     device: options.Device = "cpu",
@@ -51,7 +46,7 @@ def evaluate(
 
     if int8:
         check_torchao()
-    wanted = options.configuration(method, keep_rate, gmacs, r, layers, scorer, clamp=clamp, mass=mass)
+    wanted = reduction.configuration()
     with options.image_folder(model, data) as folder:
         net, what = _reduced(model, checkpoint, img_size, wanted, seed)
         if int8:
@@ -91,16 +86,10 @@ def _reduced(
     return reduce_tokens(net, method), f"{model}, {name}"
 
 
+@reducing
 def benchmark(
     model: options.Model = DEFAULT_MODEL,
-    methods: options.Methods = DEFAULT_METHODS,
-    keep_rates: options.KeepRates = None,
-    gmacs: options.Gmacs = None,
-    r: options.Rs = None,
-    clamp: options.Clamp = False,
-    mass: options.Masses = None,
-    layers: options.Layers = None,
-    scorer: options.Scorer = None,
+    reduction: Reduction = COMPARED,
     batch_sizes: options.BatchSizes = BATCH_SIZES,
     rounds: options.Rounds = 30,
     device: options.Device = "cpu",
@@ -123,7 +112,7 @@ def benchmark(
     from ..measure.macs import count_macs
     from ..quantize import quantize_int8
 
-    found = options.chosen(methods, keep_rates, gmacs, r, layers, scorer, clamp=clamp, mass=mass)
+    found = reduction.configurations()
     if json_file is not None and not json_file.resolve().parent.is_dir():
         raise ValueError(f"there is no folder {json_file.parent} to write {json_file.name} into.")
     place, net = check_device(device), build_model(model, img_size=img_size)
@@ -202,16 +191,10 @@ def _show_speeds(rows: list[dict[str, Any]], fitting: Fit) -> None:
     options.note(fitting.assumption)
 
 
+@reducing
 def macs(
     model: options.Model = DEFAULT_MODEL,
-    methods: options.Methods = DEFAULT_METHODS,
-    keep_rates: options.KeepRates = None,
-    gmacs: options.Gmacs = None,
-    r: options.Rs = None,
-    clamp: options.Clamp = False,
-    mass: options.Masses = None,
-    layers: options.Layers = None,
-    scorer: options.Scorer = None,
+    reduction: Reduction = COMPARED,
     img_size: options.ImgSize = None,
 ) -> None:
     """Tokens after each block and multiply-adds, by formula and counted on a forward; loads no weights."""
@@ -221,7 +204,7 @@ def macs(
     from ..loading.build import build_model
     from ..measure.macs import count_macs, reduced_macs, token_counts
 
-    found = options.chosen(methods, keep_rates, gmacs, r, layers, scorer, clamp=clamp, mass=mass)
+    found = reduction.configurations()
     net = build_model(model, img_size=img_size)
     fitting = fit(net, found, check=_fixed)
     spec, full = read_backbone(net).spec, count_macs(net)

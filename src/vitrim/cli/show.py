@@ -8,23 +8,18 @@ from typing import Annotated, Any
 import typer
 
 from . import options, pictures, terminal
-from .options import DEFAULT_METHODS, DEFAULT_MODEL
+from .options import DEFAULT_MODEL
+from .reduction import DRAWN, Reduction, reducing
 from .values import whole
 
 
+@reducing
 def draw(
     images: pictures.Pictures,
     output: Annotated[Path, typer.Option(help="Picture to write, .png, .svg or .pdf.")],
     model: options.Model = DEFAULT_MODEL,
     checkpoint: options.Checkpoint = None,
-    methods: options.Methods = DEFAULT_METHODS,
-    keep_rates: options.KeepRate = None,
-    gmacs: options.Gmacs = None,
-    r: options.Rs = None,
-    clamp: options.Clamp = False,
-    mass: options.Masses = None,
-    layers: options.Layers = None,
-    scorer: options.Scorer = None,
+    reduction: Reduction = DRAWN,
     columns: Annotated[
         int | None, typer.Option(parser=whole(1), help="Pictures of each method, spread over its reducing blocks.")
     ] = None,
@@ -45,7 +40,7 @@ def draw(
 
     if output.suffix.lower() not in SUFFIXES or not output.resolve().parent.is_dir():
         raise ValueError(f"--output is a {' or '.join(SUFFIXES)} file in a folder that exists, not {output}.")
-    found = options.chosen(methods, keep_rates, gmacs, r, layers, scorer, clamp=clamp, mass=mass)
+    found = reduction.configurations()
     images = pictures.files(images, limit)
     net, fitting = load_checked(model, checkpoint, img_size, lambda net: fit(net, found, seed))
     options.tell(fitting)

@@ -13,6 +13,7 @@ import typer
 
 from ..text import shown
 
+LIST = "NUMBERS"  # what the help calls them
 LARGEST = 2**31 - 1  # of whole numbers that count something
 
 
@@ -86,4 +87,4 @@ def numbers(least: float = -math.inf, most: float = math.inf, *, above: bool = F
     return Numbers(float, least, most, above, several=True)
 
 
-SHARE, SHARES = number(0, 1, above=True), numbers(0, 1, above=True)
+SHARES = numbers(0, 1, above=True)

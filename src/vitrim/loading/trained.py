@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from torch import nn
@@ -16,14 +17,14 @@ from .build import adapting, build_for, load_model
 from .weights import fit, read_checkpoint
 
 
-def load_exits(model: str, checkpoint: Path, method: Method, img_size: int | None) -> nn.Module:
-    """The model, reduced by the method, with the exit heads of the checkpoint; ValueError without heads."""
+def load_exits(model: str, checkpoint: Path, method: Callable[[nn.Module], Method], img_size: int | None) -> nn.Module:
+    """The model, reduced by what `method` makes for it, with the exit heads of the checkpoint; ValueError without."""
     state = read_checkpoint(checkpoint)
     exits = exits_in(state)
     if not exits:
         raise ValueError(f"{checkpoint} has no exit heads (keys blocks.N.method.exit.*): train the model with METR.")
     net = build_for(model, state, img_size)
-    reduce_tokens(net, method, exits=Exits(layers=exits))
+    reduce_tokens(net, replace(method(net), exits=Exits(layers=exits)))
     fit(net, state, model, checkpoint, adapt=adapting(img_size))
     return net
 
