@@ -27,13 +27,13 @@ RATE = "keep_rate"
 class Reduction:
     """What the options of a command ask for; as the default of its parameter `reduction`, what it can be asked.
 
-    methods: text that names them, None for none. several: whether there may be many, and so `--methods`.
-    amounts: how much is reduced, by name. settings: those with an option of their own.
+    methods: text that names them, None for none. many, many_rates: whether several are the rule, of methods and of keep
+    rates. amounts: how much is reduced, by name. settings: those with an option of their own.
     """
 
     methods: str | None
-    several: bool = True
-    rates: tuple[str, ...] = ("--keep-rate", "--keep-rates")
+    many: bool = True
+    many_rates: bool = False
     amounts: Mapping[str, Several] = field(default_factory=dict)
     settings: Mapping[str, Any] = field(default_factory=dict)
 
@@ -72,9 +72,9 @@ class Reduction:
 
 
 # What commands take: many for a table, many for pictures (as a rule at one amount), or one.
-COMPARED = Reduction("evit,token_mergence,beyond_attentive,tome", rates=("--keep-rates",))
+COMPARED = Reduction("evit,token_mergence,beyond_attentive,tome", many_rates=True)
 DRAWN = Reduction(COMPARED.methods)
-ONE = Reduction(None, several=False)
+ONE = Reduction(None, many=False)
 
 
 def reducing(command: Callable[..., None]) -> Callable[..., None]:
@@ -86,11 +86,11 @@ def reducing(command: Callable[..., None]) -> Callable[..., None]:
     @wraps(command)
     def run(**given: Any) -> None:
         said = {name: given.pop(name) for name in options}
+        said |= {RATE: said.pop("keep_rates")}
         said = {name: value for name, value in said.items() if value is not None and value is not False}
         amounts = {name: said[name] for name in (RATE, *AMOUNTS) if name in said}
         settings = {name: said[name] for name in SETTINGS if name in said}
-        if "layers" in settings:
-            settings["layers"] = tuple(settings["layers"])
+        settings |= {name: tuple(value) for name, value in settings.items() if isinstance(value, Several)}
         command(**given, reduction=replace(asked, methods=said.get("methods"), amounts=amounts, settings=settings))
 
     parameters: list[inspect.Parameter] = []
@@ -104,14 +104,16 @@ def reducing(command: Callable[..., None]) -> Callable[..., None]:
 def _options(asked: Reduction) -> dict[str, inspect.Parameter]:
     """The parameters that stand for a reduction."""
     kind: Any
-    if asked.several:
+    if asked.many:
         flag, kind = "--methods", str
         text = 'Names, see `vitrim methods`, with settings if any: "evit,tome", or "evit fuse=false; tome r=8,13".'
     else:
         flag, kind, text = "--method", str | None, 'Reduce tokens by this method: "evit", or "evit fuse=false".'
-    one = "Share of patches to keep, 0.7 if not given."
-    rates = _list(SHARES, one if len(asked.rates) > 1 else "Shares of patches to keep: 0.9,0.7", *asked.rates)
-    found = {"methods": Annotated[kind, typer.Option(flag, help=text, rich_help_panel=PANEL)], RATE: rates}
+    if asked.many_rates:
+        rates = _list(SHARES, "Shares of patches to keep: 0.9,0.7")
+    else:
+        rates = _list(SHARES, "Share of patches to keep, 0.7 if not given.", "--keep-rate", "--keep-rates")
+    found = {"methods": Annotated[kind, typer.Option(flag, help=text, rich_help_panel=PANEL)], "keep_rates": rates}
     defaults = {"methods": asked.methods, "clamp": False}
     return {
         name: inspect.Parameter(
