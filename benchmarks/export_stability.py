@@ -6,8 +6,8 @@ Each artefact is loaded for 1, 2 and 4 threads and run that often at batch 1, 7 
 give the very same bits, and be within the tolerance of eager. The model is the one that comes with vitrim, on its own
 test images, or a timm model with random weights (--model). Rows are appended to
 results/export_stability_torch<version>_<date>.csv. What stands in the newest such file by the same versions is left
-out; --again measures it anew, and the last row counts. Exits with 1 if a row does not hold, or if an artefact is refused
-that export_table.py could write.
+out; --again measures it anew, and the last row counts. Exits with 1 if a row does not hold, or if an artefact is
+refused that export_table.py could write.
 """
 
 from __future__ import annotations

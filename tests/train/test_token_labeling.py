@@ -73,6 +73,14 @@ def test_targets_of_reduced_tokens_are_the_mean_of_their_patches() -> None:
     assert reduced[1, 0].tolist() == [0, 0, 0, 0]
 
 
+def test_targets_in_bf16_count_more_patches_than_bf16_can() -> None:
+    target = torch.zeros(1, 600, 2, dtype=torch.bfloat16)
+    target[:, :, 0] = 1
+    reduced = tl.reduced_targets(target, torch.ones(1, 600, dtype=torch.long), num_tokens=1, num_prefix=1)
+    assert reduced.dtype == torch.bfloat16
+    assert reduced.tolist() == [[[1.0, 0.0]]]
+
+
 def test_tokens_without_patches_have_no_term() -> None:
     torch.manual_seed(0)
     cls, aux = torch.randn(2, K), torch.randn(2, 3, K)

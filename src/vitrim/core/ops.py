@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from . import packing, portable
+from .precision import unrounded
 from .rotary import NOWHERE
 from .tokens import Tokens, Told, is_traced_by_jit, ones_like_size
 
@@ -79,7 +80,7 @@ def fuse(tokens: Tokens, keep_BK: Tensor, weight_BN: Tensor) -> Tokens:
     weight_BN = weight_BN.to(tokens.x_BNC.dtype)
     rest_weight_B1N = weight_BN.scatter(1, keep_BK, 0.0).unsqueeze(1)
     out = _take_with_prefix(tokens, keep_BK, room=1)
-    out = out.with_features(portable.put_last(out.x_BNC, torch.bmm(rest_weight_B1N, tokens.patches_BNC)))
+    out = out.with_features(portable.put_last(out.x_BNC, unrounded(rest_weight_B1N, tokens.patches_BNC)))
     if tokens.size_BN is None and not tokens.traced:
         return out
     slot_BN = _slots(tokens, keep_BK, others=K)

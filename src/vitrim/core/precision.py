@@ -13,10 +13,15 @@ def widen(x: Tensor) -> Tensor:
 
 def product(a: Tensor, b: Tensor) -> Tensor:
     """The matrix product a @ b in at least fp32, under autocast too."""
+    return unrounded(widen(a), widen(b))
+
+
+def unrounded(a: Tensor, b: Tensor) -> Tensor:
+    """The matrix product a @ b in the dtype of both: autocast would round them to half precision first."""
     if a.is_meta or not torch.is_autocast_enabled(a.device.type):  # the meta device knows no autocast
-        return widen(a) @ widen(b)
+        return a @ b
     with torch.autocast(a.device.type, enabled=False):
-        return widen(a) @ widen(b)
+        return a @ b
 
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from . import packing
 from .ops import arrange, follow
+from .precision import unrounded
 from .rotary import NOWHERE
 from .tokens import Tokens, is_traced_by_jit
 
@@ -54,7 +55,7 @@ def fuse_where(tokens: Tokens, kept_BN: Tensor, weight_BN: Tensor) -> Tokens:
     share_BN = _shares(weight_BN, rest_BN)
     out = _take_where(tokens, kept_BN, lengths, fuses_B)
     last_F = (packing.starts(lengths, fuses_B.device) + torch.tensor(lengths, device=fuses_B.device) - 1)[fuses_B]
-    fused_BC = (share_BN.to(tokens.x_BNC.dtype).unsqueeze(1) @ tokens.patches_BNC).squeeze(1)
+    fused_BC = unrounded(share_BN.to(tokens.x_BNC.dtype).unsqueeze(1), tokens.patches_BNC).squeeze(1)
     out.x_BNC.flatten(0, 1).index_copy_(0, last_F, fused_BC[fuses_B].to(out.x_BNC.dtype))
     if out.size_BN is not None:
         size_B = torch.where(rest_BN, tokens.patch_size_BN, 0.0).sum(dim=1)

@@ -132,9 +132,10 @@ def reduced_targets(target_BPK: Tensor, source_BP: Tensor, num_tokens: int, num_
     # The slot after the last takes what was dropped.
     slot_BP = torch.where(source_BP < 0, num_tokens, source_BP - num_prefix)
     row = (slot_BP + torch.arange(B, device=slot_BP.device).unsqueeze(1) * (num_tokens + 1)).flatten()
-    total = target_BPK.new_zeros(B * (num_tokens + 1), K).index_add_(0, row, target_BPK.reshape(B * P, K))
-    count = target_BPK.new_zeros(B * (num_tokens + 1)).index_add_(0, row, target_BPK.new_ones(B * P))
-    mean = total / count.clamp(min=1).unsqueeze(1)
+    target_RK = widen(target_BPK.reshape(B * P, K))  # bf16 stops counting at 256
+    total = target_RK.new_zeros(B * (num_tokens + 1), K).index_add_(0, row, target_RK)
+    count = target_RK.new_zeros(B * (num_tokens + 1)).index_add_(0, row, target_RK.new_ones(B * P))
+    mean = (total / count.clamp(min=1).unsqueeze(1)).to(target_BPK.dtype)
     return mean.view(B, num_tokens + 1, K)[:, :num_tokens]
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from ...core.precision import widen
+from ...core.precision import product, widen
 
 TAPS = 3  # positions in a group that a convolution tells apart: its kernel size and its stride
 
@@ -17,7 +17,7 @@ def tap_matrix(num_tokens: int, num_groups: int, like: Tensor) -> Tensor:
     """Which tokens make up each tap of each group: means over runs, [G * TAPS, M], rows summing to 1.
 
     A group of TAPS tokens or more is cut into TAPS runs; in a smaller one a token serves several taps.
-    like: a tensor whose device and dtype the matrix gets.
+    like: a tensor whose device the matrix gets, and its dtype, in at least fp32: a third is not to be rounded to bf16.
     """
     edge = (torch.arange(num_groups + 1, device=like.device) * num_tokens + num_groups - 1) // num_groups
     first_G1, length_G1 = edge[:-1, None], (edge[1:] - edge[:-1])[:, None]
@@ -27,7 +27,7 @@ def tap_matrix(num_tokens: int, num_groups: int, like: Tensor) -> Tensor:
     low_L1, high_L1 = ((first_G1 + offset_GT).reshape(-1, 1) for offset_GT in (low_GT, high_GT))
     token_M = torch.arange(num_tokens, device=like.device)
     inside_LM = (token_M >= low_L1) & (token_M < high_L1)
-    return inside_LM.to(like.dtype) / (high_L1 - low_L1)
+    return widen(inside_LM.to(like.dtype)) / (high_L1 - low_L1)
 
 
 class Convolution(nn.Module):
@@ -51,7 +51,7 @@ class Convolution(nn.Module):
 
     def forward(self, x_BMC: Tensor, num_groups: int) -> Tensor:
         """[B, M, C] to [B, num_groups, C]."""
-        taps_BLC = tap_matrix(x_BMC.shape[1], num_groups, x_BMC) @ x_BMC
+        taps_BLC = product(tap_matrix(x_BMC.shape[1], num_groups, x_BMC), x_BMC).to(x_BMC.dtype)
         out_BGC: Tensor = self.conv(taps_BLC.transpose(1, 2)).transpose(1, 2)
         return out_BGC
 
