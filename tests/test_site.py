@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import re
 import subprocess
@@ -227,6 +228,28 @@ def broken_links(site: Path) -> Iterator[str]:
             there = (path.parent / unquote(target.partition("?")[0])).resolve() if target else path
             if not there.is_file() or (anchor and there in pages and unquote(anchor) not in pages[there].anchors):
                 yield f"{path.relative_to(site)}: {link}"
+
+
+def test_a_folder_that_holds_something_else_is_left_alone(tmp_path: Path) -> None:
+    from build import clear
+
+    clear(tmp_path / "new")
+    (tmp_path / "new" / "html").mkdir()
+    clear(tmp_path / "new")
+    assert [path.name for path in (tmp_path / "new").iterdir()] == [".vitrim-site"]
+    (tmp_path / "source").mkdir()
+    with pytest.raises(ValueError, match="something else"):
+        clear(tmp_path)
+    assert (tmp_path / "source").is_dir()
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "docs").rglob("*.py")), ids=lambda path: path.name)
+def test_its_files_and_functions_are_short_and_say_what_they_are(path: Path) -> None:
+    tree = ast.parse(path.read_text())
+    assert ast.get_docstring(tree)
+    assert len(path.read_text().splitlines()) <= 250
+    functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
+    assert all((node.end_lineno or 0) - node.lineno < 40 for node in functions)
 
 
 @pytest.mark.slow

@@ -36,6 +36,10 @@ class Staging:
             return file
         if not (ROOT / file).is_file():
             raise ValueError(f"a page links to {file}, and neither the project nor the site has it.")
+        return self.copy(file)
+
+    def copy(self, file: str) -> str:
+        """Copy a file of the project; its place on the site."""
         copy = self.folder / "files" / file
         copy.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(ROOT / file, copy)
@@ -49,8 +53,7 @@ class Staging:
 
 
 def stage(folder: Path) -> None:
-    """Write all pages. Methods that are registered meanwhile get theirs."""
-    shutil.rmtree(folder, ignore_errors=True)
+    """Write all pages into a new folder. Methods that are registered meanwhile get theirs."""
     folder.mkdir(parents=True)
     staging, found = Staging(folder), all_methods()
     staging.pages |= {page: page for page in ("results.md", "all-methods.md", "gallery.md", "command-line.md")}
@@ -81,7 +84,9 @@ def stage_methods(staging: Staging, found: list[Facts]) -> None:
 
 def _read(document: str, staging: Staging) -> str:
     if document.endswith(".ipynb"):
-        return as_markdown(ROOT / document, staging.folder / "notebook")
+        staging.copy(document)
+        text = as_markdown(ROOT / document, staging.folder / "notebook")
+        return f"{text}\nThis page is [a notebook](../files/{document}), with the outputs that are stored in it.\n"
     text = (ROOT / document).read_text(encoding="utf-8")
     return f"{text}\n{contents()}\n" if document == "README.md" else text
 
