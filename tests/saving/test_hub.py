@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from saved_models import built, method_of, outputs, reduced
+from transformers import ViTConfig, ViTForImageClassification
 
 import vitrim
 
@@ -80,6 +81,16 @@ def test_a_pushed_model_comes_back_from_the_hub(hub):
     assert 'from_pretrained("owner/small-vit")' in (pushed / "README.md").read_text()
     again = vitrim.from_pretrained("owner/small-vit", revision="main")
     assert torch.equal(outputs(again), outputs(model))
+
+
+@pytest.mark.usefixtures("hub")
+def test_a_model_of_transformers_is_pushed_with_all_that_it_needs():
+    sizes = {"hidden_size": 32, "num_hidden_layers": 4, "num_attention_heads": 2, "intermediate_size": 64}
+    model = ViTForImageClassification(ViTConfig(**sizes, image_size=32, patch_size=8)).eval()
+    vitrim.push_to_hub(vitrim.reduce_tokens(model, "metr"), "owner/theirs")
+    again = vitrim.from_pretrained("owner/theirs")
+    assert method_of(again) == method_of(model)
+    assert all(torch.equal(a, b) for a, b in zip(again.parameters(), model.parameters(), strict=True))
 
 
 def test_what_the_hub_refuses_is_told_in_one_line(hub, monkeypatch):

@@ -64,7 +64,10 @@ ARGUMENTS = {"num_classes": 7, "img_size": [32, 32], "in_chans": 3}
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"vitrim_format": 2}, r"has format 2, and this version of vitrim reads format 1: it was written by vitrim"),
+        (
+            {"vitrim_format": 3},
+            r"has format 3, and this version of vitrim reads formats 1 and 2: it was written",
+        ),
         ({"extra": 1, "more": 2}, "unknown key extra, more; known are architecture"),
         ({"architecture": "vit_tinny_patch16_224"}, "no model is called 'vit_tinny_patch16_224'; close names are"),
         ({"architecture": "hf-hub:owner/name"}, "must be the name of a model in timm"),

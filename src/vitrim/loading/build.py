@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,12 +11,10 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from ..core.method import Method
-from ..core.notice import VitrimWarning
 from ..methods import title
 from ..text import first_line
 from . import libraries
-from .folder import WEIGHTS_FILE, Config, check_folder, read_config
+from .folder import LEARNED_FILE, WEIGHTS_FILE, Config, read_config, say_all_tokens
 from .names import FOLDER, HUB, check_name, is_saved, split_name
 from .network import check_hub
 from .weights import Adapt, fit, read_checkpoint
@@ -44,9 +41,11 @@ def load_model(name: str, checkpoint: str | Path | None = None, *, img_size: int
     if is_saved(name):
         if checkpoint is not None:
             raise ValueError(f"{name} is a saved model and brings its weights; with a checkpoint, give a model's name.")
-        state = read_checkpoint(check_folder(Path(name)) / WEIGHTS_FILE)
-        model = build_model(name, img_size=img_size)
-        fit(model, state, name, Path(name) / WEIGHTS_FILE, keep="model", adapt=adapting(img_size))
+        config = read_config(Path(name))
+        model = build_saved(config, Path(name), img_size=img_size)
+        state, adapt = state_of(Path(name), model, config.library), adapting(img_size, config.library)
+        fit(model, state, name, Path(name) / WEIGHTS_FILE, keep="model", adapt=adapt)
+        _say_all_tokens(name, config)
         return model
     if checkpoint is None:
         return _pretrained(name, img_size)
@@ -100,37 +99,49 @@ def build_model(name: str, *, img_size: int | None = None, **settings: Any) -> n
         return libraries.build(*other, img_size)
     if is_saved(name):
         config = read_config(Path(name))
-        _say_all_tokens(name, config.method)
-        return build_saved(config, img_size=img_size, **settings)
+        model = build_saved(config, Path(name), img_size=img_size, **settings)
+        _say_all_tokens(name, config)
+        return model
     return _create(name, img_size, pretrained=False, **settings)
 
 
-def _say_all_tokens(name: str, method: Method | None) -> None:
-    """Warn of a folder that holds a reduction, which is left out."""
-    if method is not None:
-        warnings.warn(
-            f"{name} was saved with {title(method)}, which does not act here: vitrim.from_pretrained, and "
-            "`vitrim evaluate`, take it as it was saved.",
-            VitrimWarning,
-            stacklevel=3,
-        )
+def _say_all_tokens(name: str, config: Config) -> None:
+    if config.method is not None:
+        say_all_tokens(name, title(config.method))
 
 
-def build_saved(config: Config, *, img_size: int | None = None, **settings: Any) -> nn.Module:
-    """The model that a saved folder describes, with all its tokens and random weights; ValueError if there is none."""
-    arguments = {**config.arguments, **settings} | ({} if img_size is None else {"img_size": img_size})
-    arguments["pretrained_cfg_overlay"] = config.data
+def build_saved(config: Config, folder: Path, *, img_size: int | None = None, **settings: Any) -> nn.Module:
+    """The model that a saved folder describes, with all its tokens; ValueError if there is none.
+
+    Its weights are random, but for transformers', which reads them as it builds.
+    """
     try:
+        if config.library != "timm":
+            if settings:
+                raise ValueError(f"{folder} is of {config.library}: {', '.join(settings)} cannot be set here.")
+            return libraries.LIBRARIES[config.library].rebuild(config, folder, img_size).eval()
+        size = {} if img_size is None else {"img_size": img_size}
+        arguments: dict[str, Any] = {**config.arguments, **settings, **size, "pretrained_cfg_overlay": config.data}
         return _create(config.architecture, arguments.pop("img_size", None), pretrained=False, **arguments)
     except (ValueError, OSError):
         raise
-    except Exception as error:  # whatever arguments of the wrong kind lead timm's builder to
+    except Exception as error:  # whatever arguments of the wrong kind lead a library's builder to
         raise ValueError(f"{config.architecture} cannot be built as it was saved: {first_line(error)}.") from error
 
 
-def adapting(img_size: int | None) -> Adapt:
+def state_of(folder: Path, model: nn.Module, library: str) -> dict[str, Tensor]:
+    """The weights in a saved folder; of transformers' models, which bring theirs, what a method learned is added."""
+    if library != "transformers":
+        return read_checkpoint(folder / WEIGHTS_FILE)
+    learned = folder / LEARNED_FILE
+    return dict(model.state_dict()) | (read_checkpoint(learned) if learned.is_file() else {})
+
+
+def adapting(img_size: int | None, library: str = "timm") -> Adapt:
     """What makes a state the model's: as the model says, and with positions of that resolution, if one is given."""
-    return adapt_state if img_size is None else resample_positions
+    if img_size is None:
+        return adapt_state
+    return resample_positions if library == "timm" else libraries.LIBRARIES[library].resample or adapt_state
 
 
 def resample_positions(model: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -4,20 +4,26 @@ from __future__ import annotations
 
 import json
 import re
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ..core.method import Method
+from ..core.notice import VitrimWarning
+from ..kinds import is_whole
 from ..text import shown
 from .method_json import method_from_json, method_to_json
 from .ranges import ARGUMENTS, DATA, check
 
-FORMAT = 1
-MARK = "vitrim_format"  # its key: by it a folder of ours is known
+# Format 1 is a model of timm's, format 2 of another library's; transformers' own config.json has it under ENTRY.
+FORMATS = {1: ("timm",), 2: ("torchvision", "open_clip", "transformers")}
+MARK, ENTRY = "vitrim_format", "vitrim"  # its keys: by them a folder of ours is known
 WEIGHTS_FILE, CONFIG_FILE, CARD_FILE = "model.safetensors", "config.json", "README.md"
-FILES = (WEIGHTS_FILE, CONFIG_FILE, CARD_FILE)
+PROCESSOR_FILE = "preprocessor_config.json"  # how transformers prepares images
+LEARNED_FILE = "vitrim.safetensors"  # what a method learned, beside weights that transformers reads
+FILES = (WEIGHTS_FILE, CONFIG_FILE, CARD_FILE, PROCESSOR_FILE, LEARNED_FILE)
 PICKLES = (".bin", ".pth", ".pt", ".ckpt", ".pkl", ".tar")
 
 # What timm's description of a model may say here: how images are prepared and what the classes are called. Addresses
@@ -26,6 +32,11 @@ DATA_KEYS = (
     *("input_size", "test_input_size", "mean", "std", "crop_pct", "test_crop_pct", "crop_mode", "interpolation"),
     *("label_names", "label_descriptions"),
 )
+OTHER_DATA = {
+    "torchvision": ("crop_size", "resize_size", "interpolation", "antialias", "mean", "std"),
+    "open_clip": ("size", "mode", "mean", "std", "interpolation", "resize_mode", "fill_color"),
+    "transformers": (),
+}
 # Arguments of timm's builders that fetch or read something, or change what is built into something else.
 REFUSED_ARGUMENTS = (
     *("model_name", "pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "pretrained_strict", "cache_dir"),
@@ -38,19 +49,21 @@ REFUSED_ARGUMENTS = (
 class Config:
     """Everything that config.json says."""
 
-    architecture: str  # timm's name
-    arguments: Mapping[str, Any]  # for timm's builder: num_classes, img_size, in_chans, and what else was not default
-    data: Mapping[str, Any]  # entries of timm's pretrained_cfg, see DATA_KEYS
+    architecture: str  # the library's name
+    arguments: Mapping[str, Any]  # for its builder; timm's: num_classes, img_size, in_chans, and what was not default
+    data: Mapping[str, Any]  # how images are prepared; timm's: entries of its pretrained_cfg, see DATA_KEYS
     method: Method | None  # None: the model carries all its tokens
     versions: Mapping[str, str] = field(default_factory=dict)  # of vitrim, timm and torch, when it was written
     recipe: Any = None  # how it was trained, if the user says so
     metrics: Mapping[str, Any] | None = None  # what it reaches, if the user says so
     pools_patches: bool | None = None  # what `reduce_tokens` was told, where that is not what the model's head says
+    library: str = "timm"
 
     def to_json(self) -> str:
         """The text of config.json; ValueError for what it cannot hold."""
+        own = {MARK: 1} if self.library == "timm" else {MARK: 2, "library": self.library}
         content = {
-            MARK: FORMAT,
+            **own,
             **{name: getattr(self, name) for name in ("architecture", "arguments", "data", "recipe", "metrics")},
             "method": None if self.method is None else method_to_json(self.method),
             "versions": self.versions,
@@ -70,17 +83,19 @@ def read_config(folder: Path) -> Config:
     check_folder(folder)
     path = folder / CONFIG_FILE
     content = _read_json(path)
+    if is_of_transformers(content):
+        content = _entry(content)
     if MARK not in content:
         raise ValueError(
             f"{path} was not written by vitrim's save_pretrained: it has no {MARK}{_other(content, folder)}."
         )
-    if content[MARK] != FORMAT:
+    if not is_whole(content[MARK]) or content[MARK] not in FORMATS:
         raise ValueError(
-            f"{path} has format {shown(repr(content[MARK]))}, and this version of vitrim reads format {FORMAT}: "
+            f"{path} has format {shown(repr(content[MARK]))}, and this version of vitrim reads formats 1 and 2: "
             f"{_hint(content.get('versions'))}."
         )
     try:
-        return _checked({key: value for key, value in content.items() if key != MARK})
+        return _checked({key: value for key, value in content.items() if key != MARK}, FORMATS[content[MARK]])
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path}: {error}") from error
 
@@ -105,7 +120,8 @@ def check_folder(folder: Path) -> Path:
 def is_ours(folder: Path) -> bool:
     """Whether save_pretrained, of any version, wrote this folder, and nothing else lies in it."""
     try:
-        return MARK in _read_json(folder / CONFIG_FILE) and not foreign_files(folder)
+        content = _read_json(folder / CONFIG_FILE)
+        return (MARK in content or has_entry(content)) and not foreign_files(folder)
     except (ValueError, OSError):
         return False
 
@@ -125,27 +141,66 @@ def _read_json(path: Path) -> dict[str, Any]:
     return content
 
 
-def _checked(content: dict[str, Any]) -> Config:
+def has_reduction(content: object) -> bool:
+    """Whether a config.json of transformers names a method."""
+    return has_entry(content) and content[ENTRY].get("method") is not None  # type: ignore[index]
+
+
+def say_all_tokens(name: str, method: str) -> None:
+    """Warn of a folder that holds a reduction, which is left out."""
+    warnings.warn(
+        f"{name} was saved with {method}, which does not act here: vitrim.from_pretrained, and "
+        "`vitrim evaluate`, take it as it was saved.",
+        VitrimWarning,
+        stacklevel=3,
+    )
+
+
+def is_of_transformers(content: object) -> bool:
+    """Whether it is a config.json of transformers."""
+    return isinstance(content, dict) and {"model_type", "architectures"} <= set(content)
+
+
+def has_entry(content: object) -> bool:
+    """Whether a config.json of transformers was written by vitrim's save_pretrained."""
+    return isinstance(content, dict) and isinstance(content.get(ENTRY), dict) and MARK in content[ENTRY]
+
+
+def _entry(content: Mapping[str, Any]) -> dict[str, Any]:
+    """What transformers' config.json holds of ours; of a model that it wrote itself, what we would have written."""
+    if has_entry(content):
+        return dict(content[ENTRY])
+    named = content["architectures"]
+    architecture = named[0] if isinstance(named, list) and named else named
+    plain = Config(architecture, {}, {}, None, library="transformers").to_json()
+    return dict(json.loads(plain))
+
+
+def _checked(content: dict[str, Any], libraries: tuple[str, ...]) -> Config:
     known = {"architecture": str, "arguments": dict, "data": dict, "method": (dict, type(None)), "versions": dict}
     may_be_none = {"metrics": (dict, type(None)), "pools_patches": (bool, type(None))}
     kinds: dict[str, Any] = {**known, "recipe": object, **may_be_none}
-    content = {"pools_patches": None} | content  # written where it says something
+    content = {"pools_patches": None, "library": "timm"} | content  # written where they say something
+    kinds["library"] = str
     _refuse_others("key", content, kinds)
     for key, kind in kinds.items():
         if key not in content:
             raise ValueError(f"{key} is missing.")
         if not isinstance(content[key], kind):
             raise ValueError(f"{key} cannot be {shown(repr(content[key]))}.")
-    if not re.fullmatch(r"\w+", content["architecture"]):  # timm would look other names up elsewhere
-        raise ValueError(
-            f"architecture must be the name of a model in timm, not {shown(repr(content['architecture']))}."
-        )
-    _refuse_others("data entry", content["data"], DATA_KEYS)
+    library, name = content["library"], content["architecture"]
+    if library not in libraries:
+        raise ValueError(f"library is one of {', '.join(libraries)}, not {shown(repr(library))}.")
+    if not re.fullmatch(r"\w+" if library != "open_clip" else r"[\w.-]+", name):  # others are looked up elsewhere
+        raise ValueError(f"architecture must be the name of a model in {library}, not {shown(repr(name))}.")
+    _refuse_others("data entry", content["data"], OTHER_DATA.get(library, DATA_KEYS))
     refused = sorted(set(content["arguments"]) & set(REFUSED_ARGUMENTS))
     if refused:
         raise ValueError(f"the argument {', '.join(refused)} is no business of a saved model.")
-    check("argument", content["arguments"], ARGUMENTS)
-    check("data entry", content["data"], DATA)
+    inner = [each for each in content["arguments"].values() if isinstance(each, dict)]
+    for arguments in (content["arguments"], *inner):
+        check("argument", arguments, ARGUMENTS)
+    check("data entry", content["data"], DATA if library == "timm" else {})
     tuples = {key: _tuples(content[key]) for key in ("arguments", "data")}
     method = None if content["method"] is None else method_from_json(content["method"])
     return Config(**content | tuples | {"method": method})
@@ -166,9 +221,7 @@ def _tuples(value: Any) -> Any:
 
 def _other(content: Mapping[str, Any], folder: Path) -> str:
     """What to do with the folder of another library."""
-    if "pretrained_cfg" in content:
-        return f"; it is one of timm's: name the model local-dir:{folder}"
-    return "; load_model, or --model, takes a folder of transformers'" if "model_type" in content else ""
+    return f"; it is one of timm's: name the model local-dir:{folder}" if "pretrained_cfg" in content else ""
 
 
 def _hint(versions: object) -> str:

@@ -13,10 +13,10 @@ from ..api import method_from, reduce_tokens
 from ..backbones.reader import find_stack
 from ..core.method import Method
 from ..text import first_line, shown
-from .build import adapting, build_saved
-from .folder import CARD_FILE, CONFIG_FILE, WEIGHTS_FILE, Config, read_config
+from .build import adapting, build_saved, state_of
+from .folder import CONFIG_FILE, FILES, WEIGHTS_FILE, Config, read_config
 from .network import check_answer
-from .weights import Keep, fit, read_checkpoint
+from .weights import Keep, fit
 
 SAVED = "saved"  # the method that the folder names
 DESCRIBED = "the model that its config describes"
@@ -57,7 +57,8 @@ def load_saved(
     """`from_pretrained` of a folder. img_size: another resolution, for which positions are resampled."""
     config = read_config(folder)
     acts = _acting(config, exits, method)
-    model = build_saved(config, img_size=img_size)
+    model = build_saved(config, folder, img_size=img_size)
+    state = state_of(folder, model, config.library)
     if acts is not None:
         try:
             reduce_tokens(model, acts, pools_patches=config.pools_patches)
@@ -67,13 +68,12 @@ def load_saved(
         except Exception as error:  # whatever a setting of the wrong kind leads to, say a word for a number
             said = f"{shown(str(acts))} does not fit {config.architecture}: {first_line(error)}"
             raise ValueError(f"{folder / CONFIG_FILE}: {said}.") from error
-    state = read_checkpoint(folder / WEIGHTS_FILE)
     tensors: list[tuple[str, Any]] = [*model.named_parameters(), *model.named_buffers()]
     for name, tensor in tensors:
         if name in state and tensor.is_floating_point():
             tensor.data = tensor.data.to(state[name].dtype)  # load_state_dict would round to the model's own
     keep: Keep = "model" if method != SAVED else "all" if exits else "inference"
-    fit(model, state, DESCRIBED, folder / WEIGHTS_FILE, keep=keep, adapt=adapting(img_size))
+    fit(model, state, DESCRIBED, folder / WEIGHTS_FILE, keep=keep, adapt=adapting(img_size, config.library))
     return model
 
 
@@ -98,10 +98,9 @@ def _acting(config: Config, exits: bool, method: Method | str | None) -> Method 
 
 
 def _fetch(repository: str, revision: str | None) -> Path:
-    """The three files of a repository, from the hub or, without network, from its cache on this machine."""
+    """The files of a repository, from the hub or, without network, from its cache on this machine."""
     import huggingface_hub
 
-    files = [CONFIG_FILE, WEIGHTS_FILE, CARD_FILE]
     try:
         check_answer()
         answer: OSError | None = None
@@ -109,7 +108,7 @@ def _fetch(repository: str, revision: str | None) -> Path:
         answer = error
     try:
         found = huggingface_hub.snapshot_download(
-            repository, revision=revision, allow_patterns=files, local_files_only=answer is not None
+            repository, revision=revision, allow_patterns=list(FILES), local_files_only=answer is not None
         )
     except Exception as error:  # the client library's own error classes have changed with its versions
         at = "" if revision is None else f" at {revision}"

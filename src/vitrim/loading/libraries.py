@@ -11,14 +11,16 @@ pipeline. `num_classes` is set where the model has classes.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from torch import nn
 
 from ..text import first_line
 from . import open_clip, torchvision, transformers
+from .folder import Config
+from .weights import Adapt
 
 
 class Library(NamedTuple):
@@ -28,14 +30,19 @@ class Library(NamedTuple):
     load: Callable[[str, Path | None, int | None], nn.Module]
     example: str
     advice: str  # where there is no network
+    candidates: Callable[[Any], Iterator[tuple[str, dict[str, Any], dict[str, Any]]]]  # how a folder may describe one
+    rebuild: Callable[[Config, Path, int | None], nn.Module]  # the model that a folder describes
+    resample: Adapt | None = None  # positions at the resolution of a model
+
+
+def _library(module: Any, example: str, advice: str, resample: Adapt | None = None) -> Library:
+    return Library(module.build, module.load, example, advice, module.candidates, module.rebuild, resample)
 
 
 LIBRARIES = {
-    "torchvision": Library(torchvision.build, torchvision.load, "vit_b_16", "pass --checkpoint FILE"),
-    "transformers": Library(
-        transformers.build, transformers.load, "google/vit-base-patch16-224, or a folder", "name a folder"
-    ),
-    "open_clip": Library(open_clip.build, open_clip.load, "ViT-B-32/laion2b_s34b_b79k", "pass --checkpoint FILE"),
+    "torchvision": _library(torchvision, "vit_b_16", "pass --checkpoint FILE", torchvision.resample_positions),
+    "transformers": _library(transformers, "google/vit-base-patch16-224, or a folder", "name a folder"),
+    "open_clip": _library(open_clip, "ViT-B-32/laion2b_s34b_b79k", "pass --checkpoint FILE"),
 }
 
 

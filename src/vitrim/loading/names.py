@@ -7,6 +7,7 @@ import json
 import os
 from pathlib import Path
 
+from .folder import CONFIG_FILE, has_entry, is_of_transformers
 from .network import check_hub
 
 LIBRARIES = ("torchvision", "transformers", "open_clip")  # named before a colon; any other name is timm's
@@ -16,7 +17,7 @@ HUB, FOLDER = "hf-hub:", "local-dir:"  # beginnings of names that timm looks up 
 def split_name(name: str) -> tuple[str, str] | None:
     """('torchvision', 'vit_b_16') for 'torchvision:vit_b_16'; None for a name of timm's, or a folder of ours.
 
-    A folder that transformers' save_pretrained wrote is known by its config.json and needs no prefix.
+    A folder that transformers' own save_pretrained wrote is known by its config.json and needs no prefix.
     """
     library, colon, rest = name.partition(":")
     if colon and library in LIBRARIES:
@@ -25,7 +26,7 @@ def split_name(name: str) -> tuple[str, str] | None:
 
 
 def is_saved(name: str) -> bool:
-    """Whether the name is a folder's; for a folder called like one of timm's models, write ./name."""
+    """Whether the name is that of a folder of ours; for a folder called like one of timm's models, write ./name."""
     import timm
 
     return Path(name).is_dir() and not timm.is_model(name) and split_name(name) is None
@@ -49,8 +50,14 @@ def _is_of_transformers(name: str) -> bool:
     """Whether the name is that of a folder of transformers, and of no model of timm's."""
     import timm
 
+    content = _content(name)
+    theirs = is_of_transformers(content) and not has_entry(content)
+    return theirs and not timm.is_model(name)
+
+
+def _content(name: str) -> object:
+    """What the config.json of a folder says; None where there is none."""
     try:
-        content = json.loads((Path(os.path.expanduser(name)) / "config.json").read_text(encoding="utf-8"))
+        return json.loads((Path(os.path.expanduser(name)) / CONFIG_FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
-        return False
-    return isinstance(content, dict) and {"model_type", "architectures"} <= set(content) and not timm.is_model(name)
+        return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 from ..extras import import_module
 from ..measure.preparation import prepared_by
 from ..text import first_line
+from .folder import Config
 from .network import check_answer
 from .shared import check_multiple, quiet
 from .weights import Adapt, fit, read_checkpoint
@@ -66,6 +68,44 @@ def _patch_size(tower: Any) -> int | None:
     return size if size is None or isinstance(size, int) else int(size[0])
 
 
+def candidates(tower: Any) -> Iterator[tuple[str, dict[str, Any], dict[str, Any]]]:
+    """How a folder may describe a tower: each registered name whose configuration is like it, and the configuration."""
+    library: Any = import_module("open_clip")
+    if hasattr(tower, "visual"):
+        raise ValueError("of open_clip's models the vision tower can be saved, save_pretrained(model.visual, ...).")
+    trunk = getattr(tower, "trunk", None)  # of a tower by timm
+    name = None if trunk is None else trunk.pretrained_cfg["architecture"]
+    wanted = None if name else (tower.conv1.out_channels, len(tower.transformer.resblocks), tower.output_dim)
+    for each in library.list_models():
+        config = library.get_model_config(each)
+        vision = config["vision_cfg"] | {"image_size": tower.image_size, "timm_model_pretrained": False}
+        found = str(vision.get("timm_model_name") or "").partition(".")[0]
+        sizes = (vision.get("width", 768), vision.get("layers", 12), config["embed_dim"])
+        if found == name if name else not found and sizes == wanted:
+            quick = bool(config.get("quick_gelu"))
+            arguments = {"embed_dim": config["embed_dim"], "vision_cfg": vision, "quick_gelu": quick}
+            yield each, arguments, dict(getattr(tower, "preprocess_cfg", {}))
+
+
+def rebuild(config: Config, folder: Path, img_size: int | None) -> nn.Module:
+    """The tower that a folder describes, with random weights; nothing is fetched."""
+    import timm
+
+    if img_size is not None:
+        raise ValueError(f"the tower in {folder} has its image size: build another one to change it.")
+    vision = dict(config.arguments["vision_cfg"])
+    name = vision.get("timm_model_name")
+    if vision.get("timm_model_pretrained") or not (name is None or (":" not in name and timm.is_model(name))):
+        raise ValueError(f"{folder} names a trunk {name!r} to be fetched, and a saved tower brings its weights.")
+    text = {"context_length": 1, "vocab_size": 1, "width": 8, "heads": 1, "layers": 1}  # left out again
+    tower = import_module("open_clip").CLIP(text_cfg=text, **{**config.arguments, "vision_cfg": vision}).visual
+    tower.num_classes = 0
+    if config.data:
+        tower.preprocess_cfg = dict(config.data)
+        _prepare(tower)
+    return tower
+
+
 def _adapting(whole: Any, resample: bool) -> Adapt:
     """From the state of a whole model as open_clip saves it, or of the tower alone, the tower's."""
 
@@ -82,9 +122,14 @@ def _adapting(whole: Any, resample: bool) -> Adapt:
 
 def _tower(whole: Any) -> nn.Module:
     tower = whole.visual
+    _prepare(tower)
+    tower.num_classes = 0
+    return tower
+
+
+def _prepare(tower: Any) -> None:
+    """Give the tower the transform of its own configuration."""
     transforms: Any = import_module("open_clip.transform")
     cfg = transforms.PreprocessCfg(**tower.preprocess_cfg)
     transform = transforms.image_transform_v2(cfg, is_train=False)
     tower.image_preparation = prepared_by("open_clip", transform, 3, tower.preprocess_cfg)
-    tower.num_classes = 0
-    return tower

@@ -73,7 +73,7 @@ DATA: Mapping[str, Kind] = {
         ),
     ),
 }
-ARGUMENTS: Mapping[str, Kind] = {  # others go to timm's builder, their numbers within bounds too
+ARGUMENTS: Mapping[str, Kind] = {  # others go to the library's builder, their numbers within bounds too
     "depth": _whole(1, 1024),
     "num_heads": _whole(1, 1024),
     "embed_dim": _whole(1, 2**16),
@@ -83,6 +83,9 @@ ARGUMENTS: Mapping[str, Kind] = {  # others go to timm's builder, their numbers 
     "mlp_ratio": _number(0.01, 64),
     "img_size": SIDES,
     "patch_size": SIDES,
+    "image_size": SIDES,
+    **dict.fromkeys(("num_layers", "layers"), _whole(1, 1024)),
+    **dict.fromkeys(("hidden_dim", "mlp_dim", "width", "head_width"), _whole(1, 2**16)),
 }
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +11,14 @@ from torch import Tensor, nn
 
 from ..extras import import_module
 from ..heads import num_classes
-from ..measure.preparation import Preparation, prepared_by
+from ..measure.preparation import Preparation, given_to, prepared_by
 from ..text import first_line
+from .folder import Config
 from .shared import check_multiple
 from .weights import fit, read_checkpoint
+
+# Arguments of the constructor that the model keeps as they are.
+ARGUMENTS = ("image_size", "patch_size", "hidden_dim", "mlp_dim", "dropout", "attention_dropout", "representation_size")
 
 
 def build(name: str, img_size: int | None, **settings: Any) -> nn.Module:
@@ -68,6 +72,33 @@ def _create(models: Any, name: str, img_size: int | None, own: int, settings: di
         ) from error
 
 
+def candidates(model: Any) -> Iterator[tuple[str, dict[str, Any], dict[str, Any]]]:
+    """How a folder may describe the model: its class, the arguments of its constructor, and its preparation."""
+    arguments: dict[str, Any] = {name: getattr(model, name) for name in ARGUMENTS}
+    arguments |= {"num_layers": len(model.encoder.layers), "num_heads": model.encoder.layers[0].num_heads}
+    arguments["num_classes"] = num_classes(model)
+    prepared = given_to(model)
+    data = dict(prepared.settings) if prepared is not None and prepared.library == "torchvision" else {}
+    if data:
+        data["interpolation"] = data["interpolation"].value
+    yield "VisionTransformer", arguments, data
+
+
+def rebuild(config: Config, _: Path, img_size: int | None) -> nn.Module:
+    """The model that a folder describes, with random weights."""
+    library: Any = import_module("torchvision")
+    size = {} if img_size is None else {"image_size": img_size}
+    model = library.models.VisionTransformer(**{**config.arguments, **size})
+    if config.data:
+        settings = dict(config.data)
+        settings["interpolation"] = library.transforms.InterpolationMode(settings["interpolation"])
+        recipe = import_module("torchvision.transforms._presets").ImageClassification(
+            crop_size=settings.pop("crop_size")[0], resize_size=settings.pop("resize_size")[0], **settings
+        )
+        model.image_preparation = _preparation(recipe, model.image_size)
+    return model
+
+
 def load(name: str, checkpoint: Path | None, img_size: int | None) -> nn.Module:
     """The model with torchvision's weights, or the checkpoint's, and then with as many classes as these have."""
     models: Any = import_module("torchvision").models
@@ -78,12 +109,13 @@ def load(name: str, checkpoint: Path | None, img_size: int | None) -> nn.Module:
     else:
         model, weights = build(name, img_size), models.get_model_weights(name).DEFAULT
         state, model.categories = weights.get_state_dict(progress=False), weights.meta["categories"]
-    adapt = None if img_size is None else _resample_positions
+    adapt = None if img_size is None else resample_positions
     fit(model, state, f"torchvision:{name}", checkpoint or Path(name), adapt=adapt)
     return model
 
 
-def _resample_positions(model: Any, state: dict[str, Tensor]) -> Mapping[str, Tensor]:
+def resample_positions(model: Any, state: dict[str, Tensor]) -> Mapping[str, Tensor]:
+    """The position embedding at the model's resolution."""
     if "encoder.pos_embedding" not in state:
         return state
     resample = import_module("torchvision.models.vision_transformer").interpolate_embeddings

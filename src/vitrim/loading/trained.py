@@ -41,5 +41,5 @@ def load_without_method(model: str, checkpoint: Path | None, img_size: int | Non
 
 def exits_in(state: Mapping[str, object]) -> tuple[int, ...]:
     """The blocks, 0-based, whose exit heads are among the weights."""
-    found = (re.search(rf"\.(\d+)\.{WEIGHTS}\.{TRAINING_ONLY}\.", key) for key in state)
+    found = (re.search(rf"(\d+)\.{WEIGHTS}\.{TRAINING_ONLY}\.", key) for key in state)
     return tuple(sorted({int(match[1]) for match in found if match}))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,8 @@ from torch import nn
 from ..extras import import_module
 from ..heads import NAMES
 from ..measure.image_processor import check_size, preparation, processor_of
-from ..text import first_line
+from ..text import first_line, shown
+from .folder import ENTRY, PROCESSOR_FILE, Config, has_reduction, say_all_tokens
 from .network import check_hub
 from .shared import quiet
 
@@ -23,6 +24,7 @@ TOWERS = {  # model of images and texts -> the part that gives its embedding of 
     "SiglipModel": "SiglipVisionModel",
 }
 
+ATTENTION = "attn_implementation"
 CLASSIFIER, WEIGHTS = NAMES["transformers"][1], "model.safetensors"
 Make = Callable[[str, Any, Any], Any]  # of the name, the class and its configuration
 
@@ -38,6 +40,37 @@ def load(name: str, checkpoint: Path | None, img_size: int | None) -> nn.Module:
         raise ValueError(f"transformers:{name} brings its weights; give the folder with the weights you want instead.")
     import_module("transformers.utils.logging").disable_progress_bar()
     return _model(name, img_size, _with_weights)
+
+
+def candidates(model: Any) -> Iterator[tuple[str, dict[str, Any], dict[str, Any]]]:
+    """How a folder describes the model beside its config.json: its class, and how it computes its attention."""
+    cls = type(model)
+    if getattr(import_module("transformers"), cls.__name__, None) is not cls:
+        raise ValueError(
+            f"{cls.__module__}.{cls.__name__} is no class of transformers itself, so a folder could not name it: "
+            "save its state_dict."
+        )
+    yield cls.__name__, {ATTENTION: model.config._attn_implementation}, {}
+
+
+def rebuild(config: Config, folder: Path, img_size: int | None) -> nn.Module:
+    """The model that a folder holds, with its weights."""
+    library: Any = import_module("transformers")
+    if img_size is not None:
+        raise ValueError(f"--img-size does not apply to {folder}: set image_size in its configuration.")
+    cls = getattr(library, config.architecture, None)
+    if not (isinstance(cls, type) and issubclass(cls, library.PreTrainedModel)):
+        raise ValueError(f"{folder} names the architecture {config.architecture}, which is no model of transformers.")
+    attention = config.arguments.get(ATTENTION, "sdpa")
+    if attention not in ("sdpa", "eager"):
+        raise ValueError(f"{folder}: {ATTENTION} is sdpa or eager, not {shown(attention)}.")
+    import_module("transformers.utils.logging").disable_progress_bar()
+    model = _with_weights(str(folder), cls, attn_implementation=attention).eval()
+    if (folder / PROCESSOR_FILE).is_file():
+        vision = getattr(model.config, "vision_config", model.config)
+        model.image_preparation = preparation(str(folder), processor_of(str(folder)), vision)
+    model.num_classes = model.config.num_labels if CLASSIFIER in cls.__name__ else 0
+    return model
 
 
 def is_folder(name: str) -> bool:
@@ -66,6 +99,8 @@ def _model(name: str, img_size: int | None, make: Make) -> nn.Module:
     vision = getattr(config, "vision_config", config)
     prepared = preparation(name, processor, vision)
     check_size(name, cls, vision, prepared)
+    if has_reduction(vars(config)):
+        say_all_tokens(name, getattr(config, ENTRY)["method"].get("class"))
     model = make(path, cls, config)
     model.image_preparation = prepared
     model.num_classes = config.num_labels if CLASSIFIER in cls.__name__ else 0
@@ -88,14 +123,14 @@ def _class_and_config(library: Any, name: str, config: Any) -> tuple[Any, Any]:
     return cls, vision
 
 
-def _with_weights(path: str, cls: Any, config: Any) -> Any:
+def _with_weights(path: str, cls: Any, config: Any = None, **settings: Any) -> Any:
     from safetensors import SafetensorError
 
     is_tower = cls.__name__ in TOWERS.values()
     try:
         with quiet() if is_tower else nullcontext():  # it lists the weights of the text tower, which are left out
             model, found = cls.from_pretrained(
-                path, config=config, ignore_mismatched_sizes=True, output_loading_info=True
+                path, config=config, ignore_mismatched_sizes=True, output_loading_info=True, **settings
             )
     except SafetensorError as error:
         raise ValueError(f"{path} holds no whole safetensors file ({first_line(error)}).") from error

@@ -167,7 +167,7 @@ def fit(
 
 def is_learned(key: str, only_for_training: bool = False) -> bool:
     """Whether a weight belongs to a method rather than to the model, or to what of a method only training needs."""
-    return re.search(rf"\.\d+\.{WEIGHTS}\.{rf'{TRAINING_ONLY}[.]' if only_for_training else ''}", key) is not None
+    return re.search(rf"\d\.{WEIGHTS}\.{rf'{TRAINING_ONLY}[.]' if only_for_training else ''}", key) is not None
 
 
 def _is_kept(key: str, keep: Keep) -> bool:

@@ -15,6 +15,7 @@ from torch import nn
 from ..backbones.reader import find_stack, read_backbone, restored
 from ..core.method import Method
 from ..core.spec import ViTSpec
+from ..heads import num_classes
 from ..loading.folder import CONFIG_FILE, Config
 from ..loading.weights import is_learned
 from ..measure.evaluate import input_size_of
@@ -50,9 +51,10 @@ def render(model: nn.Module, config: Config, about: About) -> str:
         **vars(about),
         **{"name": _plain(about.source.rpartition("/")[2]), "architecture": config.architecture},
         versions=config.versions,
-        num_classes=config.arguments["num_classes"],
+        num_classes=num_classes(model) or 0,
         size="x".join(map(str, input_size_of(model))),
-        tags=["vitrim", "timm", "vision-transformer", *_tags(method)],
+        library=config.library,
+        tags=["vitrim", config.library, "vision-transformer", *_tags(method)],
         method=method,
         method_name=_name(method),
         has_exits=method is not None and method.exits is not None,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,7 +18,9 @@ from ..backbones.reader import restored
 from ..heads import num_classes
 from ..loading.build import build_saved
 from ..loading.folder import DATA_KEYS, REFUSED_ARGUMENTS, Config
+from ..loading.libraries import LIBRARIES
 from ..measure.evaluate import input_size_of
+from .transformers import with_classes
 
 # Argument of timm's builder -> where a model shows it.
 SHOWN: Mapping[str, Callable[[Any], Any]] = {
@@ -33,15 +36,42 @@ SHOWN: Mapping[str, Callable[[Any], Any]] = {
 }
 # What may differ without a difference in evaluation.
 MAY_DIFFER = (
-    *("training", "grad_checkpointing", "fused_attn", "weight_init_mode", "fix_init"),
+    *("training", "grad_checkpointing", "gradient_checkpointing", "fused_attn", "weight_init_mode", "fix_init"),
     *("distilled_training", "return_dense", "mix_token"),  # what comes out in training mode
-    *("num_classes",),  # stays behind where the head is exchanged, whose own shape is compared
+    *("num_classes", "num_labels"),  # stay behind where the head is exchanged, whose own shape is compared
 )
 PLAIN = (bool, int, float, str, tuple)
 
 
-def describe(model: nn.Module) -> tuple[str, dict[str, Any], dict[str, Any]]:
+def describe(model: nn.Module, library: str) -> tuple[str, dict[str, Any], dict[str, Any]]:
     """Architecture, arguments and data entries for a `Config`. ValueError where the model cannot be built again."""
+    if library == "timm":
+        return _of_timm(model)
+    refusal: ValueError | None = None
+    with restored(model):
+        for architecture, arguments, data in LIBRARIES[library].candidates(model):
+            try:
+                _check_same(model, _blank(model, library, architecture, arguments), architecture, library)
+            except ValueError as error:
+                refusal = refusal or error
+            else:
+                return architecture, arguments, data
+    raise refusal or ValueError(
+        f"this {type(model).__name__} is of no configuration that {library} lists, so it could not be built again: "
+        "register its configuration with the library, or save its state_dict."
+    )
+
+
+def _blank(model: Any, library: str, architecture: str, arguments: Mapping[str, Any]) -> nn.Module:
+    """What the description gives, without weights."""
+    with torch.device("meta"):
+        if library == "transformers":
+            return type(model)(with_classes(model))
+        config = Config(architecture, arguments, {}, None, library=library)
+        return build_saved(config, Path())
+
+
+def _of_timm(model: nn.Module) -> tuple[str, dict[str, Any], dict[str, Any]]:
     cfg: Any = getattr(model, "pretrained_cfg", None) or {}
     architecture = cfg.get("architecture")
     if not architecture:
@@ -63,13 +93,13 @@ def describe(model: nn.Module) -> tuple[str, dict[str, Any], dict[str, Any]]:
         if missed:
             arguments |= missed
             built = _build(architecture, arguments, data)
-        _check_same(model, built, architecture)
+        _check_same(model, built, architecture, "timm")
     return architecture, arguments, data
 
 
 def _build(architecture: str, arguments: Mapping[str, Any], data: Mapping[str, Any]) -> nn.Module:
     with torch.random.fork_rng(devices=[]):  # saving must not change what a training run draws next
-        return build_saved(Config(architecture, arguments, data, None))
+        return build_saved(Config(architecture, arguments, data, None), Path())
 
 
 def _shown(model: nn.Module, key: str) -> Any:
@@ -79,7 +109,7 @@ def _shown(model: nn.Module, key: str) -> Any:
         return None
 
 
-def _check_same(model: nn.Module, built: nn.Module, architecture: str) -> None:
+def _check_same(model: nn.Module, built: nn.Module, architecture: str, library: str) -> None:
     """ValueError naming the first difference between a model and one that was built from its description."""
     ours, theirs = (dict(each.named_modules()) for each in (model, built))
     difference = next((found for name in {**ours, **theirs} if (found := _difference(name, ours, theirs))), None)
@@ -89,8 +119,8 @@ def _check_same(model: nn.Module, built: nn.Module, architecture: str) -> None:
         difference = f"{key} is {wanted.get(key, 'missing')} here and {got.get(key, 'missing')} there"
     if difference:
         raise ValueError(
-            f"this {architecture} is not as timm builds it from its name and plain arguments, so it could not be built "
-            f"again: {difference}. Register your variant with timm, or save its state_dict."
+            f"this {architecture} is not as {library} builds it from its name and plain arguments, so it could not be "
+            f"built again: {difference}. Register your variant with {library}, or save its state_dict."
         )
 
 

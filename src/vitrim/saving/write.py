@@ -16,14 +16,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..backbones.reader import Installed, find_stack, read_backbone
+from ..backbones.reader import Backbone, Installed, find_stack, read_backbone, version
 from ..core.method import Method, plain_settings
 from ..core.spec import ViTSpec
 from ..loading.folder import CARD_FILE, CONFIG_FILE, WEIGHTS_FILE, Config, foreign_files, is_ours
 from ..loading.from_pretrained import load_saved
+from ..loading.names import LIBRARIES
 from ..text import shown
 from ..version import __version__
 from ..whole import replace_folder, sync, temporary_folder
+from . import transformers
 from .card import About, render
 from .describe import describe
 
@@ -39,8 +41,10 @@ def save_pretrained(
 ) -> Path:
     """Write model.safetensors, config.json and a model card into the folder; returns it. `from_pretrained` reads it.
 
-    model: one of timm that vitrim reads, reduced or not; it stays as it is. All weights are written, METR's exit heads
-        too, in their precision. Weights that share memory are written once each.
+    model: one that vitrim reads, of timm, torchvision, transformers or open_clip, reduced or not; it stays as it is.
+        All weights are written, exit heads too, in their precision. Weights that share memory are written once each.
+        A model of transformers is written by that library, with the reduction as the entry "vitrim" of its
+        config.json: its own from_pretrained gives the model with all tokens.
     recipe, metrics, notes: for the card, the first two for config.json as well: how it was trained (a dataclass or
         plain values), numbers by name, and Markdown. license: of the weights, as the hub names it, say "apache-2.0".
     A folder that this function wrote before is replaced; any other that is not empty is refused. What was written is
@@ -66,34 +70,45 @@ def write_folder(
     config = _config(model, recipe, metrics)
     text, state = config.to_json(), _plain(model.state_dict())
     with _replacing(place) as new:
-        _write(new / CONFIG_FILE, text)
-        _write_weights(new / WEIGHTS_FILE, state)
-        shutil.copymode(new / CONFIG_FILE, new / WEIGHTS_FILE)  # safetensors' file is for its owner alone
+        if config.library == "transformers":
+            transformers.write(model, new, text, state)
+        else:
+            _write(new / CONFIG_FILE, text)
+            _write_weights(new / WEIGHTS_FILE, state)
+        for path in new.glob("*.safetensors"):
+            shutil.copymode(new / CONFIG_FILE, path)  # safetensors' files are for their owner alone
+            sync(path)
         card = _card(new, state, config, About(source or place.name, license, notes))
         _write(new / CARD_FILE, card)
     return place
 
 
 def _config(model: nn.Module, recipe: Any, metrics: Mapping[str, Any] | None) -> Config:
-    found = find_stack(model)
-    if found is None:
-        read_backbone(model)  # says why, if it is no model that vitrim reads
+    found, backbone = find_stack(model), read_backbone(model)
+    homes = (cls.__module__.partition(".")[0] for cls in type(model).__mro__)
+    library = next((home for home in homes if home in LIBRARIES), "timm")  # vitrim's own are registered there
     method = None if found is None else settled(found.stack.method, found.stack.spec)
     if is_dataclass(recipe) and not isinstance(recipe, type):
         recipe = asdict(recipe)
-    versions = _versions()
+    versions = _versions(library)
     if metrics is not None and not isinstance(metrics, Mapping):
         raise ValueError(f"metrics are numbers by name, such as {{'top-1': 79.1}}, not {shown(repr(metrics))}.")
     metrics = None if metrics is None else dict(metrics)
     return Config(
-        *describe(model), method, versions, recipe, metrics, None if found is None else _pooling(model, found)
+        *describe(model, library),
+        method,
+        versions,
+        recipe,
+        metrics,
+        None if found is None else _pooling(backbone, found),
+        library,
     )
 
 
-def _pooling(model: nn.Module, found: Installed) -> bool | None:
+def _pooling(backbone: Backbone, found: Installed) -> bool | None:
     """What the tokens were prepared for, where the head alone would not say so."""
     pools = found.stack.spec.pools_patches
-    return None if pools == read_backbone(model).spec.pools_patches else pools
+    return None if pools == backbone.spec.pools_patches else pools
 
 
 def settled(method: Method, spec: ViTSpec) -> Method:
@@ -114,10 +129,8 @@ def _with_lists(method: Method) -> Method:
     return replace(method, **lists)
 
 
-def _versions() -> dict[str, str]:
-    import timm
-
-    return {"vitrim": __version__, "timm": timm.__version__, "torch": str(torch.__version__)}
+def _versions(library: str) -> dict[str, str]:
+    return {"vitrim": __version__, library: version(library).partition(" ")[2], "torch": str(torch.__version__)}
 
 
 def _plain(state: Mapping[str, Any]) -> dict[str, Tensor]:
