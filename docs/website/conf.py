@@ -26,6 +26,8 @@ python_maximum_signature_line_length = 88
 napoleon_use_rtype = False
 napoleon_preprocess_types = True
 
+highlight_language = "none"  # of code that says none
+
 html_theme = "furo"
 pygments_dark_style = "monokai"
 html_title = "vitrim"
