@@ -124,9 +124,9 @@ def test_warnings_of_our_own_take_one_line_and_others_stay_as_they_are():
 WAIT = """
 import os, sys, time
 from vitrim.cli import app
-import vitrim.loading.build, vitrim.whole
+import vitrim.loading.build, vitrim.temporary
 def wait(*_, **__):
-    with vitrim.whole.temporary_folder():
+    with vitrim.temporary.temporary_folder():
         print("waiting", flush=True)
         time.sleep(60)
 vitrim.loading.build.build_model = wait

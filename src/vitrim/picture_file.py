@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from .whole import replacing
+from .store import replacing
 
 SUFFIXES = (".png", ".svg", ".pdf")
 

@@ -13,7 +13,7 @@ import pytest
 
 from rows import make_row
 from vitrim.compare.run_folder import Row, check_output, open_run, read_run, write_run
-from vitrim.whole import locked, replace_file
+from vitrim.store import locked, replace_file
 
 IDENTITY = {"model": "test_vit", "batch size": 4}
 
@@ -111,7 +111,7 @@ def test_an_interrupted_write_leaves_the_old_file(tmp_path, monkeypatch):
     assert file.read_text() == "old"
 
 
-HOLD = "import sys; from pathlib import Path; from vitrim.whole import locked\n"
+HOLD = "import sys; from pathlib import Path; from vitrim.store import locked\n"
 HOLD += "with locked(Path(sys.argv[1])): print('held', flush=True); sys.stdin.read()"
 
 

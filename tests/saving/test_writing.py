@@ -54,7 +54,7 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path, saved):
         vitrim.save_pretrained(reduced(), saved / "notes.txt")
 
 
-@pytest.mark.parametrize("writer", ["_write", "_write_weights", "sync"])
+@pytest.mark.parametrize("writer", ["saving.write._write", "saving.write._write_weights", "store.sync"])
 @pytest.mark.parametrize("there", [False, True])
 def test_a_full_disk_leaves_what_was_there(writer, there, tmp_path, monkeypatch, template):
     place = tmp_path / "saved"
@@ -65,7 +65,7 @@ def test_a_full_disk_leaves_what_was_there(writer, there, tmp_path, monkeypatch,
         path.touch()
         raise OSError(errno.ENOSPC, "No space left on device", str(path))
 
-    monkeypatch.setattr(f"vitrim.saving.write.{writer}", full)
+    monkeypatch.setattr(f"vitrim.{writer}", full)
     with pytest.raises(OSError, match=r"could not be saved to .*saved, which is as it was: No space left on device\."):
         vitrim.save_pretrained(reduced(), place)
     monkeypatch.undo()

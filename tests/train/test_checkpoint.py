@@ -74,10 +74,13 @@ def test_what_is_not_finite_is_not_saved(what, value, tmp_path):
 
 def test_old_checkpoints_and_halves_go(tmp_path):
     tensors = {"model": {"a": torch.ones(1)}, "optimizer": {}}
-    (tmp_path / ".part-00000001").mkdir()
+    halves = [tmp_path / name for name in (".vitrim-abcdefgh", ".part-old-step-00000000")]
+    for half in halves:
+        (half / "new").mkdir(parents=True)
+        (half / ".lock").touch()
     for step in (1, 2, 3):
         checkpoint.save(tmp_path, step, tensors, {})
-    (tmp_path / ".part-old-step-00000000").mkdir()
+    assert not halves[0].exists()  # the next one written removes it
     checkpoint.prune(tmp_path, 2)
     checkpoint.clean(tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["step-00000002", "step-00000003"]

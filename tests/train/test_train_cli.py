@@ -229,7 +229,7 @@ def test_an_output_that_holds_something_else_is_not_touched(train, tmp_path):
 
 
 def test_two_runs_at_once_in_one_folder_are_kept_apart(train, tmp_path, monkeypatch):
-    from vitrim.whole import locked
+    from vitrim.store import locked
 
     monkeypatch.setattr(run, "PATIENCE", 0.5)
     with locked(tmp_path / "out"):

@@ -82,6 +82,6 @@ def _save(maps: Mapping[str, Tensor], images: Sequence[Path], output: Path) -> N
 
     from safetensors.torch import save
 
-    from ..whole import replace_file
+    from ..store import replace_file
 
     replace_file(output, save(dict(maps), {"images": json.dumps([path.name for path in images])}))

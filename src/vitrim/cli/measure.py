@@ -153,7 +153,7 @@ def _write_json(path: Path | None, about: dict[str, Any], rows: list[dict[str, A
     import json
 
     from ..measure.turns import columns
-    from ..whole import replace_file
+    from ..store import replace_file
 
     if path is not None:
         record = {

@@ -99,7 +99,7 @@ def image_folder(model: str, data: Path | None) -> Iterator[Path]:
     if model != DEFAULT_MODEL:
         raise ValueError("pass --data FOLDER: images with a labels.csv, or one sub-folder of images per class.")
     from ..models.embedded import demo_images
-    from ..whole import temporary_folder
+    from ..temporary import temporary_folder
 
     with temporary_folder() as place:
         yield demo_images(place / "fashion_mnist_1000")

@@ -16,7 +16,7 @@ def check_output(path: Path | None) -> None:
 
 def write_csv(path: Path, records: Sequence[Mapping[str, object]]) -> None:
     """Records with the same fields as a table, its header first."""
-    from ..whole import replace_file
+    from ..store import replace_file
 
     out = io.StringIO()
     writer = csv.DictWriter(out, list(records[0]), lineterminator="\n")

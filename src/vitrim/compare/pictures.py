@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from ..heads import logits_of
 from ..measure.images import ImageDataError, LabelledImages, open_image
 from ..measure.preparation import Preparation, as_seen
+from ..store import replacing
 from ..tracing import Trace, trace
-from ..whole import replacing
 
 SHORT_SIDE = 200  # pixels that a picture has at least
 MAX_PANELS = 3  # per method, spread over its reducing blocks

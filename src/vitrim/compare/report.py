@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from ..whole import replace_file
+from ..store import replace_file
 from .charts import accuracy_chart, method_colors, pareto_front, sampling_error
 from .run_folder import REPORT, UNREDUCED, Row, Run
 from .stored import picture_bytes

@@ -24,9 +24,9 @@ from ..measure.images import ImageDataError
 from ..measure.macs import count_macs, token_counts
 from ..measure.varying import images_to_count_on, mean_token_counts
 from ..quantize import INT8, torchao_version
+from ..store import locked
 from ..text import shown
 from ..tracing import trace
-from ..whole import locked
 from .bench import UNREDUCED, Bench, prepare
 from .environment import environment, versions
 from .fitting import LONGEST, check_any

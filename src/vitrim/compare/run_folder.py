@@ -17,8 +17,8 @@ from typing import Any
 
 from ..measure.turns import Spread, column_names, columns
 from ..quantize import INT8
+from ..store import replace_file
 from ..text import shown
-from ..whole import replace_file
 from .stored import PICTURES, check_row, read_stored, with_spread
 
 RESULTS, TABLE, REPORT = "results.json", "results.csv", "report.html"

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..whole import temporary_folder
+from ..temporary import temporary_folder
 from .onnx import ROUTE as ONNX
 from .route import Route, Runner
 

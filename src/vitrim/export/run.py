@@ -20,10 +20,10 @@ from ..core.schedule import is_whole
 from ..measure.evaluate import input_size_of
 from ..measure.forwards import evaluating
 from ..measure.noise import random_images
-from ..whole import temporary_folder, writing
+from ..store import replace_files, writing
+from ..temporary import temporary_folder
 from .card import card, card_path
 from .logits import Logits
-from .place import put_in_place
 from .route import Route, Runner, find_route
 from .timing import Speed, measure
 from .verify import Difference, check, check_numbers, compare
@@ -146,7 +146,7 @@ def _export(
     card_path(partial).write_text(text, encoding="utf-8")
     written = [file for file in route.files(partial) if file.exists()]
     stale = {path.with_name(file.name) for file in route.files(partial)} - {path.with_name(f.name) for f in written}
-    put_in_place([*written, card_path(partial)], path.parent, stale)
+    replace_files([*written, card_path(partial)], path.parent, stale)
     return ExportReport(
         path=path,
         card=card_path(path),

@@ -9,7 +9,7 @@ from torch import nn
 
 from ..loading.folder import FILES
 from ..loading.network import check_answer
-from ..whole import temporary_folder
+from ..temporary import temporary_folder
 from .write import write_folder
 
 

@@ -22,9 +22,9 @@ from ..core.spec import ViTSpec
 from ..loading.folder import CARD_FILE, CONFIG_FILE, WEIGHTS_FILE, Config, foreign_files, is_ours
 from ..loading.from_pretrained import load_saved
 from ..loading.names import LIBRARIES
+from ..store import replacing_folder
 from ..text import shown
 from ..version import __version__
-from ..whole import replace_folder, sync, temporary_folder
 from . import transformers
 from .card import About, render
 from .describe import describe
@@ -183,12 +183,8 @@ def _replacing(place: Path) -> Iterator[Path]:
 
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
-        with temporary_folder(place.parent) as beside:
-            new = beside / "new"
-            new.mkdir()
+        with replacing_folder(place) as new:
             yield new
-            sync(new)
-            replace_folder(place, new)
     except (OSError, SafetensorError) as error:
         reason = getattr(error, "strerror", None) or error
         raise OSError(f"the model could not be saved to {place}, which is as it was: {reason}.") from error
@@ -198,9 +194,7 @@ def _write_weights(path: Path, state: dict[str, Tensor]) -> None:
     from safetensors.torch import save_file
 
     save_file(state, path, metadata={"format": "pt"})
-    sync(path)
 
 
 def _write(path: Path, text: str) -> None:
     path.write_text(text, encoding="utf-8")
-    sync(path)

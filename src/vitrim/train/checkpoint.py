@@ -8,7 +8,6 @@ Nothing in them is pickled. With FSDP the shards are gathered, so that any numbe
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -19,10 +18,11 @@ from torch import Tensor, nn
 
 from ..errors import VitrimError
 from ..kinds import read_object
+from ..store import discard, replacing_folder
+from ..temporary import remove_left
 from ..text import shown
-from ..whole import sync
 
-PREFIX, PARTIAL = "step-", ".part-"
+PREFIX = "step-"
 GROUP = "group."  # beginning of names of tensors that an optimiser keeps for a group of parameters
 
 
@@ -39,19 +39,14 @@ def save(folder: Path, step: int, files: Mapping[str, Mapping[str, Tensor]], sta
     from safetensors.torch import save_file
 
     _check_finite(folder, step, files)
-    target, partial = folder / f"{PREFIX}{step:08d}", folder / f"{PARTIAL}{step:08d}"
+    target = folder / f"{PREFIX}{step:08d}"
     try:
-        clean(folder)
-        partial.mkdir(parents=True)
-        for name, tensors in files.items():
-            save_file({key: value.contiguous() for key, value in tensors.items()}, partial / f"{name}.safetensors")
-        (partial / "state.json").write_text(json.dumps({"step": step, **state}))
-        for path in (*partial.iterdir(), partial):
-            sync(path)
-        os.replace(partial, target)
-        sync(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        with replacing_folder(target) as new:
+            for name, tensors in files.items():
+                save_file({key: value.contiguous() for key, value in tensors.items()}, new / f"{name}.safetensors")
+            (new / "state.json").write_text(json.dumps({"step": step, **state}))
     except (OSError, SafetensorError) as error:  # safetensors reports a full disk as its own error
-        shutil.rmtree(partial, ignore_errors=True)
         reason = " ".join(str(error).split())
         raise TrainingError(
             f"the checkpoint of update {step} cannot be written to {folder} ({reason}); {last_words(folder)} "
@@ -83,14 +78,13 @@ def _not_finite(tensors: Mapping[str, Tensor]) -> str | None:
 def prune(folder: Path, keep: int) -> None:
     """Remove all but the newest `keep` checkpoints."""
     for old in _all(folder)[:-keep]:
-        hidden = old.with_name(f"{PARTIAL}old-{old.name}")  # half removed, it must not be taken for a checkpoint
-        os.replace(old, hidden)
-        shutil.rmtree(hidden, ignore_errors=True)
+        discard(old)
 
 
 def clean(folder: Path) -> None:
     """Remove what a killed process left half written or half removed."""
-    for path in folder.glob(f"{PARTIAL}*"):
+    remove_left(folder)
+    for path in folder.glob(".part-*"):  # as runs of earlier versions called it
         shutil.rmtree(path, ignore_errors=True)
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ..kinds import read_object
-from ..whole import replace_file, sync
+from ..store import replace_file, sync
 from .checkpoint import TrainingError, last_words
 from .recipe import Recipe, changed_fields
 from .stored import read_entries

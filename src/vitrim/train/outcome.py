@@ -7,8 +7,8 @@ from dataclasses import replace
 from typing import Any
 
 from ..saving.write import save_pretrained
+from ..store import replace_file
 from ..text import shown
-from ..whole import replace_file
 from . import checkpoint
 from .checkpoint import TrainingError, last_words
 from .curves import curves_svg

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import failures
-from ..whole import locked
+from ..store import locked
 from .checkpoint import TrainingError, last_words
 from .folder import RunFolder
 from .loop import Listener, Trainer

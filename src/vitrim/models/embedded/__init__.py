@@ -13,7 +13,8 @@ from typing import Any
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 from timm.models.vision_transformer import VisionTransformer, checkpoint_filter_fn
 
-from ...whole import temporary_folder, writing
+from ...store import writing
+from ...temporary import temporary_folder
 
 __all__ = ["IMAGES", "MODEL_NAME", "WEIGHTS", "demo_images", "vitrim_fashion_tiny"]
 

@@ -1,7 +1,7 @@
-"""Files and folders that appear whole or not at all, and temporary folders that no killed process leaves for long.
+"""The one way to write: files and folders appear whole or not at all.
 
-A temporary folder holds a file that its process keeps locked. The system drops the lock when the process ends, however
-it ends, and whoever next makes such a folder in the same place removes those whose lock is free.
+What is new is written beside its place, brought to the disk, and renamed. What a killed process left half written is
+removed by whoever writes into the same folder next (temporary.py).
 """
 
 from __future__ import annotations
@@ -10,34 +10,16 @@ import errno
 import os
 import shutil
 import sys
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-PREFIX, LOCK = "vitrim-", ".lock"
+from .temporary import LOCK, lock_file, temporary_folder
+
 ADVICE = {
     **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "make room, or name another place"),
     **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), "name a place that you may write to"),
 }
-
-
-@contextmanager
-def temporary_folder(beside: Path | None = None) -> Iterator[Path]:
-    """A new folder, gone at the end: a hidden one in the folder `beside`, or one where the system has such things.
-
-    What processes that were killed left of theirs in the same place is removed.
-    """
-    place = Path(tempfile.gettempdir()) if beside is None else beside
-    prefix = PREFIX if beside is None else f".{PREFIX}"
-    _remove_left(place, prefix)
-    folder, lock = _make(place, prefix)
-    try:
-        yield folder
-    finally:
-        with suppress(OSError):
-            _remove(folder)
-        os.close(lock)
 
 
 @contextmanager
@@ -71,6 +53,61 @@ def replace_file(path: Path, content: str | bytes) -> None:
     """Write a file so that at any moment the old or the new one is there, whole."""
     with replacing(path) as new:
         new.write_bytes(content.encode(errors="backslashreplace") if isinstance(content, str) else content)
+
+
+def replace_files(new: Iterable[Path], folder: Path, stale: Iterable[Path] = ()) -> None:
+    """Files that belong together come into place together, or not at all.
+
+    They move into a folder of the same file system, over those of their names, and the stale ones are removed.
+
+    If anything fails on the way, what was there before is put back as it was.
+    """
+    moves = [(file, folder / file.name) for file in new]
+    for file, _ in moves:
+        sync(file)
+    before = _aside([*(place for _, place in moves), *stale], moves[0][0].parent / "before")
+    try:
+        for file, place in moves:
+            file.replace(place)
+        for file in stale:
+            file.unlink(missing_ok=True)
+    except BaseException:
+        for place in (place for file, place in moves if not file.exists()):
+            place.unlink()
+        for place, kept in before.items():
+            kept.replace(place)
+        raise
+    sync(folder)
+
+
+def _aside(places: Iterable[Path], folder: Path) -> dict[Path, Path]:
+    """A second name, in that folder, for every file that is there now."""
+    folder.mkdir()
+    kept = {place: folder / place.name for place in places if place.is_file()}
+    for place, second in kept.items():
+        try:
+            os.link(place, second)
+        except OSError:  # a file system without links
+            shutil.copy2(place, second)
+    return kept
+
+
+@contextmanager
+def replacing_folder(place: Path) -> Iterator[Path]:
+    """A new folder to fill, which takes the place at the end; after any error it is gone."""
+    with temporary_folder(place.parent) as beside:
+        new = beside / place.name
+        new.mkdir()
+        yield new
+        for path in (*new.rglob("*"), new):
+            sync(path)
+        replace_folder(place, new)
+
+
+def discard(folder: Path) -> None:
+    """Remove a folder; half removed, nobody takes it for a whole one."""
+    with temporary_folder(folder.parent) as beside:
+        os.replace(folder, beside / folder.name)
 
 
 def replace_folder(place: Path, new: Path) -> None:
@@ -114,7 +151,7 @@ def locked(folder: Path) -> Iterator[None]:
         folder.mkdir(parents=True, exist_ok=True)
         file = open(folder / LOCK, "a+", encoding="utf-8", errors="replace")  # noqa: SIM115  (closed below)
     with file:
-        if not _lock(file.fileno()):
+        if not lock_file(file.fileno()):
             file.seek(0)
             owner = file.read(20).strip()
             owner = owner if owner.isdecimal() else "unknown"
@@ -123,69 +160,6 @@ def locked(folder: Path) -> Iterator[None]:
             os.ftruncate(file.fileno(), 0)
             os.write(file.fileno(), str(os.getpid()).encode())
         yield
-
-
-def _lock(descriptor: int) -> bool:
-    """Lock an open file, or say that another process has; OSError where the disk has no locks."""
-    import fcntl
-
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
-
-
-def _make(place: Path, prefix: str) -> tuple[Path, int]:
-    """A new folder and the descriptor of its lock."""
-    while True:
-        folder = Path(tempfile.mkdtemp(prefix=prefix, dir=place))
-        try:
-            lock = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o600)
-        except FileNotFoundError:
-            continue  # another process took the empty folder for one left behind
-        with suppress(OSError):  # without locks none is removed by others, either
-            if not _lock(lock) or not _is_there(lock, folder / LOCK):
-                os.close(lock)
-                continue
-        return folder, lock
-
-
-def _is_there(descriptor: int, path: Path) -> bool:
-    return path.exists() and os.path.samestat(os.fstat(descriptor), path.stat())
-
-
-def _remove_left(place: Path, prefix: str) -> None:
-    """Remove the temporary folders in that place whose processes are gone."""
-    with suppress(OSError):
-        for folder in place.glob(prefix + "?" * 8):
-            if folder.is_dir() and not folder.is_symlink():
-                with suppress(OSError):
-                    _remove_if_left(folder)
-
-
-def _remove_if_left(folder: Path) -> None:
-    try:
-        lock = os.open(folder / LOCK, os.O_RDWR | os.O_NOFOLLOW)
-    except FileNotFoundError:
-        folder.rmdir()  # killed before there was a lock; what is not empty is none of ours, and stays
-        return
-    try:
-        if _lock(lock):
-            _remove(folder)
-    finally:
-        os.close(lock)
-
-
-def _remove(folder: Path) -> None:
-    """The lock last: a folder whose removal was interrupted is still known as ours."""
-    for path in folder.iterdir():
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path)
-        elif path.name != LOCK:
-            path.unlink()
-    (folder / LOCK).unlink()
-    folder.rmdir()
 
 
 def _exchange(one: Path, other: Path) -> bool:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import vitrim
-from vitrim.export.place import put_in_place
+from vitrim.store import replace_files
 
 
 def files(folder: Path) -> dict[str, str]:
@@ -26,7 +26,7 @@ def new(tmp_path: Path) -> list[Path]:
 
 
 def test_all_files_come_into_place_and_stale_ones_go(new: list[Path], tmp_path: Path) -> None:
-    put_in_place(new, tmp_path, [tmp_path / "a.data"])
+    replace_files(new, tmp_path, [tmp_path / "a.data"])
     assert files(tmp_path) == {name: f"new {name}" for name in ("a.xml", "a.bin", "a.xml.json")}
 
 
@@ -38,7 +38,7 @@ def test_if_the_last_one_fails_the_first_is_put_back(
         monkeypatch.setattr("os.link", lambda *_: (_ for _ in ()).throw(OSError("no links here")))
     (tmp_path / "a.xml.json").mkdir()
     with pytest.raises(OSError):  # noqa: PT011 - in the words of the system
-        put_in_place(new, tmp_path, [tmp_path / "a.data"])
+        replace_files(new, tmp_path, [tmp_path / "a.data"])
     assert files(tmp_path) == {"a.xml": "old", "a.data": "old"}
 
 

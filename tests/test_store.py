@@ -10,10 +10,11 @@ import sys
 
 import pytest
 
-from vitrim import whole
-from vitrim.whole import replace_file, replace_folder, replacing, temporary_folder
+from vitrim import store
+from vitrim.store import replace_file, replace_folder, replacing
+from vitrim.temporary import temporary_folder
 
-HOLD = "import sys; from pathlib import Path; from vitrim.whole import temporary_folder\n"
+HOLD = "import sys; from pathlib import Path; from vitrim.temporary import temporary_folder\n"
 HOLD += "with temporary_folder(Path(sys.argv[1])) as place: print(place, flush=True); sys.stdin.read()"
 
 
@@ -59,7 +60,7 @@ def test_a_full_disk_names_the_file_and_leaves_what_was_there(tmp_path, monkeypa
     def full(_):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(whole, "sync", full)
+    monkeypatch.setattr(store, "sync", full)
     with pytest.raises(OSError, match=r"No space left.*make room") as caught:
         replace_file(file, "new")
     assert caught.value.filename == str(file)
@@ -70,7 +71,7 @@ def test_a_full_disk_names_the_file_and_leaves_what_was_there(tmp_path, monkeypa
 @pytest.mark.parametrize("in_one_step", [True, False])
 def test_a_folder_takes_the_place_of_another(tmp_path, monkeypatch, in_one_step):
     if not in_one_step:
-        monkeypatch.setattr(whole, "_exchange", lambda *_: False)
+        monkeypatch.setattr(store, "_exchange", lambda *_: False)
     for name in ("model", "new"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "says").write_text(name)
@@ -82,14 +83,14 @@ def test_a_folder_takes_the_place_of_another(tmp_path, monkeypatch, in_one_step)
 def test_at_no_moment_is_there_no_folder(tmp_path, monkeypatch):
     for name in ("model", "new"):
         (tmp_path / name).mkdir()
-    if not whole._exchange(tmp_path / "model", tmp_path / "new"):
+    if not store._exchange(tmp_path / "model", tmp_path / "new"):
         pytest.skip("the disk cannot exchange two folders in one step")
     monkeypatch.setattr(os, "rename", lambda *_: pytest.fail("moved the old folder away"))
     replace_folder(tmp_path / "model", tmp_path / "new")
 
 
 def test_a_folder_that_was_aside_when_the_process_was_killed_is_put_back(tmp_path, monkeypatch):
-    monkeypatch.setattr(whole, "_exchange", lambda *_: False)
+    monkeypatch.setattr(store, "_exchange", lambda *_: False)
     (tmp_path / ".model.old").mkdir()
     (tmp_path / ".model.old" / "says").write_text("old")
 
@@ -97,7 +98,7 @@ def test_a_folder_that_was_aside_when_the_process_was_killed_is_put_back(tmp_pat
         raise OSError(errno.EIO, "no")
 
     with monkeypatch.context() as patches:
-        patches.setattr(whole, "_exchange", fails)
+        patches.setattr(store, "_exchange", fails)
         (tmp_path / "new").mkdir()
         with pytest.raises(OSError, match="no"):
             replace_folder(tmp_path / "model", tmp_path / "new")
