@@ -77,7 +77,6 @@ def write_folder(
             _write_weights(new / WEIGHTS_FILE, state)
         for path in new.glob("*.safetensors"):
             shutil.copymode(new / CONFIG_FILE, path)  # safetensors' files are for their owner alone
-            sync(path)
         card = _card(new, state, config, About(source or place.name, license, notes))
         _write(new / CARD_FILE, card)
     return place
