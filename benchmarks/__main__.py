@@ -18,7 +18,10 @@ EXPERIMENTS = {
     "suite": "speed and memory, also against the way in which research code works",
     "packed": "time of batches whose images keep different numbers of tokens",
     "training_speed": "time of a training update",
+    "export": "which method goes through which route of export",
     "export_speed": "speed of exported models",
+    "export_stability": "whether an artefact gives the same bits in every run",
+    "export_kept": "whether runtimes keep the same tokens as eager",
     "imagenette": "accuracy after training",
 }
 
@@ -30,7 +33,7 @@ def main() -> int:
 
         return write_tables(arguments)
     if name not in EXPERIMENTS:
-        print(__doc__, *(f"    {each:16}{about}" for each, about in EXPERIMENTS.items()), sep="\n")
+        print(__doc__, *(f"    {each:18}{about}" for each, about in EXPERIMENTS.items()), sep="\n")
         return 0 if name in ("", "-h", "--help") else 2
     from .experiment import run
 

@@ -46,7 +46,8 @@ class Experiment:
 def run(experiment: Experiment, arguments: Sequence[str] | None = None) -> int:
     """Measure the cells that have no rows yet. Returns 1 if a row does not hold, else 0."""
     options = parse(experiment, arguments)
-    torch.set_num_threads(options.threads)
+    if "threads" not in experiment.together:
+        torch.set_num_threads(options.threads)
     cells = list(cells_of(experiment, options))
     todo = [cell for cell in cells if options.again or not is_settled(experiment, cell)]
     for cell in cells:
@@ -80,10 +81,12 @@ def cells_of(experiment: Experiment, options: argparse.Namespace) -> Iterator[Ce
 
 
 def is_settled(experiment: Experiment, cell: Cell) -> bool:
-    """Whether each row of the cell is there, measured in the same place."""
+    """Whether each row of the cell is there, measured in the same place; or one that stands for all, as refusals do."""
     own = {**values_of(cell, experiment.axes), **experiment.place(cell)}
     there = [row for path in files_of(file_of(experiment, cell), cell.results) for row in read(path)]
     there = [row for row in there if fits(row, own) and experiment.settles(row, cell)]
+    if any(not any(row.get(axis) for axis in experiment.together) for row in there):
+        return True
     wanted = itertools.product(*(getattr(cell, axis) for axis in experiment.together))
     return all(any(fits(row, dict(zip(experiment.together, each, strict=True))) for row in there) for each in wanted)
 
@@ -114,9 +117,10 @@ def parse(experiment: Experiment, arguments: Sequence[str] | None) -> argparse.N
     )
     for name, values in {**experiment.axes, **experiment.together}.items():
         add(parser, name, type(values[0]), experiment, nargs="+", default=list(values))
-    for name, value in {"threads": torch.get_num_threads(), **experiment.options, "results": RESULTS}.items():
-        kind = Path if name == "results" or value is None else type(value)
-        add(parser, name, kind, experiment, default=value)
+    common = {"threads": torch.get_num_threads(), **experiment.options, "results": RESULTS}
+    for name, value in common.items():
+        if name not in experiment.together:
+            add(parser, name, Path if name == "results" else type(value), experiment, default=value)
     parser.add_argument("--again", action="store_true", help="measure what has rows already")
     return parser.parse_args(arguments)
 

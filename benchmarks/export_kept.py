@@ -1,28 +1,28 @@
-"""Whether runtimes keep the same tokens as eager: where each patch ends up, written out by a graph made for this check.
-
-    python benchmarks/export_kept.py --routes onnx openvino --images 200
-
-The model is the one that comes with vitrim, on its own test images. Its graph gives, beside the logits, the token that
-holds each patch after the last block. Rows are appended to results/export_kept_torch<version>_<date>.csv.
-"""
+"""Whether runtimes keep the same tokens as eager: where each patch ends up, as a graph of its own tells."""
 
 from __future__ import annotations
 
-import argparse
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
-from export_stability import DEFAULT, TOLERANCE, reduced, some_images
 from torch import Tensor, nn
 
-import vitrim
-from rows import RESULTS, append
 from vitrim.backbones.reader import find_stack
 from vitrim.core.tokens import Tokens
-from vitrim.export.card import versions
 from vitrim.export.route import ROUTES, find_route
+from vitrim.models.embedded import MODEL_NAME
 
+from .experiment import Cell, Experiment
+from .export import every_method, place
+from .export_stability import TOLERANCE, model_with, some_images
+
+ABOUT = """Whether runtimes keep the same tokens as eager: where each patch ends up.
+
+A graph made for this check gives, beside the logits, the token that holds each patch after the last block. The model is
+the one that comes with vitrim, on its own test images.
+"""
 BATCH_SIZE = 8
 
 
@@ -39,7 +39,7 @@ class WithSources(nn.Module):
         outbox: list[Tokens] = []
         found.stack.publish_into(outbox, traced=True)
         try:
-            logits_BK = self.model(x_BCHW)
+            logits_BK: Tensor = self.model(x_BCHW)
         finally:
             found.stack.publish_into(None)
         source_BP = outbox[-1].source_BP
@@ -47,43 +47,34 @@ class WithSources(nn.Module):
         return torch.cat([logits_BK, source_BP.to(logits_BK.dtype)], dim=1)
 
 
-def main() -> None:
-    options = parse()
-    images = some_images(DEFAULT, options.images)
-    num_classes = vitrim.load_model(DEFAULT)(images[:1]).shape[1]
-    for name in options.routes:
-        route = find_route(name)
-        for method in options.methods:
-            model = WithSources(reduced(DEFAULT, method)).eval()
-            with tempfile.TemporaryDirectory() as folder, torch.no_grad():
-                path = Path(folder) / f"model{route.suffix}"
-                route.write(model, images[:2].clone(), path)
-                run = route.load(path)
-                parts = torch.split(images, BATCH_SIZE)
-                expected, got = torch.cat([model(part) for part in parts]), torch.cat([run(part) for part in parts])
-            other_I = (expected != got)[:, num_classes:].any(dim=1)
-            apart_I = (expected - got)[:, :num_classes].abs().amax(dim=1) > TOLERANCE
-            row = {
-                "model": DEFAULT,
-                "method": method,
-                "route": name,
-                "images": len(images),
-                "other_tokens": int(other_I.sum()),
-                "logits_apart": int(apart_I.sum()),
-                "versions": " ".join(f"{library} {version}" for library, version in versions(route).items()),
-            }
-            print(*row.values(), sep="  ", flush=True)
-            append("export_kept", [row], options.results)
+def measure(cell: Cell) -> Iterator[dict[str, object]]:
+    """Images whose patches ended up elsewhere, and those whose logits are apart."""
+    route, images = find_route(cell.route), some_images(cell.model, cell.images)
+    plain = model_with(cell.model, cell.method).eval()
+    model = WithSources(plain).eval()
+    with tempfile.TemporaryDirectory() as folder, torch.no_grad():
+        num_classes = plain(images[:1]).shape[1]
+        path = Path(folder) / f"model{route.suffix}"
+        route.write(model, images[:2].clone(), path)
+        run = route.load(path)
+        parts = torch.split(images, BATCH_SIZE)
+        expected, got = torch.cat([model(part) for part in parts]), torch.cat([run(part) for part in parts])
+    other_I = (expected != got)[:, num_classes:].any(dim=1)
+    apart_I = (expected - got)[:, :num_classes].abs().amax(dim=1) > TOLERANCE
+    yield {"images": len(images), "other_tokens": int(other_I.sum()), "logits_apart": int(apart_I.sum())}
 
 
-def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--routes", nargs="+", choices=ROUTES, default=["onnx", "openvino", "executorch"])
-    parser.add_argument("--methods", nargs="+", default=["evit", "token_mergence", "beyond_attentive", "tome"])
-    parser.add_argument("--images", type=int, default=200)
-    parser.add_argument("--results", type=Path, default=RESULTS)
-    return parser.parse_args()
-
-
-if __name__ == "__main__":
-    main()
+EXPERIMENT = Experiment(
+    about=ABOUT,
+    file="export_kept",
+    axes={
+        "model": (MODEL_NAME,),
+        "route": ("onnx", "openvino", "executorch"),
+        "method": ("evit", "token_mergence", "beyond_attentive", "tome"),
+    },
+    options={"images": 200},
+    choices={"route": ROUTES, "method": every_method()},
+    place=place,
+    settles=lambda row, cell: int(row["images"]) >= cell.images,
+    measure=measure,
+)

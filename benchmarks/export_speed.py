@@ -11,10 +11,10 @@ import timm
 import torch
 
 import vitrim
-from vitrim.export.card import versions
 from vitrim.export.route import ROUTES, find_route
 
 from .experiment import Cell, Experiment
+from .export import software
 from .methods import METHODS
 from .rows import cpu_name
 
@@ -58,12 +58,6 @@ def measure(cell: Cell) -> Iterator[dict[str, object]]:
 def place(cell: Cell) -> dict[str, object]:
     """Where, and by which versions of the route's libraries."""
     return {"threads": cell.threads, "versions": software(cell.route), "cpu": cpu_name()}
-
-
-def software(route: str) -> str:
-    """The libraries that a route takes, with their versions; nothing where one is missing."""
-    found = find_route(route)
-    return "" if found.missing() else " ".join(f"{name} {version}" for name, version in versions(found).items())
 
 
 EXPERIMENT = Experiment(

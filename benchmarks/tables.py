@@ -29,26 +29,21 @@ Cell = Callable[[Row], str]
 class Table:
     """What stands between two marks: a sentence, a line for each row, and where the rows come from."""
 
-    files: str  # in results/; of several the newest counts, unless all are taken
+    files: str  # in results/
     about: Callable[[Sequence[Row]], str]
     columns: Mapping[str, Cell]
-    key: Sequence[str] = ()  # columns that tell rows apart; of rows that are the same by them the last counts
+    key: Sequence[str] = ()  # columns that tell rows apart, if more than the newest file counts
     only: Callable[[Row], bool] = lambda row: True  # noqa: ARG005
     sort: Callable[[Row], Any] | None = None
-    all_files: bool = False
     cpu: bool = True  # whether the processor is told
     after: Callable[[Sequence[Row]], str] = lambda rows: ""  # noqa: ARG005
 
     def text(self) -> str:
         """The table in Markdown."""
-        paths = sorted(RESULTS.glob(self.files), key=lambda path: path.stem[-10:])
-        paths = paths if self.all_files else paths[-1:]
-        rows = [row for path in paths for row in read(path)]
-        rows = last_of(rows, *self.key) if self.key else rows
+        rows, links = rows_of(self.files, self.key)
         rows = sorted(rows, key=self.sort) if self.sort else rows
         shown = [row for row in rows if self.only(row)]
         lines = grid(list(self.columns), ([cell(row) for cell in self.columns.values()] for row in shown))
-        links = ", ".join(f"[{path.name}](results/{path.name})" for path in paths)
         on = f", {rows[0]['cpu']}" if self.cpu else ""
         return f"{self.about(rows)}\n\n{lines}\n{self.after(rows)}\nRows: {links}{on}.\n"
 
@@ -61,16 +56,26 @@ class Grid:
     about: Callable[[Sequence[Row]], str]
     header: Callable[[Sequence[Row]], Sequence[str]]
     lines: Callable[[Sequence[Row]], Iterable[Sequence[str]]]
+    key: Sequence[str] = ()
     after: Callable[[Sequence[Row]], str] = lambda rows: ""  # noqa: ARG005
     cpu: bool = False
 
     def text(self) -> str:
         """The table in Markdown."""
-        path = max(RESULTS.glob(self.files), key=lambda path: path.stem[-10:])
-        rows = read(path)
+        rows, links = rows_of(self.files, self.key)
         on = f", {rows[0]['cpu']}" if self.cpu else ""
         lines = grid(self.header(rows), self.lines(rows))
-        return f"{self.about(rows)}\n\n{lines}\n{self.after(rows)}\nRows: [{path.name}](results/{path.name}){on}.\n"
+        return f"{self.about(rows)}\n\n{lines}\n{self.after(rows)}\nRows: {links}{on}.\n"
+
+
+def rows_of(files: str, key: Sequence[str]) -> tuple[list[Row], str]:
+    """Rows of the newest file, and a link to it. With a key those of all files by the same torch, the last of each."""
+    paths = sorted(RESULTS.glob(files), key=lambda path: path.stem[-10:])
+    torch = paths[-1].stem.rpartition("_")[0]
+    paths = [path for path in paths if key and path.stem.startswith(torch)] or paths[-1:]
+    rows = [row for path in paths for row in read(path)]
+    links = ", ".join(f"[{path.name}](results/{path.name})" for path in paths)
+    return last_of(rows, *key) if key else rows, links
 
 
 def grid(header: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
@@ -262,17 +267,18 @@ def told(text: str) -> Callable[[Sequence[Row]], str]:
     return lambda rows: text.format(**rows[0], num=num_rounds(rows) if "rounds" in rows[0] else "")
 
 
-SIX = ("model", "method", "batch")
+CELL = ("model", "method", "batch")
 TABLES: dict[str, Table | Grid] = {
     "speed": Table(
         files="speed_*.csv",
-        key=SIX,
+        key=CELL,
         about=told(f"Measured speed-up over the unreduced model at {SMALL}:"),
         only=reduced,
         columns={"model": model, "method": plain("method"), "batch": plain("batch"), **SPEED},
     ),
     "speed_short": Grid(
         files="speed_*.csv",
+        key=CELL,
         about=lambda rows: told(f"Speed of DeiT-Small over the unreduced model at {SMALL}:")(
             [row for own in by_batch(rows)[0].values() for row in own.values()]
         ),
@@ -282,7 +288,6 @@ TABLES: dict[str, Table | Grid] = {
     ),
     "suite": Table(
         files="suite_*.csv",
-        all_files=True,
         key=("model", "img_size", "batch", "dtype", "compile", "method", "malloc", "threads", "device"),
         sort=lambda row: (row["model"], row["method"], int(row["img_size"]), int(row["batch"])),
         about=lambda rows: (
@@ -319,6 +324,7 @@ TABLES: dict[str, Table | Grid] = {
     ),
     "training_speed": Table(
         files="training_speed_*.csv",
+        key=CELL,
         about=told(
             "Speed of a training update over the unreduced model's: DeiT-Tiny at {img_size} px, batch {batch}, fp32, "
             "{threads} CPU threads, median of {num} " + SPREAD + "."
@@ -329,7 +335,7 @@ TABLES: dict[str, Table | Grid] = {
     ),
     "export_speed": Table(
         files="export_speed_*.csv",
-        key=("route", *SIX),
+        key=("route", *CELL),
         about=told(
             "Reduced against unreduced by the same route, and the artefact against eager, at 224 px, fp32, {threads} "
             "CPU threads, median of {num} " + SPREAD + ":"
@@ -345,6 +351,7 @@ TABLES: dict[str, Table | Grid] = {
     ),
     "export": Grid(
         files="export_torch*.csv",
+        key=("method", "route"),
         about=lambda _: "Largest difference between a logit of the artefact and of eager, over batches of 1 and 7.",
         header=lambda rows: ["method", *routes(rows)],
         lines=export_lines,
@@ -361,6 +368,7 @@ TABLES: dict[str, Table | Grid] = {
     ),
     "training": Grid(
         files="imagenette_*.csv",
+        key=("method", "keep_rate", "seed", "updates"),
         about=about_training,
         header=lambda rows: [
             "trained with",

@@ -5,13 +5,14 @@ from __future__ import annotations
 import csv
 import importlib
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 import torch
 
-from benchmarks import packed, speed, tables, training_speed
+from benchmarks import export, export_stability, packed, speed, tables, training_speed
 from benchmarks.__main__ import EXPERIMENTS
 from benchmarks.experiment import Cell, Experiment, run
 from benchmarks.rows import append, read
@@ -134,6 +135,42 @@ def test_experiments_write_the_columns_of_their_tables(
     (line,) = (line for line in text.splitlines() if "**" in line)
     assert len(line.split("|")) == len(tables.TABLES[name].columns) + 2
     assert f"{name}_cpu1" in text
+
+
+def test_a_refusal_stands_for_all_rows_of_its_cell(tmp_path: Path) -> None:
+    measure = Counts()
+
+    def refuse(cell: Cell) -> list[dict[str, str]]:
+        list(measure(cell))
+        return [{"shape": "", "holds": "refused"}]
+
+    refuses = replace(experiment(measure), measure=refuse)
+    for _ in range(2):
+        run(refuses, ["--results", str(tmp_path), "--threads", "1", "--color", "blue", "--size", "1"])
+    assert measure.asked == [("blue", 1)]
+
+
+def test_artefacts_are_tried_run_again_and_again_and_refusals_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = ["--results", str(tmp_path), "--route", "torch-export"]
+    monkeypatch.setattr(tables, "RESULTS", tmp_path)
+    monkeypatch.setattr("benchmarks.rows.RESULTS", tmp_path)
+    monkeypatch.setattr(export_stability, "model_with", lambda _, method: export.reduced(export.tiny(), method))
+    monkeypatch.setattr(export_stability, "some_images", lambda _, count: torch.randn(count, 3, 32, 32))
+    few = [*place, "--method", "unreduced", "attention_mass"]
+    assert run(export.EXPERIMENT, few) == 0
+    once = ["--model", "tiny", "--threads", "1", "--batch", "1", "2", "--runs", "2"]
+    assert run(export_stability.EXPERIMENT, [*few, *once]) == 0
+    assert run(export_stability.EXPERIMENT, [*few, *once]) == 0  # from the rows that are there
+    (path,) = tmp_path.glob("export_stability_torch*.csv")
+    rows = read(path)
+    assert [row["holds"] for row in rows] == ["yes", "yes", "refused"]
+    assert [row["batch"] for row in rows] == ["1", "2", ""]
+    assert "each image" in rows[2]["refused"]
+    text = tables.TABLES["export"].text()
+    assert "| attention_mass | no (1) |" in text
+    assert "| unreduced | 0.0e+00 |" in text
 
 
 def test_every_experiment_is_listed_and_says_what_it_is() -> None:

@@ -13,7 +13,6 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-import fresh
 import vitrim
 from library_models import HF, of_open_clip, of_transformers, torchvision_vit
 from vitrim.cli import app
@@ -277,11 +276,6 @@ def test_weights_in_half_precision_are_exported_as_a_copy_in_single(model, image
     assert vitrim.export_model(half, tmp_path / "m.x", images=images).differences[0].largest == 0
     assert {weight.dtype for weight in double.model.parameters()} == {torch.float32}
     assert {weight.dtype for weight in half.parameters()} == {torch.bfloat16}
-
-
-def test_the_table_in_the_documents_is_what_the_rows_say():
-    done = fresh.run(["benchmarks/export_table.py", "--check"], Path(__file__).resolve().parents[2])
-    assert done.returncode == 0, done.stderr
 
 
 def test_a_tower_without_classes_goes_through_the_command(tmp_path, monkeypatch):

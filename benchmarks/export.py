@@ -1,0 +1,97 @@
+"""Which method goes through which route: every method on a tiny random ViT, written, run at batch 1 and 7, compared."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from timm.models.vision_transformer import VisionTransformer
+from torch import nn
+
+import vitrim
+from vitrim.export.card import versions
+from vitrim.export.route import ROUTES, find_route
+
+from .experiment import Cell, Experiment
+
+VARIANTS: dict[str, dict[str, Any]] = {  # beside every registered method: settings that run other operations
+    "beyond_attentive, kmeans": {"inattentive": "kmeans"},
+    "beyond_attentive, conv": {"inattentive": "conv"},
+    "beyond_attentive, mlp": {"inattentive": "mlp"},
+    "beyond_attentive, max": {"inattentive": "max"},
+    "token_mergence, l1": {"similarity": "l1"},
+    "token_mergence, attention": {"similarity": "attention"},
+    "token_mergence, random": {"similarity": "random"},
+    "evit, scorer received": {"scorer": "received"},
+}
+AMOUNTS: dict[str, dict[str, Any]] = {"tome": {"r": 5}, "attention_mass": {"mass": 0.8}}  # where there is no keep rate
+KEEP = {"keep_rate": 0.5}
+BATCH_SIZES = (1, 7)
+
+
+def every_method() -> list[str]:
+    """The names of methods and variants, and of none."""
+    return ["unreduced", *vitrim.list_methods(), *VARIANTS]
+
+
+def reduced(model: nn.Module, method: str) -> nn.Module:
+    """The model with the method or variant of that name."""
+    if method == "unreduced":
+        return model
+    name = method.partition(",")[0]
+    settings: dict[str, Any] = {**AMOUNTS.get(name, KEEP), **VARIANTS.get(method, {})}
+    return vitrim.reduce_tokens(model, name, **settings).eval()
+
+
+def software(route: str) -> str:
+    """The libraries that a route takes, with their versions; nothing where one is missing."""
+    found = find_route(route)
+    return "" if found.missing() else " ".join(f"{name} {version}" for name, version in versions(found).items())
+
+
+def place(cell: Cell) -> dict[str, object]:
+    return {"versions": software(cell.route)}
+
+
+def measure(cell: Cell) -> Iterator[dict[str, object]]:
+    """The worst difference of logits, or why there is none."""
+    images = torch.randn(14, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    start, worst, refused = time.perf_counter(), "", ""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / f"model{find_route(cell.route).suffix}"
+        try:
+            model = reduced(tiny(), cell.method)
+            report = vitrim.export_model(model, path, to=cell.route, images=images, batch_sizes=BATCH_SIZES)
+            worst = f"{max(each.largest for each in report.differences):.1e}"
+        except ValueError as error:
+            refused = str(error)
+    yield {
+        "batches": " ".join(map(str, BATCH_SIZES)),
+        "worst_difference": worst,
+        "refused": refused,
+        "seconds": f"{time.perf_counter() - start:.1f}",
+    }
+
+
+def tiny() -> nn.Module:
+    """A ViT of 4 blocks and 64 patches with random weights."""
+    torch.manual_seed(0)
+    model = VisionTransformer(img_size=32, patch_size=4, embed_dim=48, depth=4, num_heads=3, num_classes=10).eval()
+    for weight in model.parameters():
+        if weight.ndim > 1:
+            nn.init.normal_(weight, std=0.1)  # so that blocks matter
+    return model
+
+
+EXPERIMENT = Experiment(
+    about=f"{__doc__}\n\n`python -m benchmarks tables` then makes the table of docs/export.md anew.\n",
+    file="export",
+    axes={"route": tuple(ROUTES), "method": every_method()},
+    choices={"route": ROUTES, "method": every_method()},
+    place=place,
+    measure=measure,
+)
