@@ -1,4 +1,4 @@
-"""reduce_tokens, restore, list_methods, method_from: what they take, refuse, and leave alone."""
+"""reduce_tokens, restore, list_methods, create_method: what they take, refuse, and leave alone."""
 
 from __future__ import annotations
 
@@ -86,8 +86,8 @@ WRONG_KINDS: list[tuple[str, dict[str, Any]]] = [
 @pytest.mark.parametrize(("name", "settings", "told"), OTHERWISE)
 def test_a_setting_that_says_otherwise_than_the_name_is_refused(name, settings, told):
     with pytest.raises(ValueError, match=told):
-        vitrim.method_from(name, **settings)
-    assert vitrim.method_from("evit-nofuse", fuse=False) == vitrim.EViT(fuse=False)
+        vitrim.create_method(name, **settings)
+    assert vitrim.create_method("evit-nofuse", fuse=False) == vitrim.EViT(fuse=False)
 
 
 @pytest.fixture(params=["plain", "reduced"])
@@ -147,13 +147,13 @@ def test_an_unknown_method_is_refused_with_the_names(model: VisionTransformer) -
     with Unchanged(model), pytest.raises(ValueError, match=r"no method is called 'evt'; there are .*evit, .*tome"):
         vitrim.reduce_tokens(model, "evt")
     with pytest.raises(ValueError) as error:  # noqa: PT011 - the whole message is compared
-        vitrim.method_from("")
+        vitrim.create_method("")
     assert all(name in str(error.value) for name in vitrim.list_methods())
 
 
 def test_an_unknown_setting_is_refused_with_its_name(model: VisionTransformer) -> None:
     with pytest.raises(ValueError, match=r"'tome' takes the settings r, prop_attn, clamp: not keep_rate"):
-        vitrim.method_from("metr", method="tome", keep_rate=0.5)
+        vitrim.create_method("metr", method="tome", keep_rate=0.5)
     with Unchanged(model), pytest.raises(ValueError, match=r"'evit' takes the settings keep_rate, .*: not keeprate"):
         vitrim.reduce_tokens(model, "evit", keeprate=0.5)
 
@@ -223,7 +223,7 @@ def test_the_names_are_sorted_and_make_methods() -> None:
     names = vitrim.list_methods()
     assert names == sorted(names)
     assert {"evit", "tome", "token_mergence", "beyond_attentive", "random"} <= set(names)
-    assert all(isinstance(vitrim.method_from(name), vitrim.Method) for name in names)
+    assert all(isinstance(vitrim.create_method(name), vitrim.Method) for name in names)
 
 
 def test_one_method_serves_several_models(tiny_vit: Callable[..., VisionTransformer]) -> None:
@@ -254,7 +254,7 @@ def test_pools_patches_is_true_false_or_none(tiny_vit: Callable[..., VisionTrans
 @pytest.mark.parametrize("name", [["evit"], None, 7, "x" * 5000])
 def test_a_name_of_another_kind_is_refused_shortly(name: Any) -> None:
     with pytest.raises(ValueError, match="no method is called") as error:
-        vitrim.method_from(name)
+        vitrim.create_method(name)
     assert len(str(error.value)) < 400
 
 
@@ -269,7 +269,7 @@ def test_a_model_is_asked_for_its_method_and_shows_it(tiny_vit: Callable[..., Vi
     vitrim.reduce_tokens(model, "tm", keep_rate=0.5)
     assert vitrim.method_of(model) == vitrim.TM(keep_rate=(0.5,) * 3, layers=(3, 6, 9))
     assert "TokenMergence(keep_rate=(0.5, 0.5, 0.5)" in repr(model)
-    assert vitrim.method_from("bat", inattentive="drop") == vitrim.BAT(inattentive="drop")
+    assert vitrim.create_method("bat", inattentive="drop") == vitrim.BAT(inattentive="drop")
     assert not {"tm", "bat"} & set(vitrim.list_methods())
 
 

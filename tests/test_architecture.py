@@ -199,7 +199,7 @@ HEAVY += ("transformers", "open_clip")
     ("statement", "heavy"),
     [
         ("import vitrim", (*HEAVY, "torch", "numpy")),
-        ("from vitrim import *; EViT(), method_from('tome')", HEAVY),
+        ("from vitrim import *; EViT(), create_method('tome')", HEAVY),
     ],
 )
 def test_importing_the_package_imports_nothing_heavy(statement: str, heavy: tuple[str, ...]) -> None:

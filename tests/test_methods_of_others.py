@@ -61,7 +61,7 @@ import torch, vitrim
 from vitrim.cli import app
 from vitrim.testing import check_method
 assert "keep_few" in vitrim.list_methods()
-method = vitrim.method_from("keep_few", few=0.4)
+method = vitrim.create_method("keep_few", few=0.4)
 check_method(method)
 model = vitrim.reduce_tokens(vitrim.load_model("vitrim_fashion_tiny"), method)
 images = torch.rand(2, 1, 30, 30)
@@ -148,7 +148,7 @@ def test_a_registered_method_goes_by_its_name_and_is_saved(tmp_path: Path) -> No
     with pytest.raises(ValueError, match=r"KeepBest is not registered.*register_method"):
         vitrim.save_pretrained(model, tmp_path / "saved")
     assert vitrim.register_method(KeepBest) is KeepBest is vitrim.register_method(KeepBest)
-    assert vitrim.method_from("keep_best", keep_rate=0.5) == KeepBest(keep_rate=0.5)
+    assert vitrim.create_method("keep_best", keep_rate=0.5) == KeepBest(keep_rate=0.5)
     assert "keep_best" in vitrim.list_methods()
     again = vitrim.from_pretrained(vitrim.save_pretrained(model, tmp_path / "saved"))
     assert torch.equal(again(torch.ones(1, 1, 30, 30)), model(torch.ones(1, 1, 30, 30)))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import fresh
 import vitrim
 
@@ -19,3 +21,16 @@ def test_every_public_name_resolves_in_a_fresh_interpreter() -> None:
 def test_public_names_are_sorted_unique_and_listed() -> None:
     assert len(set(vitrim.__all__)) == len(vitrim.__all__)
     assert dir(vitrim) == sorted(vitrim.__all__)
+
+
+def test_an_old_name_works_and_warns_once_with_the_new_one() -> None:
+    for old, new in vitrim._RENAMED.items():
+        vars(vitrim).pop(old, None)
+        with warnings.catch_warnings(record=True) as told:
+            warnings.simplefilter("always")
+            for _ in range(2):
+                scope: dict[str, object] = {}
+                exec(f"from vitrim import {old}", scope)  # asks twice for the name
+                assert scope[old] is getattr(vitrim, new)
+        assert [(each.category, f"vitrim.{new}" in str(each.message)) for each in told] == [(DeprecationWarning, True)]
+        assert old not in vitrim.__all__

@@ -104,8 +104,8 @@ def all_methods() -> list[Facts]:
     found = []
     for home, known in names.items():
         own = home.name if getattr(home, "name", None) in known else known[0]
-        method = vitrim.method_from(own)
-        others = {name: _differences(method, vitrim.method_from(name)) for name in known if name != own}
+        method = vitrim.create_method(own)
+        others = {name: _differences(method, vitrim.create_method(name)) for name in known if name != own}
         found.append(Facts(own, method, home, others | _short_names(home, known)))
     return found
 
@@ -166,7 +166,7 @@ def _short_names(home: Any, known: Sequence[str]) -> dict[str, dict[str, Any]]:
 
 def _is_name(name: str) -> bool:
     try:
-        vitrim.method_from(name)
+        vitrim.create_method(name)
     except ValueError:
         return False
     return True

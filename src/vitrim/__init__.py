@@ -9,12 +9,13 @@ The names below are imported on first use, so that the command line can answer b
 from __future__ import annotations
 
 import importlib
+import warnings
 from typing import TYPE_CHECKING, Any
 
 from .version import __version__ as __version__
 
 if TYPE_CHECKING:
-    from .api import list_methods, method_from, method_of, reduce_tokens, restore
+    from .api import create_method, list_methods, method_of, reduce_tokens, restore
     from .backbones.reader import UnsupportedModel
     from .core.exits import Exits
     from .core.method import Method
@@ -92,6 +93,7 @@ __all__ = [
     "calibrate_anytime",
     "cls_quality",
     "count_macs",
+    "create_method",
     "diversity",
     "draw_tokens",
     "evaluate_folder",
@@ -104,7 +106,6 @@ __all__ = [
     "load_recipe",
     "method_for_keep_rate",
     "method_for_macs",
-    "method_from",
     "method_of",
     "push_to_hub",
     "quantize_int8",
@@ -118,7 +119,7 @@ __all__ = [
 ]
 
 _HOME = {  # what each module has
-    ".api": "list_methods method_from method_of reduce_tokens restore",
+    ".api": "create_method list_methods method_of reduce_tokens restore",
     ".backbones.reader": "UnsupportedModel",
     ".core.exits": "Exits",
     ".core.method": "Method",
@@ -150,13 +151,17 @@ _HOME = {  # what each module has
     ".train.task": "ClassificationTask",
 }
 _MODULE = {name: module for module, names in _HOME.items() for name in names.split()}
+_RENAMED = {"method_from": "create_method"}  # old name: new name
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _MODULE:
+    if name in _RENAMED:
+        warnings.warn(f"vitrim.{name} is now vitrim.{_RENAMED[name]}.", DeprecationWarning, stacklevel=2)
+    home = _MODULE.get(_RENAMED.get(name, name))
+    if home is None:
         raise AttributeError(f"module 'vitrim' has no attribute {name!r}; it has {', '.join(__all__)}.")
-    value = getattr(importlib.import_module(_MODULE[name], __name__), name)
-    globals()[name] = value
+    value = getattr(importlib.import_module(home, __name__), _RENAMED.get(name, name))
+    globals()[name] = value  # so that an old name warns once
     return value
 
 

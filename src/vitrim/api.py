@@ -12,13 +12,13 @@ from .backbones.reader import Backbone, find_stack, read_backbone
 from .core.exits import Exits
 from .core.method import Method
 from .core.stack import TokenStack
-from .methods import makers, method_from
+from .methods import create_method, makers
 
 M = TypeVar("M", bound=nn.Module)
 
 
 def list_methods() -> list[str]:
-    """Names that `method_from` and `reduce_tokens` understand."""
+    """Names that `create_method` and `reduce_tokens` understand."""
     return sorted(makers())
 
 
@@ -41,7 +41,7 @@ def reduce_tokens(
     is then left as it was.
     """
     if isinstance(method, str):
-        method = method_from(method, **settings, **({} if exits is None else {"exits": exits}))
+        method = create_method(method, **settings, **({} if exits is None else {"exits": exits}))
         exits = None
     elif settings:
         raise ValueError(f"settings {sorted(settings)} go with a method's name; this method is already made: {method}.")

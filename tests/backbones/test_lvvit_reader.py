@@ -20,7 +20,7 @@ from vitrim.models.lvvit import LVViT
 
 SETTINGS: dict[str, dict[str, Any]] = {"tome": {"r": 5}}
 # Methods whose counts of tokens are the same for every image; those of the others no formula tells.
-FIXED = [name for name in vitrim.list_methods() if not vitrim.method_from(name).varies]
+FIXED = [name for name in vitrim.list_methods() if not vitrim.create_method(name).varies]
 EVERY_METHOD = pytest.mark.parametrize("name", FIXED)
 
 
@@ -34,7 +34,7 @@ def small(**more: Any) -> LVViT:
 
 
 def method(name: str) -> vitrim.Method:
-    return vitrim.method_from(name, **SETTINGS.get(name, {}))
+    return vitrim.create_method(name, **SETTINGS.get(name, {}))
 
 
 @pytest.fixture

@@ -22,7 +22,7 @@ LAYERS = (2, 4)
 LATE_R = (0, 0, 5, 5, 5, 5)
 
 # Methods whose counts of tokens are the same for every image; those of the others no formula tells.
-FIXED = [name for name in vitrim.list_methods() if not vitrim.method_from(name).varies]
+FIXED = [name for name in vitrim.list_methods() if not vitrim.create_method(name).varies]
 every_method = pytest.mark.parametrize("name", vitrim.list_methods())
 every_fixed_method = pytest.mark.parametrize("name", FIXED)
 
@@ -56,7 +56,7 @@ def method_for(name: str, keep_rate: float = 0.7) -> vitrim.Method:
     if name == "metr":
         return vitrim.METR(method=vitrim.EViT(keep_rate=keep_rate, layers=LAYERS), exits=LAYERS)
     share = "mass" if name == "attention_mass" else "keep_rate"
-    return vitrim.method_from(name, **{share: keep_rate}, layers=LAYERS)
+    return vitrim.create_method(name, **{share: keep_rate}, layers=LAYERS)
 
 
 def test_what_is_read() -> None:

@@ -59,12 +59,12 @@ def test_what_cannot_be_meant_is_refused_in_a_line(text: str, words: str) -> Non
 
 @pytest.mark.parametrize("name", vitrim.list_methods())
 def test_every_setting_of_every_method_can_be_written(name: str) -> None:
-    method = vitrim.method_from(name)
+    method = vitrim.create_method(name)
     for setting in vars(method):
         value = getattr(method, setting)
         if setting != "exits" and setting in vitrim.methods.settings_of(name):
             (choice,) = read_methods(f"{name} {setting}={value}")
-            assert vitrim.method_from(name, **choice.settings) == method
+            assert vitrim.create_method(name, **choice.settings) == method
 
 
 def test_settings_say_how_much_or_leave_it_to_the_amounts_that_are_given() -> None:

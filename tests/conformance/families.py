@@ -109,7 +109,7 @@ def method_for(name: str, family: str = "vit", **settings: Any) -> vitrim.Method
     defaults |= variant
     if family in NO_CLASS_TOKEN and name in SCORED_BY_CLASS_TOKEN:
         defaults["scorer"] = "received"
-    return vitrim.method_from(name, **(defaults | settings))
+    return vitrim.create_method(name, **(defaults | settings))
 
 
 def method_that_keeps_all(name: str, family: str = "vit") -> vitrim.Method:

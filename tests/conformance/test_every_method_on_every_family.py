@@ -22,7 +22,7 @@ covering_case = pytest.mark.parametrize(("family", "name"), COVERING, ids=["-".j
 
 def test_every_method_is_classified() -> None:
     assert sorted(MERGING + DROPPING) == vitrim.list_methods()
-    assert all(vitrim.method_from(name).merges == (name in MERGING) for name in vitrim.list_methods())
+    assert all(vitrim.create_method(name).merges == (name in MERGING) for name in vitrim.list_methods())
 
 
 @every_case

@@ -30,7 +30,7 @@ BY_MARK = ("beyond_attentive", "evit+bat")
 FAST = ("evit", "token_mergence", "tome")
 SETTINGS: dict[str, dict[str, Any]] = {"tome": {"r": 11}}
 CASES: list[tuple[str, dict[str, Any]]] = [
-    *((name, SETTINGS.get(name, {})) for name in vitrim.list_methods() if not vitrim.method_from(name).varies),
+    *((name, SETTINGS.get(name, {})) for name in vitrim.list_methods() if not vitrim.create_method(name).varies),
     *(("beyond_attentive", {"inattentive": way}) for way in ("kmeans", "spatial", "conv", "mlp")),
 ]
 every_method = pytest.mark.parametrize(

@@ -67,7 +67,7 @@ def test_exits_are_no_setting_of_a_method() -> None:
     with pytest.raises(ValueError, match="EViT has no setting exits"):
         method_from_json({"class": "EViT", "settings": {"exits": [1]}})
     with pytest.raises(ValueError, match="evit: exits are heads to train along"):
-        vitrim.method_from("evit", exits=(1, 2))
+        vitrim.create_method("evit", exits=(1, 2))
 
 
 def test_losses_of_one_name_are_refused(tiny_vit: Build) -> None:

@@ -12,7 +12,7 @@ from timm.models.eva import Eva
 
 import vitrim
 
-FIXED = [name for name in vitrim.list_methods() if not vitrim.method_from(name).varies]
+FIXED = [name for name in vitrim.list_methods() if not vitrim.create_method(name).varies]
 SETTINGS: dict[str, tuple[str, dict[str, Any]]] = {
     **{name: (name, {}) for name in FIXED},
     "tome": ("tome", {"r": 5}),

@@ -17,7 +17,7 @@ from operations import FUSED, Operations
 from vitrim.methods import settings_of
 
 SETTINGS: dict[str, dict[str, Any]] = {"tome": {"r": 11}}
-FIXED = [name for name in vitrim.list_methods() if not vitrim.method_from(name).varies]  # test_packing has the others
+FIXED = [name for name in vitrim.list_methods() if not vitrim.create_method(name).varies]  # test_packing has the others
 EVERY = [(name, SETTINGS.get(name, {})) for name in FIXED]
 
 every_method = pytest.mark.parametrize(("name", "settings"), EVERY, ids=[name for name, _ in EVERY])

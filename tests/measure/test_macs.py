@@ -64,11 +64,11 @@ def test_the_formula_equals_the_counter_on_deit_tiny(deit, fuse):
     assert count_macs(model) == reduced_macs(unreduced, spec, method)
 
 
-@pytest.mark.parametrize("name", [name for name in vitrim.list_methods() if not vitrim.method_from(name).varies])
+@pytest.mark.parametrize("name", [name for name in vitrim.list_methods() if not vitrim.create_method(name).varies])
 def test_the_formula_is_within_half_a_percent_of_the_counter_for_every_method(tiny_vit, name):
     model = tiny_vit()
     spec, unreduced = read_backbone(model).spec, count_macs(model)
-    method = vitrim.method_from(name, **SMALL_R.get(name, {}))
+    method = vitrim.create_method(name, **SMALL_R.get(name, {}))
     formula = reduced_macs(unreduced, spec, method)
     assert count_macs(vitrim.reduce_tokens(model, method)) == pytest.approx(formula, rel=5e-3)
     assert formula < unreduced

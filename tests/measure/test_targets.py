@@ -40,7 +40,7 @@ def test_a_target_is_met_by_the_best_of_all_settings(tiny_vit, monkeypatch, name
     if name == "tome":
         candidates = [vitrim.ToMe(r=distributed(total, spec)) for total in range(12 * 32)]
     else:
-        candidates = [vitrim.method_from(name, keep_rate=k / 500) for k in range(1, 501)]
+        candidates = [vitrim.create_method(name, keep_rate=k / 500) for k in range(1, 501)]
     method = method_for_macs(name, model, target / 1e9)
     assert reduced_macs(unreduced, spec, method) == brute_force(model, target, candidates)
 
@@ -50,9 +50,9 @@ def test_a_target_that_a_round_keep_rate_meets_gives_that_rate():
     spec, unreduced = read_backbone(model).spec, count_macs(model)
     for keep_rate in (0.9, 0.7, 0.5, 1.0):
         for name in ("evit", "evit-nofuse", "random"):
-            method = vitrim.method_from(name, keep_rate=keep_rate)
+            method = vitrim.create_method(name, keep_rate=keep_rate)
             target = reduced_macs(unreduced, spec, method)
-            assert targets._solve(vitrim.method_from(name), spec, unreduced, target, {}) == method
+            assert targets._solve(vitrim.create_method(name), spec, unreduced, target, {}) == method
 
 
 def test_the_solved_method_is_what_the_counter_sees(tiny_vit):
@@ -123,7 +123,7 @@ def test_a_method_without_a_number_to_solve_for_is_an_error(tiny_vit, monkeypatc
     class Fixed(Method):
         name = "fixed"
 
-    monkeypatch.setattr(targets, "method_from", lambda *_: Fixed())
+    monkeypatch.setattr(targets, "create_method", lambda *_: Fixed())
     with pytest.raises(ValueError, match="fixed: no single setting says how much"):
         method_for_macs("fixed", tiny_vit(), 0.01)
 

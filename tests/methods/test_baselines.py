@@ -49,7 +49,7 @@ def test_over_many_seeds_every_patch_is_kept_about_equally_often(moment: Any) ->
 
 @pytest.mark.parametrize("name", ["feature_norm", "evit-nofuse"])
 def test_top_k_by_name_drops_the_rest(moment: Any, name: str) -> None:
-    method = vitrim.method_from(name, keep_rate=0.3, layers=(0,)).build(moment.spec)
+    method = vitrim.create_method(name, keep_rate=0.3, layers=(0,)).build(moment.spec)
     score_BP = moment.score_BP if name == "evit-nofuse" else moment.patches().norm(dim=-1)
     out = method.after_attention(0, moment.tokens, moment.attention)
     best = score_BP.topk(12, dim=1).indices

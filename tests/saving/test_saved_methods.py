@@ -18,7 +18,7 @@ from vitrim.methods import METR, EViT, ToMe
 @pytest.mark.parametrize(
     "method",
     [
-        *(vitrim.method_from(name) for name in vitrim.list_methods()),
+        *(vitrim.create_method(name) for name in vitrim.list_methods()),
         ToMe(r=(13, -1.0)),
         ToMe(r=[13, 12]),
         ToMe(r=(13, 12, 11), prop_attn=False),

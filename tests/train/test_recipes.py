@@ -76,7 +76,7 @@ def test_the_multiply_adds_are_as_said(path: Path) -> None:
     assert recipe.method is not None
     net, full = measured(recipe.model, recipe.img_size)
     spec = read_backbone(net).spec
-    method = vitrim.method_from(recipe.method, **recipe.settings).build(spec)
+    method = vitrim.create_method(recipe.method, **recipe.settings).build(spec)
     said = float(re.match(r"([\d.]+) G", facts(path)["MACs"])[1])
     assert reduced_macs(full, spec, method) / 1e9 == pytest.approx(said, rel=0.01)
     found = re.search(r"\(([\d.]+) in the paper\)", facts(path)["MACs"])
@@ -158,7 +158,7 @@ def _check_saved(output: Path, recipe: Recipe, summary: dict[str, Any]) -> None:
     model = vitrim.from_pretrained(output / "model")
     found = find_stack(model)
     assert found is not None and recipe.method is not None
-    settled = vitrim.method_from(recipe.method, **recipe.settings).build(found.stack.spec)
+    settled = vitrim.create_method(recipe.method, **recipe.settings).build(found.stack.spec)
     assert found.stack.method == settled
     assert count_macs(model) / 1e9 == pytest.approx(summary["gmacs"], abs=1e-4)
     assert model(torch.rand(1, *input_size_of(model))).shape == (1, 2)

@@ -8,7 +8,7 @@ from typing import Any, cast
 
 from torch import nn
 
-from ..api import method_from
+from ..api import create_method
 from ..backbones.reader import read_backbone
 from ..core.amount import KEEP_RATE
 from ..core.checks import check_opaque
@@ -41,7 +41,7 @@ class Configuration:
         return hash((self.method, self.amount, repr(self.settings)))
 
     def __post_init__(self) -> None:
-        own = method_from(self.method, **dict(self.settings)).amount
+        own = create_method(self.method, **dict(self.settings)).amount
         if self.amount == GMACS and not self.value > 0:
             raise ValueError(f"a target in GMACs is above 0, not {self.value:g}.")
         if self.amount == KEEP:
@@ -52,7 +52,7 @@ class Configuration:
     @property
     def setting(self) -> str:
         """In words: 'keep 0.7', '3 GMACs', 'r 13', 'keep 0.7, layers 2 4 6'."""
-        own = method_from(self.method).amount
+        own = create_method(self.method).amount
         words = TARGETS | ({} if own is None else {own.setting: own.words})
         amount = words.get(self.amount or "", f"{self.amount} {{:g}}").format(self.value) if self.amount else ""
         return ", ".join(part for part in (amount, written(self.settings)) if part)
@@ -65,7 +65,7 @@ class Configuration:
     @property
     def varies(self) -> bool:
         """Whether the number of tokens depends on the image."""
-        method = method_from(self.method, **dict(self.settings))
+        method = create_method(self.method, **dict(self.settings))
         own = method.amount is not None and method.amount.setting == self.amount
         return (method.at(self.value) if own else method).varies
 
@@ -87,7 +87,7 @@ class Configuration:
             return method_for_keep_rate(self.method, model, self.value, **settings)
         if self.amount == GMACS:
             return method_for_macs(self.method, model, self.value, **settings)
-        method = method_from(self.method, **settings)
+        method = create_method(self.method, **settings)
         return method if self.amount is None else _at(method, self.amount, self.value)
 
 
@@ -128,14 +128,14 @@ def configurations(
 
 def needs_amount(choice: Choice) -> bool:
     """Whether its settings leave open how much it reduces."""
-    own = method_from(choice.method, **choice.settings).amount
+    own = create_method(choice.method, **choice.settings).amount
     return own is not None and own.setting not in choice.settings
 
 
 def _of(choice: Choice, amounts: Sequence[tuple[str, float]], given: Mapping[str, Any]) -> Iterator[Configuration]:
     """The configurations of one method."""
     settings = {name: given[name] for name in given if takes(choice.method, name)} | dict(choice.settings)
-    own = method_from(choice.method, **choice.settings).amount
+    own = create_method(choice.method, **choice.settings).amount
     if own is None or not needs_amount(choice):
         value = None if own is None else settings[own.setting]
         if own is None or not is_number(value):  # nothing, or one value for each block
@@ -152,19 +152,19 @@ def _of(choice: Choice, amounts: Sequence[tuple[str, float]], given: Mapping[str
 
 def suits(method: str, amount: str) -> bool:
     """Whether a method can be told how much it shall reduce in that way."""
-    own = method_from(method).amount
+    own = create_method(method).amount
     return own is not None and (own.setting == amount or (own.solved and amount in TARGETS))
 
 
 def check_amount(method: str, amount: str) -> None:
     """ValueError where it cannot."""
     if not suits(method, amount):
-        _at(method_from(method), amount, 0)
+        _at(create_method(method), amount, 0)
 
 
 def takes(method: str, setting: str) -> bool:
     """Whether a method has a setting, and its name has not fixed it already. ValueError for an unknown method."""
-    method_from(method)
+    create_method(method)
     return setting in settings_of(method)
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from ..api import method_from, reduce_tokens, restore
+from ..api import create_method, reduce_tokens, restore
 from ..backbones.reader import read_backbone
 from ..core.method import Method
 from ..core.scored import WITHOUT_CLS
@@ -72,7 +72,7 @@ def check_any(measured: object, refused: Sequence[Refusal]) -> None:
 def _assumption(spec: ViTSpec, given: Mapping[Configuration, Configuration]) -> str:
     """What is ranked by another scorer than the usual one, and what costs what EViT does with it."""
     ranked = _names([taken for taken, asked in given.items() if taken != asked])
-    solved = _names([one for one in given if one.amount == "keep_rate" and not method_from(one.method).has_keep_rate])
+    solved = _names([one for one in given if one.amount == "keep_rate" and not create_method(one.method).has_keep_rate])
     by = f"--scorer {WITHOUT_CLS}, the attention that they receive"
     parts = [f"{ranked} rank{'' if ',' in ranked else 's'} patches by {by}"] if ranked else []
     if solved and not spec.has_cls:

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import product
 from typing import Any, NamedTuple
 
-from ..methods import method_from, settings_of
+from ..methods import create_method, settings_of
 from ..text import shown
 
 WORDS = {"true": True, "false": False, "none": None}
@@ -60,7 +60,7 @@ def _entry(text: str) -> Iterator[Choice]:
 
 def _check_name(name: str) -> None:
     """ValueError for an unknown method."""
-    method_from(name)
+    create_method(name)
 
 
 def _split(text: str, at: str) -> list[str]:

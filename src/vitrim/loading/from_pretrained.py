@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import nn
 
-from ..api import method_from, reduce_tokens
+from ..api import create_method, reduce_tokens
 from ..backbones.reader import find_stack
 from ..core.method import Method
 from ..text import first_line, shown
@@ -93,7 +93,7 @@ def saved_method(folder: Path, *, exits: bool = True) -> Method | None:
 def _acting(config: Config, exits: bool, method: Method | str | None) -> Method | None:
     wanted = config.method if method == SAVED else method
     if isinstance(wanted, str):
-        wanted = method_from(wanted)
+        wanted = create_method(wanted)
     return replace(wanted, exits=None) if isinstance(wanted, Method) and not exits else wanted
 
 

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from torch import nn
 
-from ..api import method_from
+from ..api import create_method
 from ..backbones.reader import read_backbone, restored
 from ..core.amount import Scale
 from ..core.method import Method
@@ -40,7 +40,7 @@ def method_for_macs(
     if isinstance(gmacs, bool) or not isinstance(gmacs, (int, float)) or not 0 < gmacs < math.inf:
         raise ValueError(f"a target is a positive number of GMACs, not {gmacs!r}.")
     spec, model_macs = _unreduced(model, input_size, model_kwargs or {})
-    return _solve(method_from(name, **settings), spec, model_macs, round(gmacs * 1e9), settings)
+    return _solve(create_method(name, **settings), spec, model_macs, round(gmacs * 1e9), settings)
 
 
 def method_for_keep_rate(
@@ -58,11 +58,11 @@ def method_for_keep_rate(
     fusion at that rate, as in `method_for_macs`; of EViT by attention received where there is no class token.
     """
     check_module(model)
-    method = method_from(name, **settings)
+    method = create_method(name, **settings)
     if method.has_keep_rate:
         return method.at_keep_rate(keep_rate)
     spec, model_macs = _unreduced(model, input_size, model_kwargs or {})
-    evit = method_from("evit", keep_rate=keep_rate, scorer="cls" if spec.has_cls else WITHOUT_CLS)
+    evit = create_method("evit", keep_rate=keep_rate, scorer="cls" if spec.has_cls else WITHOUT_CLS)
     return _solve(method, spec, model_macs, min(model_macs, reduced_macs(model_macs, spec, evit)), settings)
 
 

@@ -11,7 +11,7 @@ from .baselines import Random
 from .bat import BeyondAttentive
 from .evit import EViT
 from .metr import METR, title
-from .registry import add, classes, makers, method_from, parameters, register_method, settings_of
+from .registry import add, classes, create_method, makers, parameters, register_method, settings_of
 from .token_mergence import TokenMergence
 from .tome import ToMe
 
@@ -26,8 +26,8 @@ __all__ = [
     "ToMe",
     "TokenMergence",
     "classes",
+    "create_method",
     "makers",
-    "method_from",
     "parameters",
     "register_method",
     "settings_of",
@@ -43,7 +43,7 @@ def metr(method: Method | str = "evit", **settings: Any) -> Method:
     own = parameters(METR)
     inner = {name: value for name, value in settings.items() if name not in own}
     if isinstance(method, str):
-        method = method_from(method, **inner)
+        method = create_method(method, **inner)
     elif inner:
         raise TypeError(f"{', '.join(inner)} go with a method's name, and {method!r} is already made")
     return METR(method=method, **{name: value for name, value in settings.items() if name in own})

@@ -79,10 +79,10 @@ def classes() -> Mapping[str, Callable[..., Method]]:
     return MappingProxyType(_classes)
 
 
-def method_from(name: str, **settings: Any) -> Method:
+def create_method(name: str, **settings: Any) -> Method:
     """The method of that name with those settings.
 
-    >>> method_from("evit", keep_rate=0.5).keep_rate
+    >>> create_method("evit", keep_rate=0.5).keep_rate
     0.5
     """
     known, name = makers(), SHORT.get(name, name) if isinstance(name, str) else name

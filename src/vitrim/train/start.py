@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..api import method_from, reduce_tokens
+from ..api import create_method, reduce_tokens
 from ..core.exits import TRAINING_ONLY
 from ..core.token_block import WEIGHTS
 from ..loading.build import adapting, build_model, load_model
@@ -59,7 +59,7 @@ def start_model(recipe: Recipe, class_folders: Sequence[str]) -> tuple[nn.Module
     num_classes = recipe.num_classes or len(class_folders)
     model = _build(recipe, num_classes)
     if recipe.method is not None:
-        reduce_tokens(model, method_from(recipe.method, **recipe.settings))
+        reduce_tokens(model, create_method(recipe.method, **recipe.settings))
     said = "random weights"
     if recipe.checkpoint is not None:
         new = recipe.head == "new"
