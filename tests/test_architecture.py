@@ -13,8 +13,8 @@ import pytest
 SRC = Path(__file__).resolve().parents[1] / "src" / "vitrim"
 FILES = sorted(SRC.rglob("*.py"))
 FLOORS = (  # a part imports from floors below its own, and from itself
-    ("errors", "extras", "failures", "temporary", "text", "version"),
-    ("store",),
+    ("errors", "facts", "failures", "temporary", "text", "version"),
+    ("extras", "store"),
     ("core", "heads", "kinds", "models", "panels", "picture_file"),
     ("backbones", "following", "methods", "patch_maps"),
     ("api", "dense", "quantize", "tracing"),
@@ -121,8 +121,26 @@ def test_a_backbone_imports_core_the_finder_and_its_own_library() -> None:
         own_library = {library} - {"reader", "__init__"}
         assert foreign_imports(path) <= {"torch"} | own_library, path
         own = (f"models.{library}", f"backbones.{library}_eva", f"backbones.{library}_layers")
-        allowed = ("core", "errors", "heads", "backbones.reader", "backbones.timm", *own)  # timm's blocks serve others
+        allowed = (
+            "core",
+            "errors",
+            "facts",
+            "heads",
+            "backbones.reader",
+            *own,
+            "backbones.timm",
+        )  # which serves others
         assert all(in_part(name, *allowed) for name in own_imports(path)), path
+
+
+def test_a_library_has_its_facts_its_reader_and_its_loader() -> None:
+    tree = ast.parse((SRC / "facts.py").read_text())
+    (table,) = (node for node in tree.body if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "FACTS")
+    assert isinstance(table.value, ast.Dict)
+    libraries = {key.value for key in table.value.keys if isinstance(key, ast.Constant)}
+    assert len(libraries) > 1
+    assert libraries <= {path.stem for path in (SRC / "backbones").glob("*.py")}
+    assert libraries - {"timm"} <= {path.stem for path in (SRC / "loading").glob("*.py")}
 
 
 def test_the_api_imports_methods_backbones_and_core() -> None:

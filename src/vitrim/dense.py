@@ -25,11 +25,11 @@ from .core.listening import listening
 from .core.schedule import is_whole
 from .core.spec import ViTSpec
 from .core.stack import Snapshot, TokenStack
+from .facts import every
 from .following import ConvolvedSizes, Following, check_grid, follow_blocks, run_uncompiled
 from .patch_maps import FILLS, SHARES, Placed, filled, placed
 
-FINAL_NORMS = ("norm", "ln", "layernorm", "post_layernorm", "ln_post")  # as timm, torchvision and the others name it
-TOWERS = ("visual", "vision_model")  # where open_clip and transformers keep the half of a model that takes images
+FINAL_NORMS, TOWERS = every("final_norms"), every("towers")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
-EXTRAS = ("transformers", "open_clip")  # those that come with vitrim[...]
+from .facts import FACTS
 
 
 def import_module(name: str) -> Any:
@@ -14,5 +14,5 @@ def import_module(name: str) -> Any:
         return importlib.import_module(name)
     except ImportError as error:
         library = name.partition(".")[0]
-        package = f'"vitrim[{library}]"' if library in EXTRAS else library
+        package = f'"vitrim[{library}]"' if library in FACTS and FACTS[library].is_extra else library
         raise ValueError(f"{library} is not installed: pip install {package}.") from error

@@ -8,11 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-# Library -> where its classifiers have their head, and a part of the classes' names; timm's have get_classifier.
-NAMES = {
-    "torchvision": (("heads", "head", "fc", "classifier"), ""),
-    "transformers": (("classifier", "cls_classifier"), "ForImageClassification"),
-}
+from .facts import FACTS
+
 NOTHING = (nn.Identity, nn.Dropout, nn.Sequential)  # a head of these alone is none
 
 
@@ -30,9 +27,9 @@ def classifier_of(model: nn.Module) -> nn.Module | None:
         found = found[0] if isinstance(found, tuple) else found
         return found if isinstance(found, nn.Module) else None
     for cls in type(model).__mro__:
-        names, part = NAMES.get(cls.__module__.partition(".")[0], ((), ""))
-        if names and part in cls.__name__:
-            heads = (getattr(model, name, None) for name in names)
+        facts = FACTS.get(cls.__module__.partition(".")[0])
+        if facts is not None and facts.heads and facts.classifiers in cls.__name__:
+            heads = (getattr(model, name, None) for name in facts.heads)
             return next((head for head in heads if isinstance(head, nn.Module)), None)
     return None
 

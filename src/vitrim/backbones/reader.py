@@ -18,23 +18,15 @@ from ..core.self_check import check_reader
 from ..core.spec import ViTSpec
 from ..core.stack import TokenStack
 from ..errors import VitrimError
+from ..facts import FACTS
 from ..heads import check_module
 
 # Where a model's class is defined -> the module beside this one that reads it.
 READERS = {
     "vitrim.models.lvvit": "lvvit",
     "vitrim.models.multiscale": "multiscale",
-    "timm": "timm",
-    "torchvision": "torchvision",
-    "transformers": "transformers",
-    "open_clip": "open_clip",
+    **{library: library for library in FACTS},
 }
-SUPPORTED = (
-    "timm Vision Transformers (ViT, DeiT, DeiT-III, DINOv2, DINOv3, EVA, EVA02, Perception Encoder, CLIP and SigLIP "
-    "vision towers), torchvision's ViT, transformers' ViT, DeiT, DINOv2, DINOv3, CLIP and SigLIP, open_clip's vision "
-    "towers"
-)
-
 
 Guard = Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], None]
 
@@ -133,7 +125,8 @@ def read_backbone(model: nn.Module) -> Backbone:
             _self_check(backbone)
         return backbone
     inside = [name for name, part in model.named_modules() if (at := _library(part)) and at.place(part)]
-    part = f"Pass the part that is: reduce_tokens(model.{inside[0]}, ...)." if inside else f"Supported: {SUPPORTED}."
+    supported = ", ".join(facts.reads for facts in FACTS.values())
+    part = f"Pass the part that is: reduce_tokens(model.{inside[0]}, ...)." if inside else f"Supported: {supported}."
     raise UnsupportedModel(
         f"{type(model).__module__}.{type(model).__name__} is not a model that vitrim can read. {part}"
     )

@@ -6,8 +6,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
-# What libraries call it: classifiers of transformers, vision towers with and without a projection.
-NAMES = ("logits", "image_embeds", "pooler_output")
+from ..facts import every
+
+NAMES = every("outputs")
 
 
 class Logits(nn.Module):

@@ -11,6 +11,7 @@ pipeline. `num_classes` is set where the model has classes.
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,8 +19,9 @@ from typing import Any, NamedTuple
 from torch import nn
 
 from ..text import first_line
-from . import open_clip, torchvision, transformers
+from . import transformers
 from .folder import Config
+from .names import LIBRARIES as NAMES
 from .weights import Adapt
 
 
@@ -32,18 +34,17 @@ class Library(NamedTuple):
     advice: str  # where there is no network
     candidates: Callable[[Any], Iterator[tuple[str, dict[str, Any], dict[str, Any]]]]  # how a folder may describe one
     rebuild: Callable[[Config, Path, int | None], nn.Module]  # the model that a folder describes
-    resample: Adapt | None = None  # positions at the resolution of a model
+    resample: Adapt | None  # positions at the resolution of a model
 
 
-def _library(module: Any, example: str, advice: str, resample: Adapt | None = None) -> Library:
-    return Library(module.build, module.load, example, advice, module.candidates, module.rebuild, resample)
+def _library(name: str) -> Library:
+    """The module beside this one that is called like the library."""
+    module = importlib.import_module(f".{name}", __package__)
+    said = module.EXAMPLE, module.ADVICE
+    return Library(module.build, module.load, *said, module.candidates, module.rebuild, module.RESAMPLE)
 
 
-LIBRARIES = {
-    "torchvision": _library(torchvision, "vit_b_16", "pass --checkpoint FILE", torchvision.resample_positions),
-    "transformers": _library(transformers, "google/vit-base-patch16-224, or a folder", "name a folder"),
-    "open_clip": _library(open_clip, "ViT-B-32/laion2b_s34b_b79k", "pass --checkpoint FILE"),
-}
+LIBRARIES = {name: _library(name) for name in NAMES}
 
 
 def build(library: str, name: str, img_size: int | None) -> nn.Module:

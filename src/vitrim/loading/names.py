@@ -7,10 +7,11 @@ import json
 import os
 from pathlib import Path
 
+from ..facts import FACTS
 from .folder import CONFIG_FILE, has_entry, is_of_transformers
 from .network import check_hub
 
-LIBRARIES = ("torchvision", "transformers", "open_clip")  # named before a colon; any other name is timm's
+LIBRARIES = tuple(library for library in FACTS if library != "timm")  # named before a colon; any other name is timm's
 HUB, FOLDER = "hf-hub:", "local-dir:"  # beginnings of names that timm looks up outside its own registry
 
 

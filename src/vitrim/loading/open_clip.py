@@ -16,6 +16,7 @@ from .network import check_answer
 from .shared import check_multiple, quiet
 from .weights import Adapt, fit, read_checkpoint
 
+EXAMPLE, ADVICE, RESAMPLE = "ViT-B-32/laion2b_s34b_b79k", "pass --checkpoint FILE", None
 TOWER = "visual."  # what the names of its weights begin with
 
 

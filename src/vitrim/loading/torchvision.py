@@ -17,6 +17,7 @@ from .folder import Config
 from .shared import check_multiple
 from .weights import fit, read_checkpoint
 
+EXAMPLE, ADVICE = "vit_b_16", "pass --checkpoint FILE"
 # Arguments of the constructor that the model keeps as they are.
 ARGUMENTS = ("image_size", "patch_size", "hidden_dim", "mlp_dim", "dropout", "attention_dropout", "representation_size")
 
@@ -129,3 +130,6 @@ def _classes_in(state: Mapping[str, Tensor], models: Any, name: str) -> dict[str
         parts = models.get_model(name, weights=None).named_modules()
     weight = state.get(f"{[part for part, module in parts if isinstance(module, nn.Linear)][-1]}.weight")
     return {} if weight is None or weight.ndim != 2 else {"num_classes": len(weight)}
+
+
+RESAMPLE = resample_positions

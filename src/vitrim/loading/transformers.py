@@ -11,7 +11,7 @@ from typing import Any
 from torch import nn
 
 from ..extras import import_module
-from ..heads import NAMES
+from ..facts import FACTS
 from ..measure.image_processor import check_size, preparation, processor_of
 from ..text import first_line, shown
 from .folder import ENTRY, PROCESSOR_FILE, Config, has_reduction, say_all_tokens
@@ -25,7 +25,9 @@ TOWERS = {  # model of images and texts -> the part that gives its embedding of 
 }
 
 ATTENTION = "attn_implementation"
-CLASSIFIER, WEIGHTS = NAMES["transformers"][1], "model.safetensors"
+EXAMPLE, ADVICE, RESAMPLE = "google/vit-base-patch16-224, or a folder", "name a folder", None
+FACT = FACTS["transformers"]
+CLASSIFIER, WEIGHTS = FACT.classifiers, "model.safetensors"
 Make = Callable[[str, Any, Any], Any]  # of the name, the class and its configuration
 
 
@@ -149,7 +151,7 @@ def _classes_in(path: str) -> int | None:
     try:
         with safe_open(Path(path) / WEIGHTS, "pt") as weights:
             keys = set(weights.keys())
-            heads = [f"{name}.weight" for name in NAMES["transformers"][0] if f"{name}.weight" in keys]
+            heads = [f"{name}.weight" for name in FACT.heads if f"{name}.weight" in keys]
             shapes = [weights.get_slice(head).get_shape() for head in heads]
     except (OSError, SafetensorError):
         return None

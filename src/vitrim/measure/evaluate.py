@@ -13,13 +13,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..facts import image_size_of, library_of
 from ..heads import logits_of
 from . import image_processor
 from .batches import Batch, Progress
 from .forwards import check_labels, finite, over_batches
 from .preparation import Preparation, Transform, given_to
-
-OTHERS = ("transformers", "torchvision", "open_clip")  # libraries with image preparations of their own
 
 
 @dataclass(frozen=True)
@@ -75,10 +74,10 @@ def preparation_of(model: nn.Module) -> Preparation:
     """
     if (given := given_to(model)) is not None:
         return given
-    library = next((name for cls in type(model).__mro__ if (name := cls.__module__.partition(".")[0]) in OTHERS), None)
+    library = library_of(model)
     if library == "transformers" and (name := getattr(getattr(model, "config", None), "_name_or_path", "")):
         return image_processor.preparation_at(name, model.config)
-    if library is not None:
+    if library not in (None, "timm"):
         raise ValueError(
             f"{type(model).__name__} is a model of {library} and does not say how its images are prepared: load it by "
             f"name ({library}:NAME), pass a transform to evaluate_folder, or batches of images to evaluate."
@@ -107,19 +106,11 @@ def input_size_of(model: nn.Module) -> tuple[int, int, int]:
     """Channels, height and width of a model's images: as its preparation makes them, or as it was built for them."""
     if (given := given_to(model)) is not None:
         return given.input_size
-    tower: Any = getattr(model, "visual", model)  # a vision tower beside a text tower, in open_clip
-    embed: Any = getattr(tower, "patch_embed", None)
-    size: Any = getattr(embed, "img_size", None)
-    if size is None:  # torchvision and open_clip keep it in the model, transformers in the config
-        config: Any = getattr(tower, "config", None)
-        size = getattr(getattr(config, "vision_config", config), "image_size", getattr(tower, "image_size", None))
-        embed = tower
-        if getattr(tower, "main_input_name", "pixel_values") != "pixel_values":
-            raise ValueError(f"{type(model).__name__} takes more than images: pass the part that takes images alone.")
-    parts = embed.modules() if isinstance(embed, nn.Module) else ()
+    found = image_size_of(model)
+    parts = () if found is None else found.part.modules()
     first = next((part for part in parts if isinstance(part, nn.Conv2d)), None)
-    if size is not None and first is not None:
-        height, width = (size, size) if isinstance(size, int) else size
+    if found is not None and first is not None:
+        height, width = (found.size, found.size) if isinstance(found.size, int) else found.size
         return first.in_channels, int(height), int(width)
     config = getattr(model, "pretrained_cfg", None) or {}
     if config.get("input_size") is None:

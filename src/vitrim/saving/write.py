@@ -19,9 +19,9 @@ from torch import Tensor, nn
 from ..backbones.reader import Backbone, Installed, find_stack, read_backbone, version
 from ..core.method import Method, plain_settings
 from ..core.spec import ViTSpec
+from ..facts import library_of
 from ..loading.folder import CARD_FILE, CONFIG_FILE, WEIGHTS_FILE, Config, foreign_files, is_ours
 from ..loading.from_pretrained import load_saved
-from ..loading.names import LIBRARIES
 from ..store import replacing_folder
 from ..text import shown
 from ..version import __version__
@@ -84,8 +84,7 @@ def write_folder(
 
 def _config(model: nn.Module, recipe: Any, metrics: Mapping[str, Any] | None) -> Config:
     found, backbone = find_stack(model), read_backbone(model)
-    homes = (cls.__module__.partition(".")[0] for cls in type(model).__mro__)
-    library = next((home for home in homes if home in LIBRARIES), "timm")  # vitrim's own are registered there
+    library = library_of(model) or "timm"  # vitrim's own are registered there
     method = None if found is None else settled(found.stack.method, found.stack.spec)
     if is_dataclass(recipe) and not isinstance(recipe, type):
         recipe = asdict(recipe)
