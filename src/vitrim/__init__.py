@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from .export.verify import ExportMismatch
     from .loading.build import build_model, load_model
     from .loading.from_pretrained import from_pretrained
+    from .measure.batches import ImageBatches
     from .measure.benchmark import Timing, benchmark
     from .measure.cls_quality import ClsQuality, cls_quality
     from .measure.diversity import diversity
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from .measure.macs import count_macs
     from .measure.pixels import ImageDataError
     from .measure.targets import method_for_keep_rate, method_for_macs
+    from .measure.turns import Spread
     from .methods import (
         BAT,
         METR,
@@ -73,6 +75,7 @@ __all__ = [
     "Exits",
     "ExportMismatch",
     "ExportReport",
+    "ImageBatches",
     "ImageDataError",
     "LayerTrace",
     "Method",
@@ -80,6 +83,7 @@ __all__ = [
     "Random",
     "Recipe",
     "Score",
+    "Spread",
     "Timing",
     "ToMe",
     "TokenMergence",
@@ -130,6 +134,7 @@ _HOME = {  # what each module has
     ".export.run": "ExportReport export_model",
     ".export.verify": "ExportMismatch",
     ".loading.build": "build_model load_model",
+    ".measure.batches": "ImageBatches",
     ".measure.benchmark": "Timing benchmark",
     ".early_exit.calibration": "AnytimeScore ExitRecord calibrate_anytime record_exits",
     ".measure.cls_quality": "ClsQuality cls_quality",
@@ -139,6 +144,7 @@ _HOME = {  # what each module has
     ".measure.macs": "count_macs",
     ".measure.pixels": "ImageDataError",
     ".measure.targets": "method_for_keep_rate method_for_macs",
+    ".measure.turns": "Spread",
     ".methods": "BAT METR TM AttentionMass BeyondAttentive EViT Random ToMe TokenMergence register_method",
     ".saving.hub": "push_to_hub",
     ".loading.from_pretrained": "from_pretrained",
