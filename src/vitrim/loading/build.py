@@ -17,7 +17,8 @@ from . import libraries
 from .folder import LEARNED_FILE, WEIGHTS_FILE, Config, read_config, say_all_tokens
 from .names import FOLDER, HUB, check_name, is_saved, split_name
 from .network import check_hub
-from .weights import Adapt, fit, read_checkpoint
+from .positions import adapting
+from .weights import fit, read_checkpoint
 
 T = TypeVar("T")
 
@@ -25,14 +26,21 @@ T = TypeVar("T")
 def load_model(name: str, checkpoint: str | Path | None = None, *, img_size: int | None = None) -> nn.Module:
     """The model of that name in eval mode, with the checkpoint's weights, or with its library's if none is given.
 
-    name: of a timm model, or of another library's (`libraries`), torchvision:vit_b_16; or a folder that
-        `save_pretrained` wrote: its model and weights with *all* tokens, for any method to act on; or a folder of
-        transformers'.
-    checkpoint: a .safetensors file, or a .pth file of tensors (never unpickled beyond that); not for transformers,
-        whose folders bring their weights. All keys and shapes must fit, but for what only training needs (METR's
-        exits), which is left out; the model has as many classes as the checkpoint's head.
-    img_size: position embeddings are resampled to that resolution.
-    Errors: ValueError for a name, file or size that does not fit; OSError where weights cannot be had.
+    Args:
+        name: of a timm model; of another library's, such as torchvision:vit_b_16; or a folder that `save_pretrained`
+            or transformers wrote. A folder gives its model with *all* tokens, for any method to act on; where it holds
+            a reduction, a warning says so, and `from_pretrained` gives that.
+        checkpoint: a .safetensors file, or a .pth file of tensors (never unpickled beyond that); not for transformers,
+            whose folders bring their weights. All keys and shapes must fit, but for exit heads, which only training
+            needs and which are left out. The model has as many classes as the checkpoint's head.
+        img_size: position embeddings are resampled to that resolution.
+
+    Returns:
+        The model, on the CPU.
+
+    Raises:
+        ValueError: for a name, file or size that does not fit.
+        OSError: where weights cannot be had.
     """
     name = os.fspath(name)
     checkpoint = None if checkpoint is None else Path(checkpoint).expanduser()
@@ -87,10 +95,19 @@ def build_for(name: str, state: Mapping[str, Tensor], img_size: int | None) -> n
 
 
 def build_model(name: str, *, img_size: int | None = None, **settings: Any) -> nn.Module:
-    """The model of that name, or of that saved folder, in eval mode with random weights; no weights are downloaded.
+    """The model of that name, or of that saved folder, in eval mode; no weights are downloaded.
 
-    name: as in `load_model`. For one on the hub its configuration is asked for, if it is not on this machine yet.
-    settings: what else a timm model's constructor takes, such as num_classes or drop_path_rate.
+    Args:
+        name: as in `load_model`. For one on the hub its configuration is asked for, if it is not on this machine yet.
+        img_size: the resolution of its images, if not the usual one.
+        settings: what else a timm model's constructor takes, such as num_classes or drop_path_rate.
+
+    Returns:
+        The model with random weights; of a folder of `save_pretrained` with a model of transformers, with its own.
+
+    Raises:
+        ValueError: for a name, size or setting that does not fit.
+        OSError: where a configuration cannot be had.
     """
     name = os.fspath(name)
     if (other := split_name(name)) is not None:
@@ -135,34 +152,6 @@ def state_of(folder: Path, model: nn.Module, library: str) -> dict[str, Tensor]:
         return read_checkpoint(folder / WEIGHTS_FILE)
     learned = folder / LEARNED_FILE
     return dict(model.state_dict()) | (read_checkpoint(learned) if learned.is_file() else {})
-
-
-def adapting(img_size: int | None, library: str = "timm") -> Adapt:
-    """What makes a state the model's: as the model says, and with positions of that resolution, if one is given."""
-    if img_size is None:
-        return adapt_state
-    return resample_positions if library == "timm" else libraries.LIBRARIES[library].resample or adapt_state
-
-
-def resample_positions(model: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The position embedding at the model's resolution; left alone where model or file has none of the usual kind."""
-    from timm.layers.pos_embed import resample_abs_pos_embed
-    from timm.models.vision_transformer import VisionTransformer
-
-    from ..models.lvvit import LVViT
-
-    if not isinstance(model, (VisionTransformer, LVViT)) or model.pos_embed is None or "pos_embed" not in state:
-        return state
-    num_prefix = 0 if getattr(model, "no_embed_class", False) else model.num_prefix_tokens
-    grid = list(model.patch_embed.grid_size)
-    positions = resample_abs_pos_embed(state["pos_embed"], grid, num_prefix_tokens=num_prefix)
-    return adapt_state(model, state | {"pos_embed": positions})
-
-
-def adapt_state(model: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The state as the model wants it, where it says how: a multi-scale model starts from the weights of a DeiT."""
-    adapt = getattr(model, "adapt_state", None)
-    return state if adapt is None else adapt(state)
 
 
 def _pretrained(name: str, img_size: int | None) -> nn.Module:

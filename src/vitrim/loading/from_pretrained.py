@@ -13,9 +13,10 @@ from ..api import create_method, reduce_tokens
 from ..backbones.reader import find_stack
 from ..core.method import Method
 from ..text import first_line, shown
-from .build import adapting, build_saved, state_of
+from .build import build_saved, state_of
 from .folder import CONFIG_FILE, FILES, WEIGHTS_FILE, Config, read_config
 from .network import check_answer
+from .positions import adapting
 from .weights import Keep, fit
 
 SAVED = "saved"  # the method that the folder names
@@ -30,14 +31,22 @@ def from_pretrained(
     method: Method | str | None = SAVED,
     revision: str | None = None,
 ) -> nn.Module:
-    """The model that `save_pretrained` wrote, in eval mode, on the CPU, in the precision in which it was saved.
+    """The model that `save_pretrained` wrote, with its reduction.
 
-    folder_or_repo: a folder, which is read without any network; or, where there is no such folder, owner/name on the
-        Hugging Face hub, with revision a branch, tag or commit of it. Weights are read from safetensors alone, so no
-        code from there is ever run.
-    exits: whether the exit heads come along (`Exits`); without them it is the plain reduced model.
-    method: another method, or its name, in place of the saved one; None gives the model with all its tokens.
-    Errors: ValueError for a config or weights that do not fit; OSError (FileNotFoundError) where nothing is found.
+    Args:
+        folder_or_repo: a folder, which is read without any network; or, where there is no such folder, owner/name on
+            the Hugging Face hub. Weights are read from safetensors alone, so no code from there is ever run. A folder
+            that transformers wrote gives its model with all tokens.
+        exits: whether the exit heads come along (`Exits`); without them it is the plain reduced model.
+        method: another method, or its name, in place of the saved one; None gives the model with all its tokens.
+        revision: a branch, tag or commit of the repository.
+
+    Returns:
+        The model in eval mode, on the CPU, in the precision in which it was saved.
+
+    Raises:
+        ValueError: for a config or weights that do not fit.
+        OSError: where nothing is found, FileNotFoundError where that is a folder or a file of it.
     """
     path = Path(folder_or_repo).expanduser()
     if path.is_dir():

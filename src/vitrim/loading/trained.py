@@ -13,7 +13,8 @@ from ..api import reduce_tokens
 from ..core.exits import TRAINING_ONLY, Exits
 from ..core.method import Method
 from ..core.token_block import WEIGHTS
-from .build import adapting, build_for, load_model
+from .build import build_for, load_model
+from .positions import adapting
 from .weights import fit, read_checkpoint
 
 

@@ -1,0 +1,36 @@
+"""A state made the model's: as the model itself says, and with its position embedding at another resolution."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from .libraries import LIBRARIES
+from .weights import Adapt
+
+
+def adapting(img_size: int | None, library: str = "timm") -> Adapt:
+    """What makes a state the model's: as the model says, and with positions of that resolution, if one is given."""
+    if img_size is None:
+        return adapt_state
+    return resample_positions if library == "timm" else LIBRARIES[library].resample or adapt_state
+
+
+def resample_positions(model: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The position embedding at the model's resolution; left alone where model or file has none of the usual kind."""
+    from timm.layers.pos_embed import resample_abs_pos_embed
+    from timm.models.vision_transformer import VisionTransformer
+
+    from ..models.lvvit import LVViT
+
+    if not isinstance(model, (VisionTransformer, LVViT)) or model.pos_embed is None or "pos_embed" not in state:
+        return state
+    num_prefix = 0 if getattr(model, "no_embed_class", False) else model.num_prefix_tokens
+    grid = list(model.patch_embed.grid_size)
+    positions = resample_abs_pos_embed(state["pos_embed"], grid, num_prefix_tokens=num_prefix)
+    return adapt_state(model, state | {"pos_embed": positions})
+
+
+def adapt_state(model: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The state as the model wants it, where it says how: a multi-scale model starts from the weights of a DeiT."""
+    adapt = getattr(model, "adapt_state", None)
+    return state if adapt is None else adapt(state)
