@@ -13,6 +13,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
 import vitrim
+from vitrim.core.amount import PerBlock
 from vitrim.export.card import versions
 from vitrim.export.route import ROUTES, find_route
 
@@ -28,8 +29,6 @@ VARIANTS: dict[str, dict[str, Any]] = {  # beside every registered method: setti
     "token_mergence, random": {"similarity": "random"},
     "evit, scorer received": {"scorer": "received"},
 }
-AMOUNTS: dict[str, dict[str, Any]] = {"tome": {"r": 5}, "attention_mass": {"mass": 0.8}}  # where there is no keep rate
-KEEP = {"keep_rate": 0.5}
 BATCH_SIZES = (1, 7)
 
 
@@ -43,8 +42,14 @@ def reduced(model: nn.Module, method: str) -> nn.Module:
     if method == "unreduced":
         return model
     name = method.partition(",")[0]
-    settings: dict[str, Any] = {**AMOUNTS.get(name, KEEP), **VARIANTS.get(method, {})}
-    return vitrim.reduce_tokens(model, name, **settings).eval()
+    return vitrim.reduce_tokens(model, name, **moderate(name), **VARIANTS.get(method, {})).eval()
+
+
+def moderate(name: str) -> dict[str, Any]:
+    """An amount that a small model can take, by what the method says of it."""
+    amount = vitrim.create_method(name).amount
+    assert amount is not None
+    return {amount.setting: 5 if isinstance(amount, PerBlock) else 0.5 if amount.solved else 0.8}
 
 
 def software(route: str) -> str:

@@ -13,6 +13,7 @@ from torch import nn
 from typer.testing import CliRunner
 
 import vitrim
+from every_method import amount
 from vitrim.cli import app
 from vitrim.core.tokens import Tokens
 from vitrim.patch_maps import FILLS, SHARES, _group_means, filled, placed
@@ -22,7 +23,7 @@ from library_models import DINO, HF, images, of_open_clip, of_transformers, torc
 
 
 def settings_of(method: str) -> dict:
-    return {"r": 6} if method == "tome" else {}
+    return amount(method, per_block=6)
 
 
 @pytest.fixture

@@ -12,14 +12,13 @@ from torch import nn
 from torch.utils.checkpoint import set_checkpoint_early_stop
 
 import vitrim
+from every_method import FIXED, NAMES, WEIGHTED_MEANS, amount
 from vitrim.backbones.reader import find_stack
 from vitrim.core.listening import listeners_of
 from vitrim.testing import leaving_blocks
 from vitrim.tracing import LayerTrace, Trace, trace
 
-SETTINGS = {"tome": {"r": 6}}  # the default takes too much of a tiny model
-MEAN_MERGING = ("token_mergence", "beyond_attentive", "evit+bat", "tome")
-every_method = pytest.mark.parametrize("method", vitrim.list_methods())
+every_method = pytest.mark.parametrize("method", NAMES)
 
 
 @pytest.fixture(autouse=True)
@@ -36,7 +35,7 @@ def tiny_vit(**settings) -> VisionTransformer:
 
 
 def reduced_vit(method: str = "evit", **settings) -> VisionTransformer:
-    return vitrim.reduce_tokens(tiny_vit(**settings), method, **SETTINGS.get(method, {}))
+    return vitrim.reduce_tokens(tiny_vit(**settings), method, **amount(method, per_block=6))
 
 
 def stop_updating_features(model: VisionTransformer) -> None:
@@ -85,7 +84,7 @@ def test_sizes_add_up_to_the_patches_that_are_left_and_no_token_is_empty(method)
 def test_weights_say_how_each_token_is_made_of_patches(method):
     model = tiny_vit()
     stop_updating_features(model)
-    vitrim.reduce_tokens(model, method, **SETTINGS.get(method, {}))
+    vitrim.reduce_tokens(model, method, **amount(method, per_block=6))
     before = []
     find_stack(model)[1][0].register_forward_pre_hook(lambda _, args: before.append(args[0]))
     t = traced(model, features=True)
@@ -97,7 +96,7 @@ def test_weights_say_how_each_token_is_made_of_patches(method):
         torch.testing.assert_close(layer.features_BNC[:, 0], before[0][:, 0])
 
 
-@pytest.mark.parametrize("method", [name for name in vitrim.list_methods() if name in MEAN_MERGING])
+@pytest.mark.parametrize("method", [name for name in WEIGHTED_MEANS if name in FIXED])
 def test_weights_of_a_mean_add_up_to_one(method):
     for layer in traced(reduced_vit(method)).layers:
         total_BK = per_token(layer, layer.weight_BP)[:, layer.num_prefix :]

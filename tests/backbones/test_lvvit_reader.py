@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 import vitrim
+from every_method import FIXED, amount
 from vitrim.backbones.reader import find_stack, read_backbone
 from vitrim.core.stack import TokenStack
 from vitrim.loading.build import build_model
@@ -18,9 +19,6 @@ from vitrim.measure.macs import count_macs, reduced_macs, token_counts
 from vitrim.measure.targets import method_for_keep_rate, method_for_macs
 from vitrim.models.lvvit import LVViT
 
-SETTINGS: dict[str, dict[str, Any]] = {"tome": {"r": 5}}
-# Methods whose counts of tokens are the same for every image; those of the others no formula tells.
-FIXED = [name for name in vitrim.list_methods() if not vitrim.create_method(name).varies]
 EVERY_METHOD = pytest.mark.parametrize("name", FIXED)
 
 
@@ -34,7 +32,7 @@ def small(**more: Any) -> LVViT:
 
 
 def method(name: str) -> vitrim.Method:
-    return vitrim.create_method(name, **SETTINGS.get(name, {}))
+    return vitrim.create_method(name, **amount(name, per_block=5))
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 import vitrim
+from every_method import EVERYWHERE, FIXED, in_layers
 from vitrim.backbones.reader import find_stack, read_backbone
 from vitrim.core.block_reader import OpaqueReader
 from vitrim.measure.macs import block_macs, count_macs, reduced_macs, token_counts
@@ -22,7 +23,6 @@ LAYERS = (2, 4)
 LATE_R = (0, 0, 5, 5, 5, 5)
 
 # Methods whose counts of tokens are the same for every image; those of the others no formula tells.
-FIXED = [name for name in vitrim.list_methods() if not vitrim.create_method(name).varies]
 every_method = pytest.mark.parametrize("name", vitrim.list_methods())
 every_fixed_method = pytest.mark.parametrize("name", FIXED)
 
@@ -51,12 +51,9 @@ def images(count: int = 2) -> Tensor:
 
 
 def method_for(name: str, keep_rate: float = 0.7) -> vitrim.Method:
-    if name == "tome":
-        return vitrim.ToMe(r=(0,) * DEPTH if keep_rate == 1 else LATE_R)
-    if name == "metr":
-        return vitrim.METR(method=vitrim.EViT(keep_rate=keep_rate, layers=LAYERS), exits=LAYERS)
-    share = "mass" if name == "attention_mass" else "keep_rate"
-    return vitrim.create_method(name, **{share: keep_rate}, layers=LAYERS)
+    layers = range(FUSED, DEPTH) if name in EVERYWHERE else LAYERS
+    per_block = 0 if keep_rate == 1 else LATE_R[-1]
+    return vitrim.create_method(name, **in_layers(name, layers, DEPTH, per_block=per_block, share=keep_rate))
 
 
 def test_what_is_read() -> None:
@@ -125,7 +122,7 @@ def test_patches_are_traced_from_the_fusion_on(name: str) -> None:
         assert torch.equal(model(images()), quiet)
     assert (found.batch_size, found.num_patches, found.num_tokens, found.grid) == (2, 48, 49, (8, 6))
     spec, method = model.blocks.spec, model.blocks.method
-    assert [layer.layer for layer in found.layers] == (list(range(2, 6)) if name == "tome" else list(LAYERS))
+    assert [layer.layer for layer in found.layers] == (list(range(2, 6)) if name in EVERYWHERE else list(LAYERS))
     for layer in found.layers:
         assert layer.num_tokens == token_counts(spec, method)[layer.layer]
         assert layer.source_BP.shape == (2, 48)

@@ -15,6 +15,8 @@ from timm.models.vision_transformer import ResPostBlock, VisionTransformer
 from torch import Tensor, nn
 
 import vitrim
+from every_method import PLAIN, amount, neutral
+from vitrim.backbones.reader import read_backbone
 
 DEPTH = 5  # the default layers are 1, 2 and 3: a block before, and one after
 SMALL = {"img_size": 32, "patch_size": 4, "embed_dim": 48, "depth": DEPTH, "num_heads": 3, "num_classes": 10}
@@ -67,16 +69,20 @@ FAMILIES: dict[str, Callable[[], Any]] = {
 }
 NO_CLASS_TOKEN = ("siglip", "register_gap", "gap")
 
-# What becomes of the patches that a method does not keep. A new method has to be put into one of the two.
-MERGING = ("attention_mass", "beyond_attentive", "evit", "evit+bat", "metr", "token_mergence", "tome")
-DROPPING = ("evit-nofuse", "feature_norm", "random")
-WEIGHTED_MEANS = tuple(name for name in MERGING if name not in ("evit", "metr"))  # EViT fuses by a plain sum
-SCORED_BY_CLASS_TOKEN = ("attention_mass", "beyond_attentive", "evit", "evit+bat", "evit-nofuse", "token_mergence")
-BY_POSITION = ("random", "tome", "bat-conv")  # which tokens go depends, by design, on where they stand in the sequence
+
+def learns(method: vitrim.Method) -> bool:
+    """Whether it has weights in a block of a small model."""
+    spec = read_backbone(VisionTransformer(**SMALL)).spec
+    built = method.built_for(spec)
+    return any(built.learned_in(layer, spec) is not None for layer in range(DEPTH))
+
 
 VARIANTS = {f"bat-{what}": ("beyond_attentive", {"inattentive": what}) for what in ("conv", "mlp")}
-LEARNING = ("metr", *VARIANTS)  # methods with weights of their own
-NEEDS_CLASS_TOKEN = ("metr",)
+METHODS = PLAIN | {name: vitrim.create_method(plain, **more) for name, (plain, more) in VARIANTS.items()}
+BY_POSITION = tuple(name for name, method in METHODS.items() if method.by_position)
+SCORED_BY_CLASS_TOKEN = tuple(name for name, method in PLAIN.items() if getattr(method, "scorer", None) == "cls")
+NEEDS_CLASS_TOKEN = tuple(name for name, method in PLAIN.items() if method.exits is not None)
+LEARNING = tuple(name for name, method in METHODS.items() if learns(method))  # methods with weights of their own
 CASES = [
     *(
         (family, method)
@@ -103,17 +109,15 @@ def small_images(family: str, num_images: int = 2) -> Tensor:
 
 def method_for(name: str, family: str = "vit", **settings: Any) -> vitrim.Method:
     """The method, with a scorer that the family has."""
-    settings_of: dict[str, dict[str, Any]] = {"tome": {"r": 3}, "attention_mass": {"mass": 0.7}}
-    defaults = settings_of.get(name, {"keep_rate": 0.7})
     name, variant = VARIANTS.get(name, (name, {}))
-    defaults |= variant
+    defaults = amount(name, per_block=3, share=0.7) | variant
     if family in NO_CLASS_TOKEN and name in SCORED_BY_CLASS_TOKEN:
         defaults["scorer"] = "received"
     return vitrim.create_method(name, **(defaults | settings))
 
 
 def method_that_keeps_all(name: str, family: str = "vit") -> vitrim.Method:
-    return method_for(name, family, **{"tome": {"r": 0}, "attention_mass": {"mass": 1.0}}.get(name, {"keep_rate": 1.0}))
+    return method_for(name, family, **neutral(VARIANTS.get(name, (name,))[0]))
 
 
 def reduced(family: str, name: str, **settings: Any) -> Any:

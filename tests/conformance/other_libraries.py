@@ -80,7 +80,7 @@ CASES = [
     (family, method)
     for family in HERE
     for method in METHODS
-    if method != "metr" or (FAMILIES[family].num_classes and FAMILIES[family].num_prefix)
+    if method not in families.NEEDS_CLASS_TOKEN or (FAMILIES[family].num_classes and FAMILIES[family].num_prefix)
 ]
 COVERING = [case for case in CASES if case[0] in ("tv_vit", "hf_vit") or case[1] in ("evit", "tome")]
 

@@ -8,11 +8,12 @@ from typing import Any
 import families
 import pytest
 import torch
-from families import DEPTH, DROPPING, MERGING, WEIGHTED_MEANS, method_for
+from families import DEPTH, method_for
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 import vitrim
+from every_method import DROPPING, MERGING, WEIGHTED_MEANS, in_layers
 from vitrim.core.stack import Snapshot
 from vitrim.core.tokens import Tokens
 
@@ -40,11 +41,8 @@ def model_with(pooling: str, **settings: Any) -> VisionTransformer:
 
 
 def method_at(name: str, layers: tuple[int, ...]) -> vitrim.Method:
-    if name == "tome":
-        return method_for(name, r=[10 if layer in layers else 0 for layer in range(DEPTH)])
     scorer = {"scorer": "received"} if name in families.SCORED_BY_CLASS_TOKEN else {}
-    share = "mass" if name == "attention_mass" else "keep_rate"
-    return method_for(name, layers=layers, **{share: 0.75}, **scorer)
+    return method_for(name, **in_layers(name, layers, DEPTH, per_block=10, share=0.75), **scorer)
 
 
 def last_tokens(model: VisionTransformer, images: Tensor) -> Tokens:

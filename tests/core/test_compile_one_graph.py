@@ -25,12 +25,12 @@ from torch._dynamo.testing import CompileCounterWithBackend
 
 import library_models
 import vitrim
+from every_method import FIXED, amount
 
 BY_MARK = ("beyond_attentive", "evit+bat")
 FAST = ("evit", "token_mergence", "tome")
-SETTINGS: dict[str, dict[str, Any]] = {"tome": {"r": 11}}
 CASES: list[tuple[str, dict[str, Any]]] = [
-    *((name, SETTINGS.get(name, {})) for name in vitrim.list_methods() if not vitrim.create_method(name).varies),
+    *((name, amount(name, per_block=11)) for name in FIXED),
     *(("beyond_attentive", {"inattentive": way}) for way in ("kmeans", "spatial", "conv", "mlp")),
 ]
 every_method = pytest.mark.parametrize(
@@ -139,7 +139,7 @@ def test_a_count_that_depends_on_the_batch_would_be_seen(tiny_vit: Callable[...,
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["evit", "beyond_attentive", "tome"])
 def test_inductor_keeps_one_graph_and_the_numbers(tiny_vit: Callable[..., VisionTransformer], name: str) -> None:
-    model = vitrim.reduce_tokens(tiny_vit(depth=4), name, **SETTINGS.get(name, {}))
+    model = vitrim.reduce_tokens(tiny_vit(depth=4), name, **amount(name, per_block=11))
     assert_one_graph(model, "inductor", tolerance=1e-5, by_mark=name in BY_MARK)
 
 

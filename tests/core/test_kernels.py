@@ -13,12 +13,11 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
 import vitrim
+from every_method import FIXED, amount
 from operations import FUSED, Operations
 from vitrim.methods import settings_of
 
-SETTINGS: dict[str, dict[str, Any]] = {"tome": {"r": 11}}
-FIXED = [name for name in vitrim.list_methods() if not vitrim.create_method(name).varies]  # test_packing has the others
-EVERY = [(name, SETTINGS.get(name, {})) for name in FIXED]
+EVERY = [(name, amount(name, per_block=11)) for name in FIXED]  # test_packing has the others
 
 every_method = pytest.mark.parametrize(("name", "settings"), EVERY, ids=[name for name, _ in EVERY])
 

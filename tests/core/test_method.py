@@ -11,8 +11,9 @@ from timm.models.vision_transformer import VisionTransformer
 import vitrim
 from vitrim.backbones.reader import read_backbone
 from vitrim.core.attention import Attention
-from vitrim.core.method import Method, pseudo_random
+from vitrim.core.method import Method
 from vitrim.core.scored import check_scorer, patch_scores
+from vitrim.core.seeds import pseudo_random
 from vitrim.core.tokens import Tokens
 
 

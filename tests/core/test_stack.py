@@ -13,6 +13,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
 import vitrim
+from every_method import EVERYWHERE, NAMES, amount
 from vitrim.backbones.timm import PreNormReader
 from vitrim.core.attention import Attention
 from vitrim.core.block_reader import through
@@ -20,8 +21,7 @@ from vitrim.core.hooks import HOOKS
 from vitrim.core.stack import Snapshot, TokenBlock
 from vitrim.testing import leaving_blocks
 
-SETTINGS: dict[str, dict[str, Any]] = {"tome": {"r": 11}}
-EVERY = [(name, SETTINGS.get(name, {})) for name in vitrim.list_methods()]
+EVERY = [(name, amount(name, per_block=11)) for name in NAMES]
 
 
 every_method = pytest.mark.parametrize(("name", "settings"), EVERY, ids=[name for name, _ in EVERY])
@@ -31,7 +31,7 @@ every_method = pytest.mark.parametrize(("name", "settings"), EVERY, ids=[name fo
 def test_nothing_is_traced_unless_somebody_records(
     tiny_vit: Callable[..., VisionTransformer], name: str, settings: dict[str, Any]
 ) -> None:
-    model, images = vitrim.reduce_tokens(tiny_vit(), name, **(settings and {"r": 3})), torch.randn(2, 3, 32, 32)
+    model, images = vitrim.reduce_tokens(tiny_vit(), name, **amount(name, per_block=3)), torch.randn(2, 3, 32, 32)
     snapshots: list[Snapshot] = []
     with leaving_blocks(model) as before:
         quiet = model(images)
@@ -43,7 +43,7 @@ def test_nothing_is_traced_unless_somebody_records(
         assert torch.equal(model(images), quiet)
     assert len(before) == len(seen) == len(after) == 12
     assert all(tokens.source_BP is None and tokens.weight_BP is None for tokens in (*before, *after))
-    assert [snapshot.layer for snapshot in snapshots] == (list(range(12)) if name == "tome" else [3, 6, 9])
+    assert [snapshot.layer for snapshot in snapshots] == (list(range(12)) if name in EVERYWHERE else [3, 6, 9])
     first = snapshots[0].layer  # before it, every patch is in its own token
     assert [tokens.source_BP is None for tokens in seen] == [layer < first for layer in range(12)]
     assert all((tokens.source_BP is None) == (tokens.weight_BP is None) for tokens in seen)

@@ -12,6 +12,7 @@ from torch import nn
 from torch.utils import flop_counter
 
 import vitrim
+from every_method import FIXED, amount
 from vitrim.backbones.reader import read_backbone
 from vitrim.measure.macs import block_macs, count_macs, reduced_macs, token_counts
 
@@ -24,7 +25,6 @@ TABLE = [
     (0.5, (100, 52, 28), (99, 50, 26), (0.630, 2.311, 8.82), 2.284),
 ]
 SIZES = ("tiny", "small", "base")
-SMALL_R = {"tome": {"r": 4}}  # the default takes too much of a tiny model
 
 
 @pytest.fixture(scope="module")
@@ -64,11 +64,11 @@ def test_the_formula_equals_the_counter_on_deit_tiny(deit, fuse):
     assert count_macs(model) == reduced_macs(unreduced, spec, method)
 
 
-@pytest.mark.parametrize("name", [name for name in vitrim.list_methods() if not vitrim.create_method(name).varies])
+@pytest.mark.parametrize("name", FIXED)
 def test_the_formula_is_within_half_a_percent_of_the_counter_for_every_method(tiny_vit, name):
     model = tiny_vit()
     spec, unreduced = read_backbone(model).spec, count_macs(model)
-    method = vitrim.create_method(name, **SMALL_R.get(name, {}))
+    method = vitrim.create_method(name, **amount(name, per_block=4))
     formula = reduced_macs(unreduced, spec, method)
     assert count_macs(vitrim.reduce_tokens(model, method)) == pytest.approx(formula, rel=5e-3)
     assert formula < unreduced

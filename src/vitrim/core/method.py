@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, ClassVar, TypeVar, cast
 
-import torch
 from torch import Tensor, nn
 
 from . import schedule
@@ -60,6 +59,11 @@ class Method:
     @property
     def varies(self) -> bool:
         """Whether each image keeps a number of its own, at most `num_kept`."""
+        return False
+
+    @property
+    def by_position(self) -> bool:
+        """Whether what becomes of a patch depends, by design, on where it stands in the sequence."""
         return False
 
     @property
@@ -191,24 +195,6 @@ def plain_settings(method: Method) -> dict[str, Any]:
 def is_decorated(cls: type[Method]) -> bool:
     """Whether the class is a dataclass of its own, or of a method's, and so knows its settings."""
     return any("__dataclass_params__" in vars(base) for base in cls.__mro__[: cls.__mro__.index(Method)])
-
-
-def pseudo_random(count: int, seed: int, layer: int, device: torch.device) -> Tensor:
-    """`count` numbers in [0, 1) that depend on seed and layer alone, from sines: compiles and exports, no generator."""
-    # On the CPU, for not every device has float64. ONNX would get plain numbers in single precision, and from torch's
-    # older exporter a range of float64 too; so these are tensors, and the range is one of whole numbers.
-    position = torch.arange(1, count + 1).double()
-    by_position, by_seed, by_layer, spread = torch.tensor(
-        [12.9898, (seed + 1) * 78.233, (layer + 1) * 37.719, 43758.5453], dtype=torch.float64
-    )
-    phase = position * by_position + by_seed + by_layer
-    value = (phase.sin() * spread).abs()
-    return (value - value.floor()).float().to(device)  # frac(), which torch's older ONNX exporter cannot write
-
-
-def check_seed(method: Method, seed: object) -> None:
-    """ValueError for a seed that is no whole number in the range of SEEDS."""
-    schedule.check_seed(seed, method.name)
 
 
 K = TypeVar("K", bound="KeepRateMethod")

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 from ..core import ops
 from ..core.attention import Attention
-from ..core.method import KeepRateMethod, check_seed, pseudo_random
+from ..core.method import KeepRateMethod
+from ..core.seeds import check_seed, pseudo_random
 from ..core.spec import ViTSpec
 from ..core.tokens import Tokens
 
@@ -21,6 +22,10 @@ class Random(KeepRateMethod):
     name = "random"
 
     seed: int = 0
+
+    @property
+    def by_position(self) -> bool:
+        return True
 
     def build(self, spec: ViTSpec) -> Random:
         check_seed(self, self.seed)

@@ -21,9 +21,9 @@ from torch import Tensor
 from ..core import ops, portable
 from ..core.attention import Attention
 from ..core.matching import squared_distances
-from ..core.method import check_seed, pseudo_random
 from ..core.precision import product, widen
 from ..core.scored import ScoredMethod, patch_scores
+from ..core.seeds import check_seed, pseudo_random
 from ..core.spec import ViTSpec
 from ..core.tokens import Tokens
 
@@ -46,6 +46,10 @@ class TokenMergence(ScoredMethod):
     @property
     def merges(self) -> bool:
         return True
+
+    @property
+    def by_position(self) -> bool:
+        return self.similarity == "random"
 
     def build(self, spec: ViTSpec) -> TokenMergence:
         if self.similarity not in SIMILARITIES:

@@ -63,6 +63,10 @@ class ToMe(Method):
     def size_in_attention(self) -> bool:
         return self.prop_attn
 
+    @property
+    def by_position(self) -> bool:
+        return True
+
     def build(self, spec: ViTSpec) -> ToMe:
         built = replace(self, r=_per_block(self.r, spec.depth))
         num_patches = spec.num_patches

@@ -78,6 +78,10 @@ class BeyondAttentive(ScoredMethod):
     def fuses(self) -> bool:
         return self.inattentive == "fuse"
 
+    @property
+    def by_position(self) -> bool:
+        return self.inattentive in ("spatial", "conv")
+
     def build(self, spec: ViTSpec) -> BeyondAttentive:
         if self.inattentive not in STRATEGIES:
             raise ValueError(
