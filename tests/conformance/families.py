@@ -78,7 +78,10 @@ def learns(method: vitrim.Method) -> bool:
 
 
 VARIANTS = {f"bat-{what}": ("beyond_attentive", {"inattentive": what}) for what in ("conv", "mlp")}
-METHODS = PLAIN | {name: vitrim.create_method(plain, **more) for name, (plain, more) in VARIANTS.items()}
+METHODS = {
+    name: vitrim.create_method(plain, **amount(plain, per_block=3), **more)
+    for name, (plain, more) in ({name: (name, {}) for name in PLAIN} | VARIANTS).items()
+}
 BY_POSITION = tuple(name for name, method in METHODS.items() if method.by_position)
 SCORED_BY_CLASS_TOKEN = tuple(name for name, method in PLAIN.items() if getattr(method, "scorer", None) == "cls")
 NEEDS_CLASS_TOKEN = tuple(name for name, method in PLAIN.items() if method.exits is not None)
