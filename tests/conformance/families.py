@@ -83,8 +83,10 @@ METHODS = {
     for name, (plain, more) in ({name: (name, {}) for name in PLAIN} | VARIANTS).items()
 }
 BY_POSITION = tuple(name for name, method in METHODS.items() if method.by_position)
-SCORED_BY_CLASS_TOKEN = tuple(name for name, method in PLAIN.items() if getattr(method, "scorer", None) == "cls")
 NEEDS_CLASS_TOKEN = tuple(name for name, method in PLAIN.items() if method.exits is not None)
+SCORED_BY_CLASS_TOKEN = tuple(  # unless told otherwise
+    name for name, method in PLAIN.items() if getattr(method, "scorer", "") == "cls" and name not in NEEDS_CLASS_TOKEN
+)
 LEARNING = tuple(name for name, method in METHODS.items() if learns(method))  # methods with weights of their own
 CASES = [
     *(
