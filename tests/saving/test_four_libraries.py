@@ -134,6 +134,8 @@ def test_evaluate_takes_a_folder_of_transformers_as_it_was_saved(tmp_path, capsy
     with pytest.raises(SystemExit):
         app(["evaluate", "--model", str(saved), "--data", str(data)])
     assert f"{saved}, evit as it was saved: top-1 " in capsys.readouterr().out
+    with pytest.warns(VitrimWarning, match="was saved with EViT, which does not act here"):
+        load_model(f"transformers:{saved}")
 
 
 class OfAUser(transformers.ViTForImageClassification):

@@ -143,7 +143,7 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 def has_reduction(content: object) -> bool:
     """Whether a config.json of transformers names a method."""
-    return has_entry(content) and content[ENTRY].get("method") is not None  # type: ignore[index]
+    return has_entry(content) and isinstance(content[ENTRY].get("method"), dict)  # type: ignore[index]
 
 
 def say_all_tokens(name: str, method: str) -> None:

@@ -102,7 +102,7 @@ def _model(name: str, img_size: int | None, make: Make) -> nn.Module:
     prepared = preparation(name, processor, vision)
     check_size(name, cls, vision, prepared)
     if has_reduction(vars(config)):
-        say_all_tokens(name, getattr(config, ENTRY)["method"].get("class"))
+        say_all_tokens(name, shown(getattr(config, ENTRY)["method"].get("class")))
     model = make(path, cls, config)
     model.image_preparation = prepared
     model.num_classes = config.num_labels if CLASSIFIER in cls.__name__ else 0
