@@ -7,6 +7,7 @@ import math
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -291,3 +292,42 @@ def test_types_reach_a_project_that_is_checked_strictly(tmp_path: Path) -> None:
         )
         assert done.returncode == errors, done.stdout
         assert "missing library stubs or py.typed" not in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        ("evit", {"keep_rate": 1.5}),
+        ("evit", {"keep_rate": (0.7, 0.0)}),
+        ("evit", {"layers": (6, 3)}),
+        ("evit", {"scorer": "cosine"}),
+        ("evit", {"tokens": (0, None)}),
+        ("token_mergence", {"similarity": "x"}),
+        ("token_mergence", {"similarity": ["l1"]}),
+        ("token_mergence", {"seed": -1}),
+        ("beyond_attentive", {"inattentive": "x"}),
+        ("beyond_attentive", {"match": False, "pairs": 3}),
+        ("beyond_attentive", {"neighbours": 0}),
+        ("attention_mass", {"mass": 1.01}),
+        ("attention_mass", {"scorer": "x"}),
+        ("random", {"seed": 0.5}),
+        ("tome", {"r": -1}),
+        ("tome", {"r": (-3, 0.5)}),
+        ("tome", {"r": [4, 2.5]}),
+        ("tome", {"r": "13"}),
+    ],
+)
+def test_what_no_model_could_take_is_refused_before_there_is_one(name: str, settings: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=f"^{name}: .*{[*settings][-1].replace('_', '.')}") as error:
+        vitrim.create_method(name, **settings)
+    assert "\n" not in str(error.value)
+    with pytest.raises(ValueError, match=f"^{name}: "):
+        replace(vitrim.create_method(name), **settings)
+
+
+@pytest.mark.parametrize("name", ["evit", "evit+bat", "token_mergence", "attention_mass", "random", "tome"])
+def test_a_method_that_was_built_can_be_made_again(tiny_vit: Callable[..., VisionTransformer], name: str) -> None:
+    settings = {"r": (2, -1.0)} if name == "tome" else {}
+    method = vitrim.method_of(vitrim.reduce_tokens(tiny_vit(), name, **settings))
+    assert method is not None
+    assert replace(method) == method

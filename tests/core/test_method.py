@@ -12,7 +12,7 @@ import vitrim
 from vitrim.backbones.reader import read_backbone
 from vitrim.core.attention import Attention
 from vitrim.core.method import Method
-from vitrim.core.scored import check_scorer, patch_scores
+from vitrim.core.scored import patch_scores
 from vitrim.core.seeds import pseudo_random
 from vitrim.core.tokens import Tokens
 
@@ -62,12 +62,6 @@ def test_pseudo_random_numbers_look_uniform() -> None:
     assert len(numbers.unique()) > 0.999 * len(numbers)
     counts = torch.histc(numbers.float(), bins=10, min=0, max=1)
     assert (counts / len(numbers) - 0.1).abs().max() < 0.01
-
-
-def test_an_unknown_scorer_is_refused(tiny_vit: Callable[..., VisionTransformer]) -> None:
-    spec = read_backbone(tiny_vit()).spec
-    with pytest.raises(ValueError, match="evit: scorer must be one of cls, received, norm, not 'cosine'"):
-        check_scorer(vitrim.EViT(), "cosine", spec)
 
 
 def test_a_method_that_does_nothing_changes_nothing(tiny_vit: Callable[..., VisionTransformer]) -> None:

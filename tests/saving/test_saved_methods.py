@@ -11,6 +11,7 @@ from saved_models import built, method_of, outputs, reduced
 
 import vitrim
 from vitrim.core.method import Method
+from vitrim.loading import method_json
 from vitrim.loading.method_json import method_from_json, method_to_json
 from vitrim.methods import METR, EViT, ToMe
 
@@ -77,6 +78,12 @@ def test_a_method_from_elsewhere_is_refused_before_anything_is_written(tmp_path)
 
 
 @pytest.mark.parametrize("value", [torch.tensor(0.5), float("nan"), object(), {1: 2}])
-def test_settings_that_are_no_plain_values_are_refused(value):
-    with pytest.raises(ValueError, match=r"EViT\.keep_rate is .*only numbers, words, tuples and lists can be saved"):
-        method_to_json(EViT(keep_rate=value))
+def test_settings_that_are_no_plain_values_are_refused(value, monkeypatch):
+    @dataclass(frozen=True)
+    class Odd(Method):
+        name = "odd"
+        setting: object = None
+
+    monkeypatch.setattr(method_json, "classes", lambda: {"Odd": Odd})
+    with pytest.raises(ValueError, match=r"Odd\.setting is .*only numbers, words, tuples and lists can be saved"):
+        method_to_json(Odd(setting=value))

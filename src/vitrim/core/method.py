@@ -211,6 +211,11 @@ class KeepRateMethod(Method):
     keep_rate: float | Sequence[float] = 0.7
     layers: Sequence[int] | None = None
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        schedule.check_reducing(self.layers, self.name)
+        schedule.check_shares(self.keep_rate, self.name)
+
     def build(self: K, spec: ViTSpec) -> K:
         layers = schedule.default_layers(spec.depth) if self.layers is None else self.layers
         layers = schedule.check_layers(layers, spec.depth, self.name)

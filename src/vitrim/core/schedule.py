@@ -17,27 +17,46 @@ def default_layers(depth: int) -> tuple[int, ...]:
     return tuple(depth // 4 * i for i in (1, 2, 3))
 
 
-def check_layers(layers: Sequence[int], depth: int, who: str) -> tuple[int, ...]:
-    """The layers as a tuple, if they are increasing block indices below depth; else ValueError."""
+def check_order(layers: Sequence[int], who: str) -> tuple[int, ...]:
+    """The layers as a tuple, if they are one or more whole numbers in increasing order; else ValueError."""
     given, layers = layers, tuple(layers) if isinstance(layers, Sequence) else ()
     if not layers or not all(is_whole(i) for i in layers):
         raise ValueError(f"{who}: layers must be one or more block indices such as (3, 6, 9), not {given!r}.")
     if list(layers) != sorted(set(layers)):
         raise ValueError(f"{who}: layers must be in increasing order without repeats, not {layers}.")
+    return layers
+
+
+def check_reducing(layers: Sequence[int] | None, who: str) -> None:
+    """ValueError for layers that fit no model; None means the default ones, and a built method may have none."""
+    if layers is not None and layers != ():
+        check_order(layers, who)
+
+
+def check_layers(layers: Sequence[int], depth: int, who: str) -> tuple[int, ...]:
+    """The layers as a tuple, if they are increasing block indices below depth; else ValueError."""
+    layers = check_order(layers, who)
     if layers[0] < 0 or layers[-1] >= depth:
         raise ValueError(f"{who}: layers {layers} do not fit a model with blocks 0 to {depth - 1}.")
     return layers
 
 
+def check_shares(share: float | Sequence[float], who: str, what: str = "keep rate") -> tuple[float, ...]:
+    """The share, or each of several, as a tuple, if they are numbers above 0 and at most 1; else ValueError."""
+    shares = tuple(share) if isinstance(share, Sequence) and not isinstance(share, str) else (share,)
+    for value in shares:
+        if not is_number(value) or not 0 < value <= 1:
+            raise ValueError(f"{who}: a {what} is a number above 0 and at most 1, not {value!r}.")
+    return shares
+
+
 def check_rates(rate: float | Sequence[float], num_layers: int, who: str, what: str = "keep rate") -> tuple[float, ...]:
     """One keep rate, or whatever share it is, in (0, 1] per reducing layer; else ValueError."""
-    rates = tuple(rate) if isinstance(rate, Sequence) and not isinstance(rate, str) else (rate,) * num_layers
+    shares = check_shares(rate, who, what)
+    rates = shares if isinstance(rate, Sequence) else shares * num_layers
     many = f"{what}es" if what.endswith("s") else f"{what}s"
     if len(rates) != num_layers:
         raise ValueError(f"{who}: {num_layers} reducing layers need {num_layers} {many}, and {len(rates)} came.")
-    for value in rates:
-        if not is_number(value) or not 0 < value <= 1:
-            raise ValueError(f"{who}: a {what} is a number above 0 and at most 1, not {value!r}.")
     return rates
 
 

@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import torch
 from torch import Tensor
 
 from . import portable
 from .attention import Attention
+from .choices import check_choice
 from .method import KeepRateMethod, Method
 from .precision import widen
 from .spec import ViTSpec
 from .tokens import Tokens
 
-SCORERS = ("cls", "received", "norm")
-WITHOUT_CLS = "received"  # what commands take for cls on a model without a class token
+Scorer = Literal["cls", "received", "norm"]
+WITHOUT_CLS: Scorer = "received"  # what commands take for cls on a model without a class token
 
 
-def patch_scores(scorer: str, tokens: Tokens, attention: Attention) -> Tensor:
+def patch_scores(scorer: Scorer, tokens: Tokens, attention: Attention) -> Tensor:
     """Importance of each patch token, at least in fp32: [B, N - prefix], padded with zeros if packed.
 
     cls: attention of the class token, mean over heads (EViT, section 3.2); received: attention received from
@@ -34,15 +35,13 @@ def patch_scores(scorer: str, tokens: Tokens, attention: Attention) -> Tensor:
     return row_BHN[:, :, tokens.num_prefix :].mean(dim=1)
 
 
-def score_macs(scorer: str, num_patches: int, spec: ViTSpec) -> int:
+def score_macs(scorer: Scorer, num_patches: int, spec: ViTSpec) -> int:
     """Multiply-adds of `patch_scores` for one image."""
     return (N := num_patches + spec.num_prefix) * {"cls": 1, "received": N, "norm": 0}[scorer] * spec.attention_channels
 
 
-def check_scorer(method: Method, scorer: str, spec: ViTSpec) -> None:
-    """ValueError for an unknown scorer, or for one that needs a class token on a model without it."""
-    if scorer not in SCORERS:
-        raise ValueError(f"{method.name}: scorer must be one of {', '.join(SCORERS)}, not {scorer!r}.")
+def check_scorer(method: Method, scorer: Scorer, spec: ViTSpec) -> None:
+    """ValueError for a scorer that needs a class token on a model without it."""
     if scorer == "cls" and not spec.has_cls:
         raise ValueError(
             f"{method.name} scores patches by the attention of the class token, and {spec.name} has none: "
@@ -60,7 +59,11 @@ class ScoredMethod(KeepRateMethod):
     scorer: cls, received or norm, see `patch_scores`; a model without a class token needs one of the last two.
     """
 
-    scorer: str = "cls"
+    scorer: Scorer = "cls"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_choice(self.scorer, Scorer, f"{self.name}: scorer")
 
     def build(self: S, spec: ViTSpec) -> S:
         check_scorer(self, self.scorer, spec)

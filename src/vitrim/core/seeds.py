@@ -5,9 +5,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from . import schedule
-from .method import Method
-
 
 def pseudo_random(count: int, seed: int, layer: int, device: torch.device) -> Tensor:
     """`count` numbers in [0, 1) that depend on seed and layer alone, from sines: compiles and exports, no generator."""
@@ -20,8 +17,3 @@ def pseudo_random(count: int, seed: int, layer: int, device: torch.device) -> Te
     phase = position * by_position + by_seed + by_layer
     value = (phase.sin() * spread).abs()
     return (value - value.floor()).float().to(device)  # frac(), which torch's older ONNX exporter cannot write
-
-
-def check_seed(method: Method, seed: object) -> None:
-    """ValueError for a seed that is no whole number in the range of SEEDS."""
-    schedule.check_seed(seed, method.name)

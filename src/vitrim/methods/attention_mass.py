@@ -23,8 +23,9 @@ from torch import Tensor
 from ..core import schedule
 from ..core.amount import Amount, Share
 from ..core.attention import Attention
+from ..core.choices import check_choice
 from ..core.method import Method
-from ..core.scored import check_scorer, patch_scores, score_macs
+from ..core.scored import Scorer, check_scorer, patch_scores, score_macs
 from ..core.selection import fuse_where, keep_where
 from ..core.spec import ViTSpec
 from ..core.tokens import Tokens
@@ -52,8 +53,14 @@ class AttentionMass(Method):
 
     mass: float | Sequence[float] = 0.9
     layers: Sequence[int] | None = None
-    scorer: str = "cls"
+    scorer: Scorer = "cls"
     fuse: bool = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_choice(self.scorer, Scorer, f"{self.name}: scorer")
+        schedule.check_reducing(self.layers, self.name)
+        schedule.check_shares(self.mass, self.name, "mass")
 
     @property
     def amount(self) -> Amount:

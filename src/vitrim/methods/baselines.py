@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from ..core import ops
 from ..core.attention import Attention
 from ..core.method import KeepRateMethod
-from ..core.seeds import check_seed, pseudo_random
-from ..core.spec import ViTSpec
+from ..core.schedule import check_seed
+from ..core.seeds import pseudo_random
 from ..core.tokens import Tokens
 
 
@@ -23,13 +23,13 @@ class Random(KeepRateMethod):
 
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_seed(self.seed, self.name)
+
     @property
     def by_position(self) -> bool:
         return True
-
-    def build(self, spec: ViTSpec) -> Random:
-        check_seed(self, self.seed)
-        return super().build(spec)
 
     def after_attention(self, layer: int, tokens: Tokens, attention: Attention) -> Tokens:
         score_N = pseudo_random(tokens.num_patches, self.seed, layer, tokens.x_BNC.device)

@@ -44,6 +44,16 @@ class EViT(ScoredMethod):
     fuse: bool = True
     tokens: Sequence[int | None] | None = None
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.tokens is None:
+            return
+        if not isinstance(self.tokens, Sequence):
+            raise ValueError(f"{self.name}: tokens needs one entry for each block, not {self.tokens!r}.")
+        counts = tuple(self.tokens)
+        if not all(count is None or (is_whole(count) and count >= 1) for count in counts):
+            raise ValueError(f"{self.name}: tokens must be whole numbers of at least 1, or None, not {counts}.")
+
     @property
     def merges(self) -> bool:
         return self.fuse
@@ -59,11 +69,9 @@ class EViT(ScoredMethod):
     def build(self, spec: ViTSpec) -> EViT:
         if self.tokens is None:
             return super().build(spec)
-        if not isinstance(self.tokens, Sequence) or len(self.tokens) != spec.depth:
+        if len(self.tokens) != spec.depth:
             raise ValueError(f"{self.name}: tokens needs one entry for each of {spec.depth} blocks, not {self.tokens}.")
         counts = tuple(self.tokens)
-        if not all(count is None or (is_whole(count) and count >= 1) for count in counts):
-            raise ValueError(f"{self.name}: tokens must be whole numbers of at least 1, or None, not {counts}.")
         if None in counts:
             built = replace(super().build(spec), tokens=counts)
         else:  # no block is left for the keep rate

@@ -15,19 +15,22 @@ attention that a non-crucial token pays to each crucial one.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from torch import Tensor
 
 from ..core import ops, portable
 from ..core.attention import Attention
+from ..core.choices import check_choice
 from ..core.matching import squared_distances
 from ..core.precision import product, widen
+from ..core.schedule import check_seed
 from ..core.scored import ScoredMethod, patch_scores
-from ..core.seeds import check_seed, pseudo_random
+from ..core.seeds import pseudo_random
 from ..core.spec import ViTSpec
 from ..core.tokens import Tokens
 
-SIMILARITIES = ("cosine", "l1", "l2", "attention", "random")
+Similarity = Literal["cosine", "l1", "l2", "attention", "random"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,8 +43,13 @@ class TokenMergence(ScoredMethod):
 
     name = "token_mergence"
 
-    similarity: str = "cosine"
+    similarity: Similarity = "cosine"
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_choice(self.similarity, Similarity, f"{self.name}: similarity")
+        check_seed(self.seed, self.name)
 
     @property
     def merges(self) -> bool:
@@ -50,14 +58,6 @@ class TokenMergence(ScoredMethod):
     @property
     def by_position(self) -> bool:
         return self.similarity == "random"
-
-    def build(self, spec: ViTSpec) -> TokenMergence:
-        if self.similarity not in SIMILARITIES:
-            raise ValueError(
-                f"{self.name}: similarity must be one of {', '.join(SIMILARITIES)}, not {self.similarity!r}."
-            )
-        check_seed(self, self.seed)
-        return super().build(spec)
 
     def extra_macs(self, layer: int, num_patches: int, spec: ViTSpec) -> int:
         num_keep = self.num_attentive(layer, num_patches)

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import TypeGuard
 
 from ..core import ops, schedule
 from ..core.amount import Amount, PerBlock
@@ -50,6 +51,16 @@ class ToMe(Method):
     r: int | tuple[int, float] | Sequence[int] = 13
     prop_attn: bool = True
     clamp: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if isinstance(self.r, str) or not (schedule.is_whole(self.r) or isinstance(self.r, Sequence)):
+            raise ValueError(
+                f"tome: r is a whole number, a pair (r, inflect), or a list of one number per block, not {self.r!r}."
+            )
+        counts = self.r if isinstance(self.r, Sequence) else (self.r,)
+        if not all(schedule.is_whole(count) and count >= 0 for count in counts[: 1 if _is_pair(self.r) else None]):
+            raise ValueError(f"tome: r must be a whole number of at least 0 in every block, not {self.r!r}.")
 
     @property
     def amount(self) -> Amount:
@@ -106,11 +117,11 @@ class ToMe(Method):
 
 def _per_block(r: int | tuple[int, float] | Sequence[int], depth: int) -> tuple[int, ...]:
     """r for every block. A 2-tuple is (r, inflect), as in the paper's code; a list of two is two blocks."""
-    if schedule.is_whole(r):
-        per_block: tuple[object, ...] = (r,) * depth
-    elif isinstance(r, tuple) and len(r) == 2 and schedule.is_whole(r[0]) and _is_within(r):
-        per_block = schedule.linear_r(r[0], r[1], depth)
-    elif isinstance(r, Sequence) and not isinstance(r, str) and len(r) <= depth:
+    if _is_pair(r):
+        per_block: tuple[object, ...] = schedule.linear_r(r[0], r[1], depth)
+    elif not isinstance(r, Sequence):
+        per_block = (r,) * depth
+    elif len(r) <= depth:
         per_block = (*r, *(0,) * (depth - len(r)))
     else:
         raise ValueError(
@@ -123,6 +134,8 @@ def _per_block(r: int | tuple[int, float] | Sequence[int], depth: int) -> tuple[
     return counts
 
 
-def _is_within(pair: tuple[object, ...]) -> bool:
-    """Whether both are numbers that patches, and shares of them, can have."""
-    return all(isinstance(value, (int, float)) and abs(value) <= MOST for value in pair)
+def _is_pair(r: object) -> TypeGuard[tuple[int, float]]:
+    """Whether r is (r, inflect): both numbers that patches, and shares of them, can have."""
+    if not isinstance(r, tuple) or len(r) != 2 or not schedule.is_whole(r[0]):
+        return False
+    return all(isinstance(value, (int, float)) and abs(value) <= MOST for value in r)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, TypeVar
+from typing import Literal, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from ...core import ops, portable
 from ...core.attention import Attention
+from ...core.choices import check_choice
 from ...core.grouping import density_peaks
 from ...core.schedule import is_whole
 from ...core.scored import ScoredMethod, patch_scores
@@ -19,7 +20,7 @@ from ...core.tokens import Tokens
 from . import grouping
 from .subsample import Convolution, Gate
 
-STRATEGIES = ("cluster", "kmeans", "average", "max", "spatial", "conv", "mlp", "fuse", "drop")
+Inattentive = Literal["cluster", "kmeans", "average", "max", "spatial", "conv", "mlp", "fuse", "drop"]
 
 # Keep rate -> share of the patches that leaves a reducing layer, clusters and pairs counted, so that DeiT-S has the
 # logged MACs: 3.0048 G at 0.7, 2.5832 at 0.6, 2.3444 at 0.5, 2.0830 at 0.4, 1.8233 at 0.3, 1.6451 at 0.2.
@@ -62,13 +63,18 @@ class BeyondAttentive(ScoredMethod):
 
     name = "beyond_attentive"
 
-    inattentive: str = "cluster"
+    inattentive: Inattentive = "cluster"
     match: bool = True
     clusters: int | Sequence[int] | None = None
     pairs: int | Sequence[int] | None = None
     neighbours: int = 5
     iterations: int = 1
     normalize: bool = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_choice(self.inattentive, Inattentive, f"{self.name}: inattentive")
+        self._check_counts()
 
     @property
     def merges(self) -> bool:
@@ -83,18 +89,13 @@ class BeyondAttentive(ScoredMethod):
         return self.inattentive in ("spatial", "conv")
 
     def build(self, spec: ViTSpec) -> BeyondAttentive:
-        if self.inattentive not in STRATEGIES:
-            raise ValueError(
-                f"{self.name}: inattentive must be one of {', '.join(STRATEGIES)}, not {self.inattentive!r}."
-            )
-        self._check_settings()
         built = super().build(spec)
         num_patches = spec.num_patches
         for layer in range(spec.depth):
             num_patches = built.num_kept(layer, num_patches)
         return built
 
-    def _check_settings(self) -> None:
+    def _check_counts(self) -> None:
         if self.inattentive in ("fuse", "drop") and self.clusters is not None:
             raise ValueError(
                 f"{self.name}: inattentive={self.inattentive!r} makes no clusters, so clusters has no use."
