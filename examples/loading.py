@@ -44,7 +44,7 @@ def configurations(model: nn.Module, options: argparse.Namespace) -> dict[str, v
     found: dict[str, vitrim.Method | None] = {"unreduced": None}
     for rate in options.keep_rates:
         for name in options.methods:
-            found[f"{name} {rate:g}"] = vitrim.method_for_keep_rate(name, model, rate)
+            found[f"{name} {rate:g}"] = vitrim.method_for_keep_rate(model, name, rate)
     return found
 
 

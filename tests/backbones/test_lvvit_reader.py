@@ -104,9 +104,9 @@ def test_the_formula_equals_the_counter_for_evit(fuse: bool) -> None:
 def test_a_target_in_macs_is_met_from_below() -> None:
     model = small()
     target = 0.9 * count_macs(model) / 1e9
-    solved = method_for_macs("evit", model, target)
+    solved = method_for_macs(model, "evit", target)
     assert 0.98 * target < count_macs(vitrim.reduce_tokens(model, solved)) / 1e9 <= target
-    assert method_for_keep_rate("tome", model, 0.7).build(find_stack(model).stack.spec)
+    assert method_for_keep_rate(model, "tome", 0.7).build(find_stack(model).stack.spec)
 
 
 def test_the_maximum_is_over_the_tokens_that_are_left(images: Tensor) -> None:

@@ -199,7 +199,7 @@ def test_a_method_that_would_act_there_cannot_be_swapped_in() -> None:
 def test_a_macs_target_is_spread_over_the_blocks_after_the_fusion() -> None:
     model = small()
     target = 0.93 * count_macs(model)
-    method = method_for_macs("tome", model, target / 1e9)
+    method = method_for_macs(model, "tome", target / 1e9)
     assert isinstance(method, vitrim.ToMe)
     assert isinstance(method.r, tuple)
     assert method.r[:2] == (0, 0)

@@ -101,7 +101,7 @@ def test_any_resolution_works() -> None:
 
 def test_patches_can_be_traced_and_methods_solved_for() -> None:
     model = eva(num_reg_tokens=4)
-    method = vitrim.method_for_macs("evit", model, gmacs=0.006)
+    method = vitrim.method_for_macs(model, "evit", gmacs=0.006)
     vitrim.reduce_tokens(model, method)
     with vitrim.trace(model) as trace:
         model(images())

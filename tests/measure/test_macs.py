@@ -279,7 +279,7 @@ def test_another_thread_may_use_the_model_meanwhile(tiny_vit):
         lambda: count_macs(None, (3, 8, 8)),
         lambda: vitrim.cls_quality("deit", []),
         lambda: vitrim.record_exits(7, []),
-        lambda: vitrim.method_for_keep_rate("evit", {}, 0.5),
+        lambda: vitrim.method_for_keep_rate({}, "evit", 0.5),
         lambda: vitrim.benchmark({"a": None}),
         lambda: vitrim.evaluate_folder(nn.Linear, "nowhere"),
     ],
@@ -292,7 +292,7 @@ def test_what_is_no_model_is_refused_by_whatever_measures(measure):
 @pytest.mark.parametrize("gmacs", ["x", None, True, float("nan"), [0.1]])
 def test_a_target_of_another_kind_is_refused(tiny_vit, gmacs):
     with pytest.raises(ValueError, match="positive number of GMACs"):
-        vitrim.method_for_macs("evit", tiny_vit(), gmacs)
+        vitrim.method_for_macs(tiny_vit(), "evit", gmacs)
 
 
 @pytest.mark.parametrize("scorer", ["cls", "received"])

@@ -72,7 +72,7 @@ def test_multiply_adds_are_counted_on_images_and_no_formula_tells_them():
         with pytest.raises(ValueError, match="no formula tells its tokens or multiply-adds"):
             formula()
     with pytest.raises(ValueError, match="no formula tells what a mass costs"):
-        vitrim.method_for_macs("attention_mass", model, 0.005)
+        vitrim.method_for_macs(model, "attention_mass", 0.005)
     vitrim.reduce_tokens(model, method)
     images = families.small_images("vit", 6)
     each = [vitrim.count_macs(model, images_ICHW=image.unsqueeze(0)) for image in images]

@@ -84,9 +84,9 @@ class Configuration:
     def _method(self, model: nn.Module) -> Method:
         settings = dict(self.settings)
         if self.amount == KEEP:
-            return method_for_keep_rate(self.method, model, self.value, **settings)
+            return method_for_keep_rate(model, self.method, self.value, **settings)
         if self.amount == GMACS:
-            return method_for_macs(self.method, model, self.value, **settings)
+            return method_for_macs(model, self.method, self.value, **settings)
         method = create_method(self.method, **settings)
         return method if self.amount is None else _at(method, self.amount, self.value)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from functools import cache
@@ -21,22 +22,36 @@ from .macs import count_macs, reduced_macs
 
 
 def method_for_macs(
-    name: str,
     model: nn.Module,
+    name: str,
     gmacs: float,
     *,
     input_size: tuple[int, int, int] | None = None,
     model_kwargs: Mapping[str, Any] | None = None,
     **settings: Any,
 ) -> Method:
-    """The method of that name that comes closest to gmacs (1e9 multiply-adds an image) from below.
+    """The method of that name that comes closest to a number of multiply-adds from below.
 
-    Solved exactly over the method's amount (`Method.amount`): the keep rate, or for ToMe the sum of r, distributed
-    over the blocks as evenly as whole numbers and its limit of half the patches allow, the first blocks taking the
-    remainder. settings: the others.
-    input_size, model_kwargs: of the images and the model's forward, as for `count_macs`. ValueError with the reachable
-    range if gmacs is above the unreduced model or below all settings.
+    Solved exactly over the method's amount (`Method.amount`): the keep rate, or for ToMe the sum of r. That is
+    distributed over the blocks as evenly as whole numbers and its limit of half the patches allow, the first blocks
+    taking the remainder.
+
+    Args:
+        model: reduced or not; it stays as it is.
+        name: one of `list_methods()`.
+        gmacs: 1e9 multiply-adds, of one image.
+        input_size: channels, height and width of the images; None takes the model's own.
+        model_kwargs: of the model's forward, as for `count_macs`.
+        **settings: the method's others.
+
+    Returns:
+        The method, for `reduce_tokens`.
+
+    Raises:
+        ValueError: with the reachable range if gmacs is above the unreduced model or below all settings; for a method
+            without an amount that a formula can solve for, or one whose amount is among the settings.
     """
+    model, name = _model_first("method_for_macs", model, name)
     if isinstance(gmacs, bool) or not isinstance(gmacs, (int, float)) or not 0 < gmacs < math.inf:
         raise ValueError(f"a target is a positive number of GMACs, not {gmacs!r}.")
     spec, model_macs = _unreduced(model, input_size, model_kwargs or {})
@@ -44,8 +59,8 @@ def method_for_macs(
 
 
 def method_for_keep_rate(
-    name: str,
     model: nn.Module,
+    name: str,
     keep_rate: float,
     *,
     input_size: tuple[int, int, int] | None = None,
@@ -56,7 +71,22 @@ def method_for_keep_rate(
 
     A method without keep rate (ToMe) gets the setting that comes closest from below to the multiply-adds of EViT with
     fusion at that rate, as in `method_for_macs`; of EViT by attention received where there is no class token.
+
+    Args:
+        model: reduced or not; it stays as it is.
+        name: one of `list_methods()`.
+        keep_rate: share of the patches that stay in each reducing block; above 0, at most 1.
+        input_size: channels, height and width of the images; None takes the model's own.
+        model_kwargs: of the model's forward, as for `count_macs`.
+        **settings: the method's others.
+
+    Returns:
+        The method, for `reduce_tokens`.
+
+    Raises:
+        ValueError: for a keep rate or a setting that is none, or where the method cannot reach those multiply-adds.
     """
+    model, name = _model_first("method_for_keep_rate", model, name)
     check_module(model)
     method = create_method(name, **settings)
     if method.has_keep_rate:
@@ -64,6 +94,15 @@ def method_for_keep_rate(
     spec, model_macs = _unreduced(model, input_size, model_kwargs or {})
     evit = create_method("evit", keep_rate=keep_rate, scorer="cls" if spec.has_cls else WITHOUT_CLS)
     return _solve(method, spec, model_macs, min(model_macs, reduced_macs(model_macs, spec, evit)), settings)
+
+
+def _model_first(what: str, model: Any, name: Any) -> tuple[nn.Module, str]:
+    """Model and name in this order; the other one, which was the order once, works with a warning."""
+    if isinstance(model, str) and isinstance(name, nn.Module):
+        told = f"{what} takes the model first: {what}(model, {model!r}, ...)."
+        warnings.warn(told, DeprecationWarning, stacklevel=3)
+        return name, model
+    return model, name
 
 
 def _solve(method: Method, spec: ViTSpec, model_macs: int, target: int, settings: dict[str, Any]) -> Method:
