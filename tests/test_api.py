@@ -286,7 +286,8 @@ def test_types_reach_a_project_that_is_checked_strictly(tmp_path: Path) -> None:
     code += "    return vitrim.reduce_tokens(model, vitrim.EViT(keep_rate=0.7))\n"
     (tmp_path / "good.py").write_text(code)
     (tmp_path / "bad.py").write_text(code.replace("keep_rate=0.7", "keep_rate=[None]"))
-    for name, errors in (("good.py", 0), ("bad.py", 1)):
+    (tmp_path / "word.py").write_text(code.replace("keep_rate=0.7", "scorer='cosine'"))
+    for name, errors in (("good.py", 0), ("bad.py", 1), ("word.py", 1)):
         done = subprocess.run(
             [sys.executable, "-m", "mypy", "--strict", name], cwd=tmp_path, capture_output=True, text=True, check=False
         )
@@ -331,3 +332,11 @@ def test_a_method_that_was_built_can_be_made_again(tiny_vit: Callable[..., Visio
     method = vitrim.method_of(vitrim.reduce_tokens(tiny_vit(), name, **settings))
     assert method is not None
     assert replace(method) == method
+
+
+def test_a_method_of_which_no_block_is_left_for_the_keep_rate_can_be_made_again(
+    tiny_vit: Callable[..., VisionTransformer],
+) -> None:
+    method = vitrim.method_of(vitrim.reduce_tokens(tiny_vit(), "evit", tokens=[60] * 12))
+    assert isinstance(method, vitrim.EViT)
+    assert vitrim.EViT(tokens=method.tokens, layers=[], keep_rate=[]).tokens == method.tokens  # as files have them

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import timm
@@ -16,7 +17,7 @@ import vitrim
 from every_method import amount
 from vitrim.cli import app
 from vitrim.core.tokens import Tokens
-from vitrim.patch_maps import FILLS, SHARES, _group_means, filled, placed
+from vitrim.patch_maps import Fill, Shared, _group_means, filled, placed
 
 sys.path.insert(0, str(Path(__file__).parent))
 from library_models import DINO, HF, images, of_open_clip, of_transformers, torchvision_vit
@@ -89,7 +90,7 @@ def test_every_method_gives_whole_finite_maps_and_the_same_logits(vit, method):
     vitrim.reduce_tokens(vit, method, **settings_of(method))
     with torch.no_grad():
         before = vit(images())
-        for fill in FILLS:
+        for fill in get_args(Fill):
             got = vitrim.features(vit, images(), range(4), norm=True, fill=fill)
             for map_BCHW, groups_BHW in zip(got.maps, got.groups, strict=True):
                 assert map_BCHW.shape == (2, 48, 8, 8)
@@ -142,7 +143,7 @@ def test_a_patch_with_a_token_of_its_own_has_its_features_whatever_the_rules(vit
     last = trace.layers[-1]
     wanted_BPC = last.unmerge(last.features_BNC)
     alone_BP = last.size_BN.gather(1, last.source_BP.clamp(min=0)) == 1
-    for shared in SHARES:
+    for shared in get_args(Shared):
         got_BPC = vitrim.features(vit, images(), shared=shared).maps[0].flatten(2).transpose(1, 2)
         assert got_BPC[alone_BP].equal(wanted_BPC[alone_BP])
         assert got_BPC.equal(wanted_BPC) == (shared == "token")

@@ -21,13 +21,14 @@ from torch import Tensor, nn
 
 from .backbones.reader import find_stack, read_backbone
 from .core import portable
+from .core.choices import check_choice
 from .core.listening import listening
 from .core.schedule import is_whole
 from .core.spec import ViTSpec
 from .core.stack import Snapshot, TokenStack
 from .facts import every
 from .following import ConvolvedSizes, Following, check_grid, follow_blocks, run_uncompiled
-from .patch_maps import FILLS, SHARES, Placed, filled, placed
+from .patch_maps import Fill, Placed, Shared, filled, placed
 
 FINAL_NORMS, TOWERS = every("final_norms"), every("towers")
 
@@ -48,8 +49,8 @@ def features(
     layers: int | Sequence[int] = -1,
     *,
     norm: bool = False,
-    fill: str = "drift",
-    shared: str | None = None,
+    fill: Fill = "drift",
+    shared: Shared | None = None,
     grid: tuple[int, int] | None = None,
     **model_kwargs: Any,
 ) -> DenseFeatures:
@@ -70,9 +71,9 @@ def features(
     """
     if portable.writing():
         raise ValueError("features follows a forward from outside, so it cannot be exported or traced.")
-    _check_choice("fill", fill, FILLS)
+    check_choice(fill, Fill, "fill")
     if shared is not None:
-        _check_choice("shared", shared, SHARES)
+        check_choice(shared, Shared, "shared")
     if not (isinstance(images_BCHW, Tensor) and images_BCHW.dim() == 4 and images_BCHW.is_floating_point()):
         got = list(images_BCHW.shape) if isinstance(images_BCHW, Tensor) else type(images_BCHW).__name__
         raise ValueError(f"features takes a batch of images as the model does, floats [B, C, H, W], not {got}.")
@@ -165,7 +166,7 @@ def _run(model: nn.Module, anatomy: _Anatomy, images_BCHW: Tensor, model_kwargs:
     return _Run(entering[0], leaving, convolved)
 
 
-def _follow(run: _Run, spec: ViTSpec, fill: str, shared: str) -> Iterator[tuple[int, _AtLayer]]:
+def _follow(run: _Run, spec: ViTSpec, fill: Fill, shared: Shared) -> Iterator[tuple[int, _AtLayer]]:
     """Block by block, what every patch has become."""
     x_BPC = run.entering_BNC[:, spec.num_prefix :]
     for layer, tokens in run.leaving:
@@ -175,7 +176,7 @@ def _follow(run: _Run, spec: ViTSpec, fill: str, shared: str) -> Iterator[tuple[
             yield layer, _AtLayer(tokens.padded_BNC[:, : spec.num_prefix], patches, tokens.source_BP)
 
 
-def _finished(at_layer: _AtLayer, norm: nn.Module, fill: str, grid: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor]:
+def _finished(at_layer: _AtLayer, norm: nn.Module, fill: Fill, grid: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor]:
     """The map [B, C, H, W], the prefix tokens and the groups [B, H, W] of one layer."""
     prefix_BKC, (x_BPC, gone_BP), source_BP = at_layer
     num_prefix = prefix_BKC.shape[1]
@@ -215,11 +216,6 @@ def _final_norm(model: nn.Module, anatomy: _Anatomy) -> nn.Module:
             if isinstance(found, nn.Module):
                 return found
     raise ValueError(f"where {anatomy.spec.name} has its final norm is not known: use norm=False.")
-
-
-def _check_choice(what: str, value: str, choices: Sequence[str]) -> None:
-    if value not in choices:
-        raise ValueError(f"{what} must be one of {', '.join(choices)}, not {value!r}.")
 
 
 def _check_layers(layers: int | Sequence[int], spec: ViTSpec) -> tuple[int, ...]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import colorsys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -74,11 +74,12 @@ CAPTIONS: Mapping[Painter, str] = {
     masked: "Rose: dropped.  Other pale tints: fused, one tint per token.",
     grouped: "One colour, their mean and a tint: patches that share one token.",
 }
+Style = Literal["auto", "masked", "grouped"]
 STYLES: Mapping[str, Painter] = {"masked": masked, "grouped": grouped}
 
 
 def layer_images(
-    image: Image.Image, trace: Trace, index: int, *, style: str = "auto", short_side: int = SHORT_SIDE
+    image: Image.Image, trace: Trace, index: int, *, style: Style = "auto", short_side: int = SHORT_SIDE
 ) -> tuple[Image.Image, ...]:
     """One picture per reducing block, for the image that was number `index` of the traced batch.
 
@@ -89,7 +90,7 @@ def layer_images(
     return tuple(Image.fromarray(paint(pixels_YX3, _groups(trace, layer, index))) for layer in trace.layers)
 
 
-def painter(style: str, trace: Trace) -> Painter:
+def painter(style: Style, trace: Trace) -> Painter:
     """`masked` or `grouped`; auto looks whether every block made at most one token that holds several patches."""
     if style in STYLES:
         return STYLES[style]
@@ -104,7 +105,7 @@ def draw_tokens(
     traces: Mapping[str, Trace],
     path: Path | str,
     *,
-    style: str = "auto",
+    style: Style = "auto",
     max_layers: int | None = None,
 ) -> None:
     """Write `figure_for` to a file, PNG, SVG or PDF by its suffix."""
@@ -116,7 +117,7 @@ def figure_for(
     images: Sequence[Image.Image],
     traces: Mapping[str, Trace],
     *,
-    style: str = "auto",
+    style: Style = "auto",
     max_layers: int | None = None,
 ) -> Figure:
     """One row per image: the image, then what becomes of it in each method, block by block.

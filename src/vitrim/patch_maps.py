@@ -5,7 +5,7 @@ Pure functions of one block's tokens; `dense` runs the model. Shape letters as i
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -14,8 +14,8 @@ from .core import ops
 from .core.precision import widen
 from .core.tokens import Tokens
 
-FILLS = ("drift", "last", "nearest", "zero")  # rules for a dropped patch, see `dense.features`
-SHARES = ("offset", "token", "fill")  # rules for patches that share a token
+Fill = Literal["drift", "last", "nearest", "zero"]  # rules for a dropped patch, see `dense.features`
+Shared = Literal["offset", "token", "fill"]  # rules for patches that share a token
 
 
 class Placed(NamedTuple):
@@ -25,7 +25,7 @@ class Placed(NamedTuple):
     gone_BP: Tensor | None  # which of them no token speaks for any more; None: none of them
 
 
-def placed(tokens: Tokens, before_BPC: Tensor, fill: str, shared: str) -> Placed:
+def placed(tokens: Tokens, before_BPC: Tensor, fill: Fill, shared: Shared) -> Placed:
     """The features of each patch's token, by the rule for shared ones; without one, what the patch was before.
 
     before_BPC: the same after the block before. The rules nearest and zero are left to `filled`.
@@ -59,7 +59,7 @@ def _group_means(x_BPC: Tensor, at_BP: Tensor, held_BP: Tensor, num_tokens: int)
     return ops.take((sum_BNC / size_BN.clamp(min=1).unsqueeze(-1)).to(x_BPC.dtype), at_BP)
 
 
-def filled(x_BPC: Tensor, gone_BP: Tensor | None, fill: str, columns: int) -> Tensor:
+def filled(x_BPC: Tensor, gone_BP: Tensor | None, fill: Fill, columns: int) -> Tensor:
     """What `placed` gave, with the patches that are gone overwritten where the rule is nearest or zero. [B, P, C]"""
     if gone_BP is None or fill not in ("nearest", "zero"):
         return x_BPC

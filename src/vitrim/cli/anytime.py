@@ -7,7 +7,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
@@ -83,7 +83,7 @@ def anytime(
     net = load_with_exits(model, checkpoint, reduction, img_size)
     batches = options.batches_for(net, images, limit, batch_size, skip_bad)
     with terminal.progress_bar("images, all exits") as progress:
-        record = record_exits(net, batches, by=by, device=device, amp=amp, progress=progress)
+        record = record_exits(net, batches, by=cast(Any, by), device=device, amp=amp, progress=progress)
     scores = [record.at(value) for value in wanted]
     if target_drop is not None:
         scores.append(record.cheapest(max_drop=target_drop))
@@ -99,7 +99,7 @@ def anytime(
             rounds=rounds,
             warmup=1,
             device=device,
-            dtype=dtype,
+            dtype=cast(Any, dtype),
             progress=progress,
         )
     _show(rows, timings, record)

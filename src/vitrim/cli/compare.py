@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
@@ -59,7 +59,7 @@ def compare(
             batch_size=batch_size,
             rounds=rounds,
             device=device,
-            dtype=dtype,
+            dtype=cast(Any, dtype),
             amp=amp,
             compile=compile_,
             int8=int8,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
@@ -82,7 +82,7 @@ def export(
     net = _reduced(model, checkpoint, img_size, wanted, seed, route)
     images_ICHW = _images(net, model, images, limit, max(sizes))
     with terminal.progress_bar("rounds") as progress:
-        report = export_model(net, path, to=to, opset=opset, images=images_ICHW, progress=progress, **asked)
+        report = export_model(net, path, to=cast(Any, to), opset=opset, images=images_ICHW, progress=progress, **asked)
     _tell(report)
 
 

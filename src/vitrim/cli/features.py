@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
@@ -61,11 +61,11 @@ def features(
     net, fitting = load_checked(model, checkpoint, img_size, lambda net: fit(net, found, seed))
     options.tell(fitting)
     transform, x_BCHW = eval_transform(net), prepared_files(net, images)
-    maps = {}
+    maps, rules = {}, {"fill": cast(Any, fill), "shared": cast(Any, shared)}
     with torch.inference_mode():
         for name, method in {"all tokens": None, **fitting.named}.items():
             reduced = net if method is None else reduce_tokens(net, method)
-            maps[name] = features_of(reduced, x_BCHW, layer, norm=norm, fill=fill, shared=shared).maps[0]
+            maps[name] = features_of(reduced, x_BCHW, layer, norm=norm, **rules).maps[0]
     if output.suffix.lower() == TENSORS:
         _save(maps, images, output)
     else:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
@@ -131,7 +131,7 @@ def benchmark(
                 batch_size=size,
                 rounds=rounds,
                 device=device,
-                dtype=dtype,
+                dtype=cast(Any, dtype),
                 compile=compile_,
                 progress=progress,
             )

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..core.schedule import check_seed
-from ..measure.benchmark import DTYPES
+from ..measure.benchmark import DTYPES, Dtype
 from .configuration import Configuration
 from .run_folder import Key, Refusal, Row, Run
 
@@ -26,7 +26,7 @@ class Job:
     batch_size: int = 32
     rounds: int = 10
     device: str = "cpu"
-    dtype: str = "fp32"
+    dtype: Dtype = "fp32"
     amp: bool = False
     compile: bool = False
     int8: bool = False  # measure every configuration a second time in int8

@@ -29,7 +29,7 @@ def check_order(layers: Sequence[int], who: str) -> tuple[int, ...]:
 
 def check_reducing(layers: Sequence[int] | None, who: str) -> None:
     """ValueError for layers that fit no model; None means the default ones, and a built method may have none."""
-    if layers is not None and layers != ():
+    if layers is not None and not (isinstance(layers, Sequence) and len(layers) == 0):
         check_order(layers, who)
 
 

@@ -19,7 +19,7 @@ from ..measure.batches import Batch, Progress
 from ..measure.forwards import check_labels, finite, over_batches
 from ..measure.macs import count_macs
 from ..measure.varying import COUNTED, varies
-from .certainty import MEASURES, check_thresholds
+from .certainty import MEASURES, By, check_thresholds
 from .model import Anytime
 
 
@@ -28,7 +28,7 @@ class AnytimeScore:
     """What a threshold gives on the images that it was measured on."""
 
     thresholds: tuple[float, ...]  # one per exit; infinite where nobody leaves
-    by: str  # confidence or entropy
+    by: By
     top1: float  # percent
     full_top1: float  # percent, where every image runs to the end
     exits: tuple[int, ...]  # blocks, 0-based
@@ -41,7 +41,7 @@ class AnytimeScore:
 class ExitRecord:
     """How sure every exit is of every image, and where the model would be right; E exits, I images."""
 
-    by: str
+    by: By
     exits: tuple[int, ...]
     measure_IE: Tensor  # confidence or entropy
     right_IF: Tensor  # whether the first choice is the label, the final head last: F = E + 1
@@ -113,7 +113,7 @@ def record_exits(
     model: nn.Module,
     batches: Iterable[Batch | tuple[Tensor, Tensor]],
     *,
-    by: str = "confidence",
+    by: By = "confidence",
     device: torch.device | str = "cpu",
     amp: bool = False,
     progress: Progress | None = None,
@@ -144,7 +144,7 @@ def calibrate_anytime(
     *,
     max_drop: float | None = None,
     min_top1: float | None = None,
-    by: str = "confidence",
+    by: By = "confidence",
     device: torch.device | str = "cpu",
     amp: bool = False,
     progress: Progress | None = None,

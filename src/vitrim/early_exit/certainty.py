@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -42,7 +42,8 @@ def entropy(logits_BK: Tensor) -> Tensor:
     return torch.special.entr(widen(logits_BK).softmax(dim=1)).sum(dim=1) / math.log(logits_BK.shape[1])
 
 
-MEASURES = {"confidence": Measure(confidence, 1), "entropy": Measure(entropy, -1)}
+By = Literal["confidence", "entropy"]
+MEASURES = dict(zip(get_args(By), (Measure(confidence, 1), Measure(entropy, -1)), strict=True))
 
 
 def check_thresholds(threshold: float | Sequence[float], num_exits: int) -> tuple[float, ...]:

@@ -22,13 +22,14 @@ from torch import Tensor, nn
 
 from ..backbones.reader import find_stack
 from ..core import ops
+from ..core.choices import check_choice
 from ..core.exits import TRAINING_ONLY, check_widths
 from ..core.listening import Listener, listeners_of, listening
 from ..core.stack import TokenStack
 from ..core.token_block import TokenBlock
 from ..core.tokens import Tokens
 from ..heads import logits_of, num_classes, width
-from .certainty import MEASURES, Measure, check_thresholds
+from .certainty import MEASURES, By, Measure, check_thresholds
 
 
 class Prediction(NamedTuple):
@@ -46,11 +47,10 @@ class Anytime(nn.Module):
     several threads take `predict`, which returns it. Attributes that this class lacks are the model's.
     """
 
-    def __init__(self, model: nn.Module, threshold: float | Sequence[float], by: str = "confidence"):
+    def __init__(self, model: nn.Module, threshold: float | Sequence[float], by: By = "confidence"):
         super().__init__()
         stack = _stack_of(model)
-        if not isinstance(by, str) or by not in MEASURES:
-            raise ValueError(f"by must be one of {', '.join(MEASURES)}, not {by!r}.")
+        check_choice(by, By, "by")
         self.by = by
         self.exits = exits_of(stack)
         self.thresholds = check_thresholds(threshold, len(self.exits))
@@ -116,7 +116,7 @@ class Anytime(nn.Module):
         return run, final_SK
 
 
-def anytime(model: nn.Module, threshold: float | Sequence[float] = 0.9, by: str = "confidence") -> Anytime:
+def anytime(model: nn.Module, threshold: float | Sequence[float] = 0.9, by: By = "confidence") -> Anytime:
     """The model with images leaving at the first exit that is sure of them; the model itself stays as it is.
 
     model: one reduced with METR, `reduce_tokens(model, METR(method=EViT(keep_rate=0.7)))`, with trained exits.

@@ -11,7 +11,7 @@ import importlib.util
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Literal, get_args
 
 from torch import Tensor, nn
 
@@ -19,13 +19,9 @@ from ..core.method import Method
 
 Runner = Callable[[Tensor], Tensor]  # images [B, C, H, W] on the CPU -> logits [B, K]
 
-ROUTES = {  # name -> module in this package that defines ROUTE
-    "torch-export": "torch_export",
-    "onnx": "onnx",
-    "openvino": "openvino",
-    "aoti": "aoti",
-    "executorch": "executorch",
-}
+RouteName = Literal["torch-export", "onnx", "openvino", "aoti", "executorch"]
+# name -> module in this package that defines ROUTE
+ROUTES: dict[str, str] = {name: name.replace("-", "_") for name in get_args(RouteName)}
 
 
 class Route(ABC):

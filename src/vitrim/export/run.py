@@ -24,7 +24,7 @@ from ..store import replace_files, writing
 from ..temporary import temporary_folder
 from .card import card, card_path
 from .logits import Logits
-from .route import Route, Runner, find_route
+from .route import Route, RouteName, Runner, find_route
 from .timing import Speed, measure
 from .verify import Difference, check, check_numbers, compare
 
@@ -81,7 +81,7 @@ def export_model(
     model: nn.Module,
     path: Path | str,
     *,
-    to: str = "onnx",
+    to: RouteName = "onnx",
     opset: int | None = None,
     images: Tensor | None = None,
     batch_sizes: Sequence[int] = BATCH_SIZES,

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar, get_args
 
 import torch
 from torch import Tensor, nn
@@ -24,7 +24,8 @@ from .noise import random_images, shape
 from .peak_memory import PeakMemory, stored
 from .turns import HasSpeedup, Spread, Turns, speed_ratio, take_turns
 
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+Dtype = Literal["fp32", "bf16", "fp16"]
+DTYPES = dict(zip(get_args(Dtype), (torch.float32, torch.bfloat16, torch.float16), strict=True))
 MIB = 2**20
 # Every model is a graph of its own of the same forward; past a few, torch would run further ones uncompiled.
 ANY_NUMBER = {"recompile_limit": 1000, "accumulated_recompile_limit": 10_000, "fail_on_recompile_limit_hit": True}
@@ -55,7 +56,7 @@ def benchmark(
     rounds: int = 30,
     warmup: int = 3,
     device: torch.device | str = "cpu",
-    dtype: str = "fp32",
+    dtype: Dtype = "fp32",
     compile: bool | str = False,
     baseline: str | None = None,
     images_ICHW: Tensor | None = None,
