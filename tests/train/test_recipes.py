@@ -158,7 +158,7 @@ def _check_saved(output: Path, recipe: Recipe, summary: dict[str, Any]) -> None:
     model = vitrim.from_pretrained(output / "model")
     found = find_stack(model)
     assert found is not None and recipe.method is not None
-    settled = vitrim.create_method(recipe.method, **recipe.settings).build(found.stack.spec)
+    settled = vitrim.create_method(recipe.method, **recipe.settings).built_for(found.stack.spec)
     assert found.stack.method == settled
     assert count_macs(model) / 1e9 == pytest.approx(summary["gmacs"], abs=1e-4)
     assert model(torch.rand(1, *input_size_of(model))).shape == (1, 2)
