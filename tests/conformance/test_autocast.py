@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from tests.conformance.families import SMALL, method_for
+from families import SMALL, method_for
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
