@@ -5,9 +5,11 @@ from __future__ import annotations
 import csv
 import json
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import fields, replace
+from pathlib import Path
 
 import pytest
 
@@ -15,6 +17,7 @@ from rows import make_row
 from vitrim.compare.run_folder import Row, check_output, open_run, read_run, write_run
 from vitrim.store import locked, replace_file
 
+OLDER = Path(__file__).parents[1] / "data" / "saved" / "run_of_0.1.0"
 IDENTITY = {"model": "test_vit", "batch size": 4}
 
 ROW = make_row("evit", "keep 0.5", settings={"keep_rate": [0.5]}, tokens=[17, 10])
@@ -49,6 +52,18 @@ def test_rows_whose_percentiles_have_their_older_names_are_read(tmp_path):
     file.write_text(older.replace('"speedup_low"', '"slowest"'))
     with pytest.raises(ValueError, match="speedup of a row"):
         open_run(tmp_path, IDENTITY, {}, "a")
+
+
+def test_a_run_of_an_older_version_is_read_and_not_mixed_with_new_rows(tmp_path):
+    run = read_run(OLDER / "results.json")
+    assert [row.key for row in run.rows] == [("unreduced", ""), ("evit", "keep 0.7"), ("evit", "keep 0.5")]
+    assert [f"{row.speedup:.2f} ({row.speedup.range})" for row in run.rows[1:]] == [
+        "1.75 (1.54 to 2.10)",
+        "1.63 (1.34 to 3.17)",
+    ]
+    shutil.copytree(OLDER, tmp_path / "run")
+    with pytest.raises(ValueError, match=r"holds another run: its labels is None.*--replace"):
+        open_run(tmp_path / "run", run.identity | {"labels": "labels.csv"}, {}, "vitrim compare")
 
 
 def test_every_command_of_a_run_is_kept_once(tmp_path):
