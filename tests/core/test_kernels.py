@@ -13,11 +13,13 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
 import vitrim
-from every_method import FIXED, amount
+from every_method import EVERYWHERE, FIXED, amount
 from operations import FUSED, Operations
 from vitrim.methods import settings_of
 
-EVERY = [(name, amount(name, per_block=11, share=0.7)) for name in FIXED]  # test_packing has the others
+EVERY = [
+    (name, amount(name, per_block=11, share=0.8 if name in EVERYWHERE else None)) for name in FIXED
+]  # test_packing has the others
 
 every_method = pytest.mark.parametrize(("name", "settings"), EVERY, ids=[name for name, _ in EVERY])
 
