@@ -23,6 +23,7 @@ autodoc_inherit_docstrings = False
 autodoc_member_order = "bysource"
 python_use_unqualified_type_names = True
 python_maximum_signature_line_length = 88
+napoleon_custom_sections = ["Source"]
 napoleon_use_rtype = False
 napoleon_preprocess_types = True
 

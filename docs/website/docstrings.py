@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 SECTION = re.compile(r"^(?:Args|Attributes|Parameters|Settings):[ ]*\n", re.M)
 ERRORS = r"(?:Errors|Raises|Returns): "
-OTHERS = re.compile(r"(?:Raises|Returns|Yields|Examples?):\s*\n")
+OTHERS = re.compile(r"(?:Raises|Returns|Yields|Examples?|Source):\s*\n")
 FIELD = re.compile(r"^    (\w+): [^#\n]+  # (.+(?:\n    # .+)*)$", re.M)
 CODE = re.compile(r"(``.*?``|`.*?`)", re.S)
 

@@ -30,30 +30,26 @@ def reduce_tokens(
     pools_patches: bool | None = None,
     **settings: Any,
 ) -> M:
-    """Make the model carry fewer tokens, in place; returns the same model. Applying again replaces the method.
+    """Make the model carry fewer tokens, in place. Applying again replaces the method.
 
-    method: a method (`EViT(keep_rate=0.7)`) or its name, then with its settings.
-    exits: heads to train along, `Exits()`, beside any method; with the name "metr", which has them, their blocks.
-    pools_patches: whether what comes after the blocks averages patch tokens, or pools them otherwise. Each patch then
-        comes out with the features of the token that holds it, so that a merged token counts as all its patches. None:
-        as the library's own head does; a model without classes hands its tokens to code of yours, and counts as True.
-    Errors: UnsupportedModel where a block cannot be read, ValueError where the method does not fit the model; the model
-    is then left as it was.
+    Args:
+        model: a Vision Transformer of timm, torchvision, transformers or open_clip, or one with such blocks.
+        method: a method (`EViT(keep_rate=0.7)`) or its name, then with its settings.
+        exits: heads to train along, `Exits()`, beside any method; with the name "metr", which has them, their blocks.
+        pools_patches: whether what comes after the blocks averages patch tokens, or pools them otherwise. Each patch
+            then comes out with the features of the token that holds it, so that a merged token counts as all its
+            patches. None: as the library's own head does; a model without classes hands its tokens to code of yours,
+            and counts as True.
+        **settings: of a method that is given by its name.
+
+    Returns:
+        The same model.
+
+    Raises:
+        UnsupportedModel: where a block cannot be read.
+        ValueError: where the method does not fit the model. The model is then left as it was.
     """
-    if isinstance(method, str):
-        method = create_method(method, **settings, **({} if exits is None else {"exits": exits}))
-        exits = None
-    elif settings:
-        raise ValueError(f"settings {sorted(settings)} go with a method's name; this method is already made: {method}.")
-    if not isinstance(method, Method):
-        raise ValueError(
-            f"method must be a method such as EViT(keep_rate=0.7), or one of the names {', '.join(list_methods())}, "
-            f"not a {type(method).__name__}."
-        )
-    if exits is not None:
-        if method.exits is not None:
-            raise ValueError(f"this method has exits beside it already: {method}.")
-        method = replace(method, exits=cast("Exits", exits))
+    method = _made(method, exits, settings)
     backbone = _pooling(read_backbone(model), pools_patches)
     stack = TokenStack(backbone.blocks, backbone.readers, method.built_for(backbone.spec), backbone.spec)
     restore(model)
@@ -61,8 +57,33 @@ def reduce_tokens(
     return model
 
 
+def _made(method: Method | str, exits: Exits | Sequence[int] | None, settings: dict[str, Any]) -> Method:
+    """The method, with the exits beside it; ValueError for what is none."""
+    if isinstance(method, str):
+        return create_method(method, **settings, **({} if exits is None else {"exits": exits}))
+    if settings:
+        raise ValueError(f"settings {sorted(settings)} go with a method's name; this method is already made: {method}.")
+    if not isinstance(method, Method):
+        raise ValueError(
+            f"method must be a method such as EViT(keep_rate=0.7), or one of the names {', '.join(list_methods())}, "
+            f"not a {type(method).__name__}."
+        )
+    if exits is None:
+        return method
+    if method.exits is not None:
+        raise ValueError(f"this method has exits beside it already: {method}.")
+    return replace(method, exits=cast("Exits", exits))
+
+
 def method_of(model: nn.Module) -> Method | None:
-    """The method at work in the model, every setting resolved for it; None where the model carries all its tokens."""
+    """The method at work in a model.
+
+    Args:
+        model: reduced or not.
+
+    Returns:
+        The method, every setting resolved for this model; None where the model carries all its tokens.
+    """
     found = find_stack(model)
     return None if found is None else found.stack.method
 
@@ -78,7 +99,17 @@ def _pooling(backbone: Backbone, pools_patches: bool | None) -> Backbone:
 
 
 def restore(model: M) -> M:
-    """Take the reduction out, in place; returns the same model, bit-identical to what it was. Twice does no harm."""
+    """Take the reduction out, in place. Twice does no harm.
+
+    Args:
+        model: reduced or not.
+
+    Returns:
+        The same model, bit-identical to what it was.
+
+    Raises:
+        TypeError: for what is no model.
+    """
     found = find_stack(model)
     if found is not None:
         found.place.remove(found.stack)

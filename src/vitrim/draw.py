@@ -108,7 +108,18 @@ def draw_tokens(
     style: Style = "auto",
     max_layers: int | None = None,
 ) -> None:
-    """Write `figure_for` to a file, PNG, SVG or PDF by its suffix."""
+    """Draw one row per image: the image, then what becomes of its patches in each method, block by block.
+
+    Args:
+        images: the traced batch, in its order.
+        traces: what `trace` gave, by the method's label.
+        path: a PNG, SVG or PDF, by its suffix.
+        style: masked, grouped, or auto: masked where patches were dropped or the rest was fused into one token.
+        max_layers: reducing blocks to show of a method, spread evenly, the last one included; None shows what fits.
+
+    Raises:
+        ValueError: for a suffix, a style or traces that do not fit.
+    """
     with picture_file(path) as new:
         figure_for(images, traces, style=style, max_layers=max_layers).savefig(new)
 

@@ -23,12 +23,20 @@ INT8 = "int8"
 
 
 def quantize_int8(model: M) -> M:
-    """Let the model's linear layers compute in int8, in place; returns the same model. Doing it twice does no harm.
+    """Let the model's linear layers compute in int8, in place. Doing it twice does no harm.
 
-    The model is in eval mode; it can be reduced before or after, and `restore` gives the model with all tokens, still
-    in int8. Convolutions and the projections inside an nn.MultiheadAttention (torchvision, open_clip) stay as they
-    are. Weights are rounded for good: to go back, load them anew. On a CPU the gain needs torch.compile.
-    Errors: ValueError without torchao, for what is no model, for one in training mode, or one without linear layers.
+    It can be reduced before or after, and `restore` gives the model with all tokens, still in int8. Convolutions and
+    the projections inside an nn.MultiheadAttention (torchvision, open_clip) stay as they are. Weights are rounded for
+    good: to go back, load them anew. On a CPU the gain needs torch.compile.
+
+    Args:
+        model: in eval mode.
+
+    Returns:
+        The same model.
+
+    Raises:
+        ValueError: without torchao, for what is no model, for one in training mode, or one without linear layers.
     """
     quantize_, config = _torchao()
     if not isinstance(model, nn.Module):

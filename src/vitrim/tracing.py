@@ -126,9 +126,17 @@ def trace(model: nn.Module, *, features: bool = False, grid: tuple[int, int] | N
 
     After each complete forward pass, inside the block and after it, `t` holds that pass, and only that: copy
     `t.layers` to keep more. The logits are the same to the last bit. A compiled model runs uncompiled meanwhile.
-    features: whether to keep each reducing block's output as well.
-    grid: rows and columns of the patches, needed only where no convolution makes them and they form no square.
-    Errors: ValueError if the model is not reduced or is being traced already.
+
+    Args:
+        model: a reduced model.
+        features: whether to keep each reducing block's output as well.
+        grid: rows and columns of the patches, needed only where no convolution makes them and they form no square.
+
+    Yields:
+        The trace, `t`.
+
+    Raises:
+        ValueError: if the model is not reduced or is being traced already.
     """
     found = find_stack(model)
     if found is None:

@@ -120,7 +120,19 @@ def record_exits(
 ) -> ExitRecord:
     """Hear all exits of a model with METR's heads on labelled images, each once and at full depth.
 
-    The model moves to the device. Errors as for `anytime`, and ValueError if there is no image.
+    Args:
+        model: as for `anytime`; it moves to the device.
+        batches: images [B, C, H, W] and labels [B], as `load_images` gives them.
+        by: confidence or entropy, as for `anytime`.
+        device: where the model runs.
+        amp: autocast on that device.
+        progress: called with images done and images in all.
+
+    Returns:
+        The record, which has the score at any threshold.
+
+    Raises:
+        ValueError: as from `anytime`, and if there is no image.
     """
     check_module(model)
     wrapped = Anytime(model, math.inf, by)
@@ -151,9 +163,19 @@ def calibrate_anytime(
 ) -> AnytimeScore:
     """The cheapest threshold for `anytime` that meets an accuracy target on labelled images, and its score there.
 
-    max_drop: percentage points of top-1 that may be lost against full depth; or min_top1: percent to reach. The
-    score is measured on the very images that the threshold was chosen on, so it flatters a little: hold other images
-    back to know how it does on new ones. ValueError if no threshold meets the target.
+    The score is measured on the very images that the threshold was chosen on, so it flatters a little: hold other
+    images back to know how it does on new ones.
+
+    Args:
+        model, batches, by, device, amp, progress: as for `record_exits`.
+        max_drop: percentage points of top-1 that may be lost against full depth; or
+        min_top1: percent to reach.
+
+    Returns:
+        The score, with its thresholds.
+
+    Raises:
+        ValueError: if no threshold meets the target, or not exactly one target is given.
     """
     record = record_exits(model, batches, by=by, device=device, amp=amp, progress=progress)
     return record.cheapest(max_drop=max_drop, min_top1=min_top1)

@@ -119,15 +119,25 @@ class Anytime(nn.Module):
 def anytime(model: nn.Module, threshold: float | Sequence[float] = 0.9, by: By = "confidence") -> Anytime:
     """The model with images leaving at the first exit that is sure of them; the model itself stays as it is.
 
-    model: one reduced with METR, `reduce_tokens(model, METR(method=EViT(keep_rate=0.7)))`, with trained exits.
-    threshold: one number, or one for each exit. by: "confidence", an image leaves where the largest softmax
-    probability is at least the threshold (above 1: never), or "entropy", where the entropy of the softmax, divided
-    by the logarithm of the number of classes, is at most the threshold (below 0: never).
-
     Works in eval mode, in any precision and under autocast. How the batch shrinks depends on the data, so there is
     no torch.compile and no export, and on a GPU every exit waits for the device. A prediction depends on the rest of
-    the batch no more than the model's own rounding does. Errors: ValueError for a model without exit heads, or a
-    threshold that is none.
+    the batch no more than the model's own rounding does.
+
+    Args:
+        model: one reduced with METR, `reduce_tokens(model, METR(method=EViT(keep_rate=0.7)))`, with trained exits.
+        threshold: one number, or one for each exit.
+        by: "confidence", an image leaves where the largest softmax probability is at least the threshold (above 1:
+            never), or "entropy", where the entropy of the softmax, divided by the logarithm of the number of classes,
+            is at most the threshold (below 0: never).
+
+    Returns:
+        The wrapper, [B, C, H, W] -> logits [B, K].
+
+    Raises:
+        ValueError: for a model without exit heads, or a threshold that is none.
+
+    Source:
+        Entropy: BranchyNet (Teerapittayanon et al., ICPR 2016). Confidence: MSDNet (Huang et al., ICLR 2018).
     """
     return Anytime(model, threshold, by)
 

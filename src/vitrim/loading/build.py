@@ -27,13 +27,13 @@ def load_model(name: str, checkpoint: str | Path | None = None, *, img_size: int
     """The model of that name in eval mode, with the checkpoint's weights, or with its library's if none is given.
 
     Args:
-        name: of a timm model; of another library's, such as torchvision:vit_b_16; or a folder that `save_pretrained`
-            or transformers wrote. A folder gives its model with *all* tokens, for any method to act on; where it holds
-            a reduction, a warning says so, and `from_pretrained` gives that.
+        name: of a timm model, or of another library's (`libraries`), torchvision:vit_b_16; or a folder that
+            `save_pretrained` wrote: its model and weights with *all* tokens, for any method to act on; or a folder of
+            transformers'.
         checkpoint: a .safetensors file, or a .pth file of tensors (never unpickled beyond that); not for transformers,
-            whose folders bring their weights. All keys and shapes must fit, but for exit heads, which only training
-            needs and which are left out. The model has as many classes as the checkpoint's head.
-        img_size: position embeddings are resampled to that resolution.
+            whose folders bring their weights. All keys and shapes must fit, but for what only training needs (METR's
+            exits), which is left out; the model has as many classes as the checkpoint's head.
+        img_size: pixels; position embeddings are resampled to that resolution.
 
     Returns:
         The model, on the CPU.
@@ -95,19 +95,18 @@ def build_for(name: str, state: Mapping[str, Tensor], img_size: int | None) -> n
 
 
 def build_model(name: str, *, img_size: int | None = None, **settings: Any) -> nn.Module:
-    """The model of that name, or of that saved folder, in eval mode; no weights are downloaded.
+    """The model of that name, or of that saved folder, in eval mode with random weights; no weights are downloaded.
 
     Args:
         name: as in `load_model`. For one on the hub its configuration is asked for, if it is not on this machine yet.
-        img_size: the resolution of its images, if not the usual one.
-        settings: what else a timm model's constructor takes, such as num_classes or drop_path_rate.
+        img_size: pixels; the model is built for that resolution.
+        **settings: what else a timm model's constructor takes, such as num_classes or drop_path_rate.
 
     Returns:
-        The model with random weights; of a folder of `save_pretrained` with a model of transformers, with its own.
+        The model, on the CPU.
 
     Raises:
-        ValueError: for a name, size or setting that does not fit.
-        OSError: where a configuration cannot be had.
+        ValueError: for a name, a size or a setting that does not fit.
     """
     name = os.fspath(name)
     if (other := split_name(name)) is not None:

@@ -31,22 +31,21 @@ def from_pretrained(
     method: Method | str | None = SAVED,
     revision: str | None = None,
 ) -> nn.Module:
-    """The model that `save_pretrained` wrote, with its reduction.
+    """The model that `save_pretrained` wrote, in eval mode, on the CPU, in the precision in which it was saved.
 
     Args:
         folder_or_repo: a folder, which is read without any network; or, where there is no such folder, owner/name on
-            the Hugging Face hub. Weights are read from safetensors alone, so no code from there is ever run. A folder
-            that transformers wrote gives its model with all tokens.
+            the Hugging Face hub. Weights are read from safetensors alone, so no code from there is ever run.
         exits: whether the exit heads come along (`Exits`); without them it is the plain reduced model.
         method: another method, or its name, in place of the saved one; None gives the model with all its tokens.
         revision: a branch, tag or commit of the repository.
 
     Returns:
-        The model in eval mode, on the CPU, in the precision in which it was saved.
+        The model, reduced as it was saved, or by the method that was asked for.
 
     Raises:
         ValueError: for a config or weights that do not fit.
-        OSError: where nothing is found, FileNotFoundError where that is a folder or a file of it.
+        OSError: where nothing is found (FileNotFoundError), or the hub does not answer.
     """
     path = Path(folder_or_repo).expanduser()
     if path.is_dir():

@@ -63,37 +63,64 @@ def benchmark(
     progress: Callable[[int, int], None] | None = None,
     **model_kwargs: Any,
 ) -> dict[str, Timing]:
-    """Forward times of the models on random images, taking turns; by the models' names.
+    """Forward times of the models, taking turns. A sample is as many forwards in a row as take 20 ms.
 
-    A sample is as many forwards in a row as take 20 ms. A model whose weights are not of that dtype and on that
-    device is copied; none is changed, and weights that models share stay shared. baseline: the model whose speed-up
-    is 1, by default the first. images_ICHW: images to use instead of random ones of input_size, in batches of
-    batch_size, for models whose work depends on what they see; a sample is then all of them. compile: by
-    torch.compile, a string being its mode ("reduce-overhead": CUDA graphs). progress: called after each round with
-    rounds done and rounds in all. Memory is the allocator's on CUDA, else that of tensors alive (`PeakMemory`), for one
-    batch; a compiled model counts as its uncompiled self. model_kwargs: of every model's forward.
+    A model whose weights are not of that dtype and on that device is copied; none is changed, and weights that models
+    share stay shared. Memory is the allocator's on CUDA, else that of tensors alive (`PeakMemory`), for one batch; a
+    compiled model counts as its uncompiled self.
+
+    Args:
+        models: by name.
+        input_size: channels, height and width of random images.
+        batch_size, rounds, warmup: images in a batch, samples of each model, and forwards before the first.
+        device, dtype: where, and in what, the models compute.
+        compile: by torch.compile, a string being its mode ("reduce-overhead": CUDA graphs).
+        baseline: the model whose speed-up is 1, by default the first.
+        images_ICHW: images to use instead, in batches of batch_size, for models whose work depends on what they see; a
+            sample is then all of them.
+        progress: called after each round with rounds done and rounds in all.
+        **model_kwargs: of every model's forward.
+
+    Returns:
+        A timing for each name.
+
+    Raises:
+        ValueError: for settings that make no sense.
     """
     first = _check(models, batch_size=batch_size, rounds=rounds, warmup=warmup, dtype=dtype, baseline=baseline)
-    place = check_device(device)
-    if images_ICHW is None:
-        images_ICHW = random_images(batch_size, input_size)
-    if not isinstance(images_ICHW, Tensor) or images_ICHW.ndim != 4 or len(images_ICHW) == 0:
-        raise ValueError(f"benchmark needs at least one image, [I, C, H, W], not {shape(images_ICHW)}.")
-    # Copies: a view would hold, and count as, the memory of all images.
-    batches = [part.to(place, DTYPES[dtype], copy=True) for part in torch.split(images_ICHW, batch_size)]
-    copies: dict[int, Any] = {}
+    place, copies = check_device(device), dict[int, Any]()
+    images_ICHW = random_images(batch_size, input_size) if images_ICHW is None else images_ICHW
+    batches = _batches(images_ICHW, batch_size, place, DTYPES[dtype])
     placed = {name: _placed(model, place, DTYPES[dtype], copies) for name, model in models.items()}
     runners = {name: _Runner(model, batches, compile, model_kwargs) for name, model in placed.items()}
+    timed, per_batch = _timed(runners, rounds, warmup, place, progress), len(images_ICHW) / len(batches)
+    return {name: _timing(timed, name, first, per_batch, runners[name].peak_bytes) for name in runners}
+
+
+def _batches(images_ICHW: Tensor, batch_size: int, place: torch.device, dtype: torch.dtype) -> list[Tensor]:
+    """The images in batches [B, C, H, W] of their own: a view would hold, and count as, the memory of all images."""
+    if not isinstance(images_ICHW, Tensor) or images_ICHW.ndim != 4 or len(images_ICHW) == 0:
+        raise ValueError(f"benchmark needs at least one image, [I, C, H, W], not {shape(images_ICHW)}.")
+    return [part.to(place, dtype, copy=True) for part in torch.split(images_ICHW, batch_size)]
+
+
+def _timed(
+    runners: Mapping[str, _Runner],
+    rounds: int,
+    warmup: int,
+    place: torch.device,
+    progress: Callable[[int, int], None] | None,
+) -> Turns:
+    """Seconds of one batch, in each round, once all are warm."""
     with ExitStack() as stack, torch.inference_mode():
-        if compile:
+        if any(runner.compile for runner in runners.values()):
             stack.enter_context(importlib.import_module("torch._dynamo.config").patch(ANY_NUMBER))
         for runner in runners.values():
             stack.enter_context(evaluating(runner.model))
             runner.prepare(warmup)
         turns = take_turns(runners, rounds, warmup=0, wait=partial(_wait, place), progress=progress)
-    per_batch = len(images_ICHW) / len(batches)
-    timed = Turns({name: tuple(each / len(batches) for each in own) for name, own in turns.seconds.items()})
-    return {name: _timing(timed, name, first, per_batch, runners[name].peak_bytes) for name in runners}
+    num_batches = {name: len(runner.batches) for name, runner in runners.items()}
+    return Turns({name: tuple(each / num_batches[name] for each in own) for name, own in turns.seconds.items()})
 
 
 def twin(model: M) -> M:

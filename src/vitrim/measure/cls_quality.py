@@ -51,12 +51,22 @@ def cls_quality(
     amp: bool = False,
     progress: Progress | None = None,
 ) -> tuple[ClsQuality, ...]:
-    """Rank correlation and top-k overlap of class attention with the last block's, one row per block.
+    """Rank correlation and top-k overlap of class attention with the last block's.
 
-    model: a Vision Transformer with a class token, reduced or not: it is measured with all its tokens, moved to the
-    device, and otherwise left as it was. batches: as for `evaluate`; labels play no part. A block whose patches are
-    not those of the last block (a multi-scale model's first ones) has no row. An image for which a block attends to
-    all patches alike counts as correlation 0. Errors: UnsupportedModel; ValueError without class token or images.
+    Args:
+        model: a Vision Transformer with a class token, reduced or not: it is measured with all its tokens, moved to the
+            device, and otherwise left as it was.
+        batches: as for `evaluate`; labels play no part.
+        keep_rates: shares of patches whose overlap is told.
+        device, amp, progress: as for `evaluate`.
+
+    Returns:
+        One row per block. A block whose patches are not those of the last block (a multi-scale model's first ones) has
+        no row. An image for which a block attends to all patches alike counts as correlation 0.
+
+    Raises:
+        UnsupportedModel: where the model cannot be read.
+        ValueError: without class token or images.
     """
     check_module(model)
     rates = check_rates(keep_rates, len(keep_rates), "cls_quality")

@@ -16,11 +16,18 @@ from torch import Tensor
 
 
 def diversity(tokens_BNC: Tensor, *, relative: bool = False) -> Tensor:
-    """Diversity score of each image's tokens, all N of them: [B, N, C] -> [B], at least 0.
+    """Diversity score of each image's tokens, all N of them.
 
-    relative: divided by the sum of absolute features, which makes models and token counts comparable. The paper's
-    Figure 4 shows values on that scale, below 1; tokens drawn at random score about 1.3. Tokens that are all zero
-    score 0.
+    Args:
+        tokens_BNC: features, [B, N, C].
+        relative: divided by the sum of absolute features, which makes models and token counts comparable. The paper's
+            Figure 4 shows values on that scale, below 1; tokens drawn at random score about 1.3.
+
+    Returns:
+        [B], at least 0. Tokens that are all zero score 0.
+
+    Raises:
+        ValueError: for what is no tokens, or none.
     """
     if tokens_BNC.ndim != 3 or tokens_BNC.shape[1] == 0:
         raise ValueError(f"diversity takes tokens [B, N, C] with N of at least 1, not {tuple(tokens_BNC.shape)}.")

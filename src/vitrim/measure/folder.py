@@ -88,7 +88,22 @@ def evaluate_folder(
 ) -> Score:
     """Top-1 and top-5 on a folder of labelled images, prepared by the model's own library.
 
-    transform: prepares the images in its place, image -> [C, H, W]. model_kwargs: of the model's forward.
+    Args:
+        model: The model, reduced or not; it moves to the device.
+        folder: Images with a labels.csv, or one sub-folder of images per class.
+        limit, batch_size, skip_bad, num_workers: As for `load_images`.
+        device: Where the model runs.
+        amp: Autocast on that device.
+        progress: Called with images done and images in all.
+        transform: Prepares the images in place of the model's own preparation, image -> [C, H, W].
+        **model_kwargs: Of the model's forward.
+
+    Returns:
+        The score: percent, and how many images it was measured on.
+
+    Raises:
+        ImageDataError: There are no images, an image cannot be read, or a label is none of the model's classes.
+        ValueError: The model does not say how its images are prepared, or its logits are not finite.
     """
     batches = load_images(
         model,

@@ -33,10 +33,18 @@ def count_macs(
 ) -> int:
     """Multiply-adds for one image, counted on a forward of a random one.
 
-    input_size: channels, height, width; None for the size the model was built for. images_ICHW: images to count on,
-    each alone, for the mean over them; needed where a model's work depends on what it sees. model_kwargs: of the
-    model's forward, such as interpolate_pos_encoding=True. int8 layers of torch and torchao count as in floating point.
-    ValueError where something multiplies that cannot be counted.
+    Args:
+        model: the model, reduced or not.
+        input_size: channels, height, width; None for the size the model was built for.
+        images_ICHW: images to count on, each alone, for the mean over them; needed where a model's work depends on what
+            it sees.
+        **model_kwargs: of the model's forward, such as interpolate_pos_encoding=True.
+
+    Returns:
+        Multiply-adds. int8 layers of torch and torchao count as in floating point.
+
+    Raises:
+        ValueError: where something multiplies that cannot be counted.
     """
     check_module(model)
     if images_ICHW is None:

@@ -39,11 +39,15 @@ class AttentionMass(Method):
 
     Images of a batch keep different numbers, and none is padded. No compile, no export, no fixed multiply-adds.
 
-    mass: share of the scores that the kept patches reach, one number or one per layer; above 0, at most 1, which
-        keeps all.
-    layers: reducing blocks, 0-based and increasing; None means a quarter of the depth apart (3, 6, 9 of 12).
-    scorer: cls, received or norm, see `patch_scores`; a model without a class token needs one of the last two.
-    fuse: whether the rest is fused, weighted by its scores, or dropped.
+    Args:
+        mass: share of the scores that the kept patches reach, one number or one per layer; above 0, at most 1, which
+            keeps all.
+        layers: reducing blocks, 0-based and increasing; None means a quarter of the depth apart (3, 6, 9 of 12).
+        scorer: cls, received or norm, see `patch_scores`; a model without a class token needs one of the last two.
+        fuse: whether the rest is fused, weighted by its scores, or dropped.
+
+    Raises:
+        ValueError: for a setting that no model could take. Where it does not fit a model, `reduce_tokens` says so.
 
     >>> AttentionMass(mass=0.8)
     AttentionMass(mass=0.8, layers=None, scorer='cls', fuse=True)

@@ -16,7 +16,13 @@ from ..core.tokens import Tokens
 class Random(KeepRateMethod):
     """Keep patches at random, drop the rest; the same positions for every image, so that batches agree.
 
-    seed: chooses the positions.
+    Args:
+        keep_rate: share of the patches that enter a reducing block, one number or one per layer; above 0, at most 1.
+        layers: reducing blocks, 0-based and increasing; None means a quarter of the depth apart (3, 6, 9 of 12).
+        seed: chooses the positions.
+
+    Raises:
+        ValueError: for a setting that no model could take. Where it does not fit a model, `reduce_tokens` says so.
     """
 
     name = "random"

@@ -31,9 +31,19 @@ from ..core.tokens import Tokens
 class EViT(ScoredMethod):
     """Keep the most attended patches, fuse the rest into one token.
 
-    fuse: whether the rest is fused (EViT) or dropped (its Table 1 and 2a).
-    tokens: patches to keep in each block, one entry per block, counted before the fused token; None entries follow
-        keep_rate. A count equal to what enters the block does nothing there.
+    Args:
+        keep_rate: share of the patches that enter a reducing block, one number or one per layer; above 0, at most 1.
+        layers: reducing blocks, 0-based and increasing; None means a quarter of the depth apart (3, 6, 9 of 12).
+        scorer: cls, received or norm, see `patch_scores`; a model without a class token needs one of the last two.
+        fuse: whether the rest is fused (EViT) or dropped (its Table 1 and 2a).
+        tokens: patches to keep in each block, one entry per block, counted before the fused token; None entries follow
+            keep_rate. A count equal to what enters the block does nothing there.
+
+    Raises:
+        ValueError: for a setting that no model could take. Where it does not fit a model, `reduce_tokens` says so.
+
+    Source:
+        Liang et al., ICLR 2022, https://arxiv.org/abs/2202.07800.
 
     >>> EViT(keep_rate=0.7)
     EViT(keep_rate=0.7, layers=None, scorer='cls', fuse=True, tokens=None)

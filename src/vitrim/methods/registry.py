@@ -82,6 +82,16 @@ def classes() -> Mapping[str, Callable[..., Method]]:
 def create_method(name: str, **settings: Any) -> Method:
     """The method of that name with those settings.
 
+    Args:
+        name: one of `list_methods()`, or tm or bat.
+        **settings: the method's; the others keep their defaults.
+
+    Returns:
+        The method, for `reduce_tokens`.
+
+    Raises:
+        ValueError: for an unknown name or setting, or a value that no model could take.
+
     >>> create_method("evit", keep_rate=0.5).keep_rate
     0.5
     """

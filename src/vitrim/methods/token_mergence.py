@@ -37,8 +37,18 @@ Similarity = Literal["cosine", "l1", "l2", "attention", "random"]
 class TokenMergence(ScoredMethod):
     """Merge each unimportant patch into the most similar important one.
 
-    similarity: cosine, l1, l2, attention or random (Table 4 of the paper).
-    seed: of the random similarity; the pairing depends on positions alone, so runs and batches agree.
+    Args:
+        keep_rate: share of the patches that enter a reducing block, one number or one per layer; above 0, at most 1.
+        layers: reducing blocks, 0-based and increasing; None means a quarter of the depth apart (3, 6, 9 of 12).
+        scorer: cls, received or norm, see `patch_scores`; a model without a class token needs one of the last two.
+        similarity: cosine, l1, l2, attention or random (Table 4 of the paper).
+        seed: of the random similarity; the pairing depends on positions alone, so runs and batches agree.
+
+    Raises:
+        ValueError: for a setting that no model could take. Where it does not fit a model, `reduce_tokens` says so.
+
+    Source:
+        Bian et al., 2023, https://arxiv.org/abs/2306.04897, eq. 4.
     """
 
     name = "token_mergence"

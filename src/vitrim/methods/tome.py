@@ -35,12 +35,20 @@ MOST = 10**6  # patches that anybody has
 class ToMe(Method):
     """Merge the r most similar pairs of patches in every block.
 
-    r: patches to remove per block: one number; a pair (r, inflect), which runs linearly from r (1 - inflect) in the
-        first block to r (1 + inflect) in the last, so (13, -1.0) removes more early on; or a list, one number per
-        block, padded with 0. No block can remove more than half of its patches.
-    clamp: whether a block that is asked for more merges that half, as in the official code; otherwise it is an error.
-    prop_attn: proportional attention, log(size) added to the logits; off for models trained without it that the
-        paper finds better so (MAE off the shelf).
+    Args:
+        r: patches to remove per block: one number; a pair (r, inflect), which runs linearly from r (1 - inflect) in the
+            first block to r (1 + inflect) in the last, so (13, -1.0) removes more early on; or a list, one number per
+            block, padded with 0. No block can remove more than half of its patches.
+        clamp: whether a block that is asked for more merges that half, as in the official code; otherwise it is an
+            error.
+        prop_attn: proportional attention, log(size) added to the logits; off for models trained without it that the
+            paper finds better so (MAE off the shelf).
+
+    Raises:
+        ValueError: for a setting that no model could take. Where it does not fit a model, `reduce_tokens` says so.
+
+    Source:
+        Bolya et al., ICLR 2023, https://arxiv.org/abs/2210.09461, sections 3.2 and 3.3.
 
     >>> ToMe(r=13)
     ToMe(r=13, prop_attn=True, clamp=False)

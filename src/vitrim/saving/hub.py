@@ -26,21 +26,26 @@ def push_to_hub(
     notes: str | None = None,
     license: str | None = None,
 ) -> str:
-    """Save the model and upload it to the repository owner/name, made if need be; returns the address of the commit.
+    """Save the model and upload it to a repository, made if need be.
 
-    private, token, revision (a branch that exists), commit_message: as huggingface_hub takes them. The rest: as
-    `save_pretrained`. Other files of the repository stay; its README.md is replaced by the card.
-    Errors: ValueError as from `save_pretrained`, and for a bad repo_id; OSError where the hub does not take it.
+    Other files of the repository stay; its README.md is replaced by the card.
+
+    Args:
+        model: as for `save_pretrained`.
+        repo_id: owner/name.
+        private, token, revision, commit_message: as huggingface_hub takes them; the revision is a branch that exists.
+        recipe, metrics, notes, license: as for `save_pretrained`.
+
+    Returns:
+        The address of the commit.
+
+    Raises:
+        ValueError: as from `save_pretrained`, and for a bad repo_id.
+        OSError: where the hub does not take it.
     """
     import huggingface_hub
-    from huggingface_hub.utils import validate_repo_id
 
-    if "/" not in repo_id:
-        raise ValueError(f"a repository on the hub is owner/name, not {repo_id!r}.")
-    try:
-        validate_repo_id(repo_id)
-    except ValueError as error:
-        raise ValueError(f"{repo_id!r} is no name for a repository on the hub: {error}") from error
+    _check_repository(repo_id)
     about: dict[str, Any] = {"recipe": recipe, "metrics": metrics, "notes": notes, "license": license}
     with temporary_folder() as beside:
         folder = write_folder(model, beside / "model", source=repo_id, **about)
@@ -59,3 +64,14 @@ def push_to_hub(
             reason = str(error).strip().partition("\n")[0]
             raise OSError(f"the model could not be uploaded to {repo_id}: {reason}.") from error
     return str(commit.commit_url)
+
+
+def _check_repository(repo_id: str) -> None:
+    from huggingface_hub.utils import validate_repo_id
+
+    if "/" not in repo_id:
+        raise ValueError(f"a repository on the hub is owner/name, not {repo_id!r}.")
+    try:
+        validate_repo_id(repo_id)
+    except ValueError as error:
+        raise ValueError(f"{repo_id!r} is no name for a repository on the hub: {error}") from error

@@ -39,19 +39,19 @@ def save_pretrained(
     notes: str | None = None,
     license: str | None = None,
 ) -> Path:
-    """Write weights, config.json and a model card into the folder. `from_pretrained` reads it.
+    """Write model.safetensors, config.json and a model card into the folder; `from_pretrained` reads it.
 
     A folder that this function wrote before is replaced; any other that is not empty is refused. What was written is
     read back and compared before it takes its place.
 
     Args:
-        model: one that vitrim reads, of timm, torchvision, transformers or open_clip (the vision tower), reduced or
-            not; it stays as it is. All weights are written in their precision, exit heads too; weights that share
-            memory are written once each. A model of transformers is written by that library, with the reduction as the
-            entry "vitrim" of its config.json: its own from_pretrained gives the model with all tokens.
-        folder: made if need be.
-        recipe: how the model was trained, a dataclass or plain values; for the card and config.json.
-        metrics: what it reaches, numbers by name; for the card and config.json.
+        model: one that vitrim reads, of timm, torchvision, transformers or open_clip, reduced or not; it stays as it
+            is. All weights are written, exit heads too, in their precision. Weights that share memory are written once
+            each. A model of transformers is written by that library, with the reduction as the entry "vitrim" of its
+            config.json: its own from_pretrained gives the model with all tokens.
+        folder: where to; it is made if need be.
+        recipe: how it was trained (a dataclass or plain values), for the card and config.json.
+        metrics: numbers by name, for the card and config.json.
         notes: Markdown for the card.
         license: of the weights, as the hub names it, say "apache-2.0".
 

@@ -178,7 +178,18 @@ class Recipe:
 
 
 def load_recipe(path: Path | str) -> Recipe:
-    """The RECIPE of a Python file."""
+    """The RECIPE of a Python file, which is run.
+
+    Args:
+        path: the file.
+
+    Returns:
+        The recipe.
+
+    Raises:
+        FileNotFoundError: where there is no such file.
+        ValueError: for a file that is no Python, fails, or defines no RECIPE.
+    """
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"there is no recipe {path}: a recipe is a Python file that defines RECIPE.")

@@ -22,11 +22,21 @@ PATIENCE = 8  # seconds: the workers of a killed run hold its lock for up to fiv
 def run_recipe(
     recipe: Recipe, data: Path | str, output: Path | str, *, listener: Listener | None = None, cpu: bool = False
 ) -> dict[str, Any]:
-    """Train a recipe on a folder of images, or go on with a run that was stopped; returns its summary.
+    """Train a recipe on a folder of images, or go on with a run that was stopped.
 
-    data: a folder with train and val, each with one sub-folder of images per class. output: the run's folder; one
-    that holds a run of the same recipe is resumed. Errors: ValueError and OSError for what does not fit,
-    TrainingError where training cannot go on; the last checkpoint is whole in any case.
+    Args:
+        recipe: what to train, and how.
+        data: a folder with train and val, each with one sub-folder of images per class.
+        output: the run's folder; one that holds a run of the same recipe is resumed.
+        listener: hears of the run as it goes.
+        cpu: whether to train on the CPU where there is a GPU.
+
+    Returns:
+        The run's summary.
+
+    Raises:
+        ValueError, OSError: for what does not fit.
+        TrainingError: where training cannot go on; the last checkpoint is whole in any case.
     """
     if not isinstance(recipe, Recipe):
         raise ValueError(f"run_recipe takes a Recipe, such as load_recipe(file) gives, not a {type(recipe).__name__}.")

@@ -32,11 +32,20 @@ class ClassificationTask(nn.Module):
 
     A model in distilled training gives two logits, as DeiT's with a distillation token: the class token's learn from
     the targets and the distillation token's from the teacher; without a teacher both from the targets, half each.
-    What else counts as the model's logits is their mean, as at inference.
+    What else counts as the model's logits is their mean, as at inference. Called with images [B, C, H, W] and targets:
+    class indices [B], or probabilities [B, K] (mixup).
 
-    Targets are class indices [B], or probabilities [B, K] (mixup). The teacher is frozen and not part of the
-    state_dict. distillation (DeiT, eq. 2 and 3): soft is KL(teacher || student) times T squared; hard is the
-    cross-entropy with the teacher's choice; the total is (1 - weight) times the rest, plus weight times it.
+    Args:
+        model: what is trained, reduced or not.
+        label_smoothing: share of each target that is spread over all classes.
+        teacher: frozen, and not part of the state_dict.
+        distillation: soft is KL(teacher || student) times T squared; hard is the cross-entropy with the teacher's
+            choice; none.
+        weight: the total is (1 - weight) times the rest, plus weight times the distillation.
+        temperature: T.
+
+    Source:
+        DeiT (Touvron et al., ICML 2021), eq. 2 and 3.
     """
 
     model: nn.Module

@@ -51,14 +51,25 @@ class Split(NamedTuple):
 class BeyondAttentive(ScoredMethod):
     """Cluster the inattentive patches, match the attentive ones.
 
-    inattentive: what becomes of inattentive patches: cluster (density peaks), or of the paper's Tables 3 and 4:
-        drop, fuse (one token, as in EViT), average, max (groups of neighbours in rank), spatial (groups of neighbours
-        in the sequence), kmeans, or the learned conv and mlp, which want training.
-    match: whether the most similar attentive patches are merged.
-    clusters, pairs: how many per reducing layer, a number or one per layer; None takes a tenth of the inattentive
-        patches as clusters, and as many pairs as bring the token count to the one of the published logs.
-    neighbours: nearest tokens, itself included, that make up the density. iterations: of kmeans.
-    normalize: weights of a group sum to 1; False takes eq. 8 literally.
+    Args:
+        keep_rate: share of the patches that enter a reducing block, one number or one per layer; above 0, at most 1.
+        layers: reducing blocks, 0-based and increasing; None means a quarter of the depth apart (3, 6, 9 of 12).
+        scorer: cls, received or norm, see `patch_scores`; a model without a class token needs one of the last two.
+        inattentive: what becomes of inattentive patches: cluster (density peaks), or of the paper's Tables 3 and 4:
+            drop, fuse (one token, as in EViT), average, max (groups of neighbours in rank), spatial (groups of
+            neighbours in the sequence), kmeans, or the learned conv and mlp, which want training.
+        match: whether the most similar attentive patches are merged.
+        clusters, pairs: how many per reducing layer, a number or one per layer; None takes a tenth of the inattentive
+            patches as clusters, and as many pairs as bring the token count to the one of the published logs.
+        neighbours: nearest tokens, itself included, that make up the density.
+        iterations: of kmeans.
+        normalize: weights of a group sum to 1; False takes eq. 8 literally.
+
+    Raises:
+        ValueError: for a setting that no model could take. Where it does not fit a model, `reduce_tokens` says so.
+
+    Source:
+        Long et al., CVPR 2023, https://arxiv.org/abs/2211.11315, eq. 5 to 8.
     """
 
     name = "beyond_attentive"
