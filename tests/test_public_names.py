@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
+import re
 import warnings
+
+import pytest
 
 import fresh
 import vitrim
@@ -34,3 +38,12 @@ def test_an_old_name_works_and_warns_once_with_the_new_one() -> None:
                 assert scope[old] is getattr(vitrim, new)
         assert [(each.category, f"vitrim.{new}" in str(each.message)) for each in told] == [(DeprecationWarning, True)]
         assert old not in vitrim.__all__
+
+
+@pytest.mark.parametrize("name", [name for name in vitrim.__all__ if inspect.isfunction(getattr(vitrim, name))])
+def test_a_public_function_says_what_each_of_its_arguments_is(name: str) -> None:
+    function = getattr(vitrim, name)
+    said = inspect.getdoc(function) or ""
+    _, _, described = said.partition("Args:\n")
+    for parameter in inspect.signature(function).parameters:
+        assert re.search(rf"^    .*\b{parameter}\b.*: ", described, re.M), f"{name}: {parameter}"

@@ -54,29 +54,26 @@ def features(
     grid: tuple[int, int] | None = None,
     **model_kwargs: Any,
 ) -> DenseFeatures:
-    """Features of every patch after some blocks, whether the model's tokens are reduced or not.
+    """Features of every patch after some blocks, reduced or not; a compiled model runs uncompiled meanwhile.
 
-    layers: one block or several, from 0; negative ones count from the end. norm: apply the model's final norm.
-    fill: what a dropped patch gets: drift (what it was when it was dropped, moved on in each block by the mean change
-        of the patches that are left), last (what it was when it was dropped: the output of the block before), nearest
-        (what the nearest patch has that is left) or zero.
-    shared: what patches get that share a token, merged or fused: offset (its features, plus how the patch differed
-        from the mean of the others when they met), token (its features, the same for all of them) or fill (what a
-        dropped patch gets). None takes fill where the method fuses all that is left over into one token, as EViT
-        does, and offset where it merges what is alike.
-    grid: rows and columns of the patches, needed only where no convolution makes them and they form no square.
-    model_kwargs: of the forward of the part that takes images, such as interpolate_pos_encoding=True.
-    Gradients flow; modes, autocast and no_grad are the caller's; a compiled model runs uncompiled meanwhile.
-    Errors: UnsupportedModel where the model cannot be read, ValueError for what does not fit it.
+    Args:
+        model, images_BCHW: reduced or not, and what it takes. Gradients flow; modes, autocast and no_grad are yours.
+        layers: one block or several, from 0; negative ones count from the end.
+        norm: apply the model's final norm.
+        fill: what a dropped patch gets: drift (what it was when it was dropped, moved on in each block by the mean
+            change of the patches that are left), last (what it was when it was dropped: the output of the block
+            before), nearest (what the nearest patch has that is left) or zero.
+        shared: what patches get that share a token: offset (its features, plus how the patch differed from the mean of
+            the others when they met), token (its features, the same for all) or fill (what a dropped patch gets). None:
+            fill where the method fuses all that is left over into one token, as EViT does; offset where it merges.
+        grid: rows and columns of the patches, needed only where no convolution makes them and they form no square.
+        **model_kwargs: of the forward of the part that takes images, such as interpolate_pos_encoding=True.
+
+    Raises:
+        UnsupportedModel: where the model cannot be read.
+        ValueError: for what does not fit the model.
     """
-    if portable.writing():
-        raise ValueError("features follows a forward from outside, so it cannot be exported or traced.")
-    check_choice(fill, Fill, "fill")
-    if shared is not None:
-        check_choice(shared, Shared, "shared")
-    if not (isinstance(images_BCHW, Tensor) and images_BCHW.dim() == 4 and images_BCHW.is_floating_point()):
-        got = list(images_BCHW.shape) if isinstance(images_BCHW, Tensor) else type(images_BCHW).__name__
-        raise ValueError(f"features takes a batch of images as the model does, floats [B, C, H, W], not {got}.")
+    _check(images_BCHW, fill, shared)
     model = getattr(model, "_orig_mod", model)
     anatomy = _anatomy(model)
     if shared is None:
@@ -91,6 +88,17 @@ def features(
             out[layer] = _finished(at_layer, finish, fill, (rows, columns))
     maps, prefix, groups = zip(*(out[layer] for layer in wanted), strict=True)
     return DenseFeatures(layers=wanted, maps=maps, prefix=prefix, groups=groups)
+
+
+def _check(images_BCHW: Tensor, fill: Fill, shared: Shared | None) -> None:
+    if portable.writing():
+        raise ValueError("features follows a forward from outside, so it cannot be exported or traced.")
+    check_choice(fill, Fill, "fill")
+    if shared is not None:
+        check_choice(shared, Shared, "shared")
+    if not (isinstance(images_BCHW, Tensor) and images_BCHW.dim() == 4 and images_BCHW.is_floating_point()):
+        got = list(images_BCHW.shape) if isinstance(images_BCHW, Tensor) else type(images_BCHW).__name__
+        raise ValueError(f"features takes a batch of images as the model does, floats [B, C, H, W], not {got}.")
 
 
 class _Anatomy(NamedTuple):

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -92,30 +93,38 @@ def export_model(
 ) -> ExportReport:
     """Write a model, reduced or not, to run without vitrim; keep what was written only if it computes the same.
 
-    to: torch-export, onnx, openvino, aoti or executorch. opset: of an ONNX file, 18 by default, up to 23. images:
-    [I, C, H, W], prepared for the model, on which both are compared in every batch size; random ones by default, but
-    real ones tell more. tolerance: the largest difference allowed in a logit. num_apart: of how many images it may be
-    larger, since scores that all but tie may fall either way. rounds: of timing against eager and against the
-    unreduced model by the same route, none by default. The artefact computes in fp32 on the CPU and takes batches of
-    any size where the route can. Errors: ValueError where the route cannot write the model, and its kind
-    ExportMismatch where the artefact computes something else; nothing is then left, and what was there before is
-    untouched.
+    Args:
+        model: it stays as it is. The artefact computes in fp32 on the CPU, in batches of any size where the route can.
+        path: of the artefact, with the route's suffix.
+        to: torch-export, onnx, openvino, aoti or executorch.
+        opset: of an ONNX file, 18 by default, up to 23.
+        images: [I, C, H, W], prepared for the model, on which both are compared; random ones by default, but real ones
+            tell more.
+        batch_sizes: in which they are compared.
+        tolerance: the largest difference allowed in a logit.
+        num_apart: of how many images it may be larger, since scores that all but tie may fall either way.
+        rounds: of timing against eager and against the unreduced model by the same route, none by default.
+        progress: called with rounds done and rounds in all.
+
+    Returns:
+        What was written, how close it is to the model, and how fast.
+
+    Raises:
+        ValueError: where the route cannot write the model, and its kind ExportMismatch where the artefact computes
+            something else; nothing is then left, and what was there before is untouched.
     """
     model = getattr(model, "_orig_mod", model)
     route = find_route(to) if opset is None else find_route(to).at_opset(opset)
-    settings = Settings(
-        route=route,
-        path=Path(path),
-        batch_sizes=batch_sizes,
-        tolerance=tolerance,
-        num_apart=num_apart,
-        rounds=rounds,
-    )
+    asked: dict[str, Any] = {
+        "batch_sizes": batch_sizes,
+        "tolerance": tolerance,
+        "num_apart": num_apart,
+        "rounds": rounds,
+    }
+    settings = Settings(route=route, path=Path(path), **asked)
     settings.check()
-    found = find_stack(model)
-    method = None if found is None else found.stack.method
-    refusal = route.refusal(method) or route.missing()
-    if refusal is not None:
+    method = None if (found := find_stack(model)) is None else found.stack.method
+    if (refusal := route.refusal(method) or route.missing()) is not None:
         raise ValueError(f"{refusal}.")
     images_ICHW = _images(model, images, max(batch_sizes))
     with writing(settings.path), temporary_folder(settings.path.resolve().parent) as folder:

@@ -33,9 +33,17 @@ _settings: dict[str, Callable[[], dict[str, Any]]] = {}  # of names whose settin
 def register_method(cls: C) -> C:
     """Give a method of yours its name (`cls.name`) everywhere: `reduce_tokens`, the command line, saved folders.
 
-    cls: a frozen dataclass that is a `Method`, with a name of its own. To be used as a decorator, or called. A package
-    that names its methods under the entry points `vitrim.methods` need not call it. Returns the class. ValueError for
-    a class that is no such method, or for a name, of method or class, that another has.
+    To be used as a decorator, or called. A package that names its methods under the entry points `vitrim.methods` need
+    not call it.
+
+    Args:
+        cls: a frozen dataclass that is a `Method`, with a name of its own.
+
+    Returns:
+        The class.
+
+    Raises:
+        ValueError: for a class that is no such method, or for a name, of method or class, that another has.
     """
     if not (isinstance(cls, type) and issubclass(cls, Method) and cls is not Method and is_decorated(cls)):
         raise ValueError(f"a method is a frozen dataclass that inherits from vitrim.Method, not {cls!r}.")
