@@ -44,6 +44,9 @@ class Exits:
     Raises:
         ValueError: for a weight below 0, or a temperature that is not above 0.
 
+    Source:
+        METR, ICLR 2024; official code: https://github.com/LiuDongyang6/METR (Apache-2.0).
+
     >>> Exits(layers=(3, 6, 9))
     Exits(layers=(3, 6, 9), exit_weight=0.15, distill_weight=0.15, temperature=1.0)
     """

@@ -42,9 +42,16 @@ class Prediction(NamedTuple):
 class Anytime(nn.Module):
     """A reduced model whose images leave early; made by `anytime`. [B, C, H, W] -> logits [B, K].
 
-    exits: blocks, 0-based, after which an image may leave; one after the last block would save nothing and is not
-    used. thresholds: one for each. exits_B: where the images of the last forward left, see `Prediction`; with
-    several threads take `predict`, which returns it. Attributes that this class lacks are the model's.
+    After a forward, exits_B tells where its images left, see `Prediction`; with several threads take `predict`, which
+    returns it. Attributes that this class lacks are the model's.
+
+    Args:
+        model, threshold, by: as for `anytime`.
+
+    Attributes:
+        exits: blocks, 0-based, after which an image may leave; one after the last block would save nothing and is not
+            used.
+        thresholds: one for each.
     """
 
     def __init__(self, model: nn.Module, threshold: float | Sequence[float], by: By = "confidence"):

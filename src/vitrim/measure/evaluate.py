@@ -44,10 +44,19 @@ def evaluate(
 ) -> Score:
     """Top-1 and top-5 of a model that gives logits [B, K], over batches of images and class indices.
 
-    The model moves to the device and stays there; training modes are put back. amp: autocast to bf16, or to fp16 on
-    a GPU without bf16. progress: called after each batch with images done and images in all (0 if unknown).
-    model_kwargs: of the model's forward, such as interpolate_pos_encoding=True.
-    ValueError for logits that are not finite, or too few for the labels.
+    Args:
+        model: it moves to the device and stays there; training modes are put back.
+        batches: images [B, C, H, W] and labels [B], as `load_images` gives them.
+        device: where the model runs.
+        amp: autocast to bf16, or to fp16 on a GPU without bf16.
+        progress: called after each batch with images done and images in all (0 if unknown).
+        **model_kwargs: of the model's forward, such as interpolate_pos_encoding=True.
+
+    Returns:
+        The score, in percent.
+
+    Raises:
+        ValueError: for logits that are not finite, or too few for the labels, or if there is no image.
     """
     start = time.perf_counter()
 

@@ -34,6 +34,9 @@ def METR(
     Raises:
         ValueError: for a method that is none or has exits already, or a setting that `Exits` refuses.
 
+    Source:
+        A Simple Romance Between Multi-Exit Vision Transformer and Token Reduction, ICLR 2024.
+
     >>> METR(method=EViT(keep_rate=0.7)).exits
     Exits(layers=None, exit_weight=0.15, distill_weight=0.15, temperature=1.0)
     """
