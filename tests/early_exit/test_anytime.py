@@ -191,14 +191,14 @@ def test_measures_of_known_logits():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: vitrim.anytime(small_model("vit")), "carries all its tokens"),
+        (lambda: vitrim.anytime(small_model("vit")), "reduce.*METR"),
         (lambda: vitrim.anytime(vitrim.reduce_tokens(small_model("vit"), "evit")), "no exit heads"),
         (lambda: vitrim.anytime(with_exits(exits=(4,))), "before its last block"),
-        (lambda: vitrim.anytime(with_exits(), by="margin"), "by must be one of confidence, entropy"),
-        (lambda: vitrim.anytime(with_exits(), [0.5, 0.5]), "3 exits need one threshold"),
-        (lambda: vitrim.anytime(with_exits(), math.nan), "a threshold is a number"),
-        (lambda: vitrim.anytime(with_exits(), "high"), "a threshold is a number"),
-        (lambda: vitrim.anytime(with_exits()).train()(small_images("vit")), "inference only"),
+        (lambda: vitrim.anytime(with_exits(), by="margin"), "by.*confidence, entropy"),
+        (lambda: vitrim.anytime(with_exits(), [0.5, 0.5]), "3 exits.*2"),
+        (lambda: vitrim.anytime(with_exits(), math.nan), "threshold"),
+        (lambda: vitrim.anytime(with_exits(), "high"), "threshold"),
+        (lambda: vitrim.anytime(with_exits()).train()(small_images("vit")), r"\.eval\(\)"),
     ],
 )
 def test_errors_say_what_to_do(make, message):
@@ -209,10 +209,10 @@ def test_errors_say_what_to_do(make, message):
 def test_a_model_reduced_anew_and_a_trace_are_refused():
     model, images = with_exits(), small_images("vit")
     wrapped = vitrim.anytime(model)
-    with vitrim.trace(model), pytest.raises(ValueError, match="trace the model itself"):
+    with vitrim.trace(model), pytest.raises(ValueError, match="trace"):
         wrapped(images)
     vitrim.reduce_tokens(model, vitrim.METR(method=WRAPPED["evit"], exits=(1, 2)))
-    with pytest.raises(ValueError, match="wrap the model again"):
+    with pytest.raises(ValueError, match=r"exits.*again"):
         wrapped(images)
 
 
@@ -259,10 +259,10 @@ def test_a_score_by_hand():
 
 def test_targets_out_of_reach_or_unclear():
     record = random_record("confidence")
-    with pytest.raises(ValueError, match=r"no threshold reaches a top-1 of 99\.00 %"):
+    with pytest.raises(ValueError, match=r"no threshold.*99\.00"):
         record.cheapest(min_top1=99.0)
     for targets in ({}, {"max_drop": 1.0, "min_top1": 50.0}):
-        with pytest.raises(ValueError, match="give one target"):
+        with pytest.raises(ValueError, match="one target"):
             record.cheapest(**targets)
 
 

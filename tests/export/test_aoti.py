@@ -33,7 +33,7 @@ def test_a_missing_compiler_is_told_in_one_line() -> None:
     with torch._inductor.config.patch({"cpp.cxx": (None, "no-such-compiler")}):
         told = ROUTE.missing()
     assert told is not None
-    assert told.startswith("the route aoti needs a C++ compiler, and none was found: install g++")
+    assert "aoti" in told and "C++ compiler" in told and "g++" in told
     assert "\n" not in told
 
 

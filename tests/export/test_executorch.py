@@ -80,7 +80,7 @@ def test_ties_go_to_the_lower_index_in_the_runtime_too(tmp_path: Path) -> None:
 
 @needs_runtime
 def test_what_the_runtime_has_no_kernel_for_is_refused_and_nothing_is_written(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"no kernel for aten::scatter_reduce.two_out, which the model"):
+    with pytest.raises(ValueError, match=r"kernel.*aten::scatter_reduce.two_out"):
         ROUTE.write(Reduces(), with_ties(2), tmp_path / "model.pte")
     assert list(tmp_path.iterdir()) == []
 
@@ -113,7 +113,7 @@ def test_a_model_that_pools_its_patches_is_written_too(
 @pytest.mark.slow
 def test_the_strategy_with_a_maximum_is_refused(tiny_vit: Callable[..., VisionTransformer], tmp_path: Path) -> None:
     model = vitrim.reduce_tokens(tiny_vit(depth=4), BAT, inattentive="max")
-    with pytest.raises(ValueError, match=r"no kernel for aten::scatter_reduce.two_out"):
+    with pytest.raises(ValueError, match=r"kernel.*aten::scatter_reduce.two_out"):
         ROUTE.write(model, torch.randn(2, 3, 32, 32), tmp_path / "model.pte")
 
 

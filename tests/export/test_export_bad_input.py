@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 from types import SimpleNamespace
 
 import pytest
@@ -12,6 +13,7 @@ import vitrim
 from small_job import small_job
 from vitrim.cli import app
 from vitrim.export import openvino
+from vitrim.export.route import ROUTES
 
 
 @pytest.fixture
@@ -66,57 +68,55 @@ def test_an_artefact_that_differs_fails_the_command(refused, tmp_path, monkeypat
     load = TorchExport.load
     monkeypatch.setattr(TorchExport, "load", lambda self, path: lambda x: load(self, path)(x) + torch.ones(1))
     told = refused(method="")
-    assert "what the route torch-export wrote differs from the model by 1 in a logit at batch 1" in told
-    assert "and 0.0001 is allowed" in told
+    assert re.search(r"torch-export.* 1 .*batch 1.*0\.0001", told)
     assert not (tmp_path / "model.pt2").exists()
 
 
 def test_an_unknown_route_lists_the_known_ones(refused):
-    assert refused(to="tensorrt") == (
-        "no route is called 'tensorrt'; there are torch-export, onnx, openvino, aoti, executorch."
-    )
+    told = refused(to="tensorrt")
+    assert "'tensorrt'" in told and all(name in told for name in ROUTES)
 
 
 @pytest.mark.parametrize(("to", "library"), [("onnx", "onnxruntime"), ("openvino", "openvino")])
 def test_an_extra_that_is_not_installed(refused, monkeypatch, to, library):
     find = importlib.util.find_spec
     monkeypatch.setattr("importlib.util.find_spec", lambda name, *rest: None if name == library else find(name, *rest))
-    assert refused(to=to) == f'the route {to} needs {library}: pip install "vitrim[{to}]".'
+    assert re.search(rf'{to} .*{library}.*pip install "vitrim\[{to}\]"', refused(to=to))
 
 
 def test_a_method_whose_counts_vary(refused, tmp_path):
-    assert "attention_mass decides for each image how many tokens stay" in refused(method="attention_mass")
+    assert "attention_mass" in refused(method="attention_mass")
     assert not (tmp_path / "model.pt2").exists()
 
 
 @pytest.mark.parametrize(
     ("option", "value", "told"),
     [
-        ("batch_sizes", "0", "--batch-sizes': wanted whole numbers of at least 1"),
-        ("batch_sizes", "one", "separated by commas, not 'one'"),
-        ("batch_sizes", "1,3", "--limit 2 is too few images for --batch-sizes 1,3"),
-        ("tolerance", "-1", "--tolerance': wanted a number of at least 0, not '-1'"),
-        ("tolerance", "nan", "--tolerance': wanted a number of at least 0, not 'nan'"),
-        ("rounds", "-1", "--rounds': wanted a whole number of at least 0"),
-        ("output", "absent/model.pt2", "the output is a file in a folder that exists, not absent/model.pt2"),
-        ("output", "model.onnx", "the route torch-export writes .pt2 files, and the output is model.onnx"),
-        ("images", "absent", "there is no folder absent"),
-        ("keep_rate", "1.5", "--keep-rate' / '--keep-rates': wanted numbers above 0 and at most 1"),
-        ("layers", "40", "layers (40,) do not fit a model with blocks 0 to"),
-        ("method", "evitt", "no method is called 'evitt'"),
+        ("batch_sizes", "0", "--batch-sizes.*at least 1"),
+        ("batch_sizes", "one", "commas.*'one'"),
+        ("batch_sizes", "1,3", "--limit 2.*--batch-sizes 1,3"),
+        ("tolerance", "-1", "--tolerance.*at least 0.*'-1'"),
+        ("tolerance", "nan", "--tolerance.*at least 0.*'nan'"),
+        ("rounds", "-1", "--rounds.*at least 0"),
+        ("output", "absent/model.pt2", "output.*folder.*absent/model.pt2"),
+        ("output", "model.onnx", r"torch-export.*\.pt2.*model\.onnx"),
+        ("images", "absent", "no folder absent"),
+        ("keep_rate", "1.5", "--keep-rate.*above 0.*at most 1"),
+        ("layers", "40", r"layers \(40,\).*blocks 0 to"),
+        ("method", "evitt", "'evitt'"),
         ("model", "resnet18", "resnet18"),
     ],
 )
 def test_settings_that_make_no_sense_are_seen_before_weights_are_fetched(refused, monkeypatch, option, value, told):
     monkeypatch.setattr("vitrim.loading.build.check_hub", lambda *_: pytest.fail("asked the hub"))
-    assert told in refused(**{"checkpoint": "", option: value})
+    assert re.search(told, refused(**{"checkpoint": "", option: value}))
 
 
 @pytest.mark.parametrize(
     ("settings", "told"),
     [
-        ({"batch_sizes": 7}, "batch sizes are a list of whole numbers of at least 1, not 7"),
-        ({"images": [1]}, r"images are \[I, C, H, W\], at least 7 of them for these batch sizes, not list"),
+        ({"batch_sizes": 7}, "batch.sizes.*at least 1.*7"),
+        ({"images": [1]}, r"\[I, C, H, W\].*7.*list"),
     ],
 )
 def test_arguments_of_the_wrong_kind(tiny_vit, tmp_path, settings, told):
@@ -130,9 +130,9 @@ def test_an_openvino_that_is_too_old_names_what_it_cannot_read(tmp_path):
             raise RuntimeError("Check 'false' failed\n-- Conversion is failed for: ScatterND-23\n")
 
     old = SimpleNamespace(Core=Core, __version__="2026.2.1-0-releases")
-    with pytest.raises(ValueError, match=r"^OpenVINO 2026\.2\.1 cannot read ScatterND-23 of ONNX: a newer one may\.$"):
+    with pytest.raises(ValueError, match=r"^OpenVINO 2026\.2\.1 .*ScatterND-23.*newer.*\.$"):
         openvino._read(old, tmp_path / "model.onnx")
 
 
 def test_a_folder_with_too_few_images(refused):
-    assert "holds 6 images, and --batch-sizes asks for 8" in refused(limit="8", batch_sizes="8")
+    assert re.search("6 images.*--batch-sizes.*8", refused(limit="8", batch_sizes="8"))

@@ -147,10 +147,10 @@ class _Double(Route):
 @pytest.mark.parametrize(
     ("spoil", "told"),
     [
-        (lambda logits: logits + 2e-4, r"differs from the model by 0\.0002 in a logit at batch 1, and 0\.0001 is"),
-        (lambda logits: logits * torch.nan, r"differs from the model by nan in a logit"),
-        (lambda logits: logits.flip(1), r"the first choice agrees on \d of 7 images\. No artefact was left"),
-        (lambda logits: logits[:, :5], r"the artefact's output is \(1, 5\), and the model's is \(1, 10\)"),
+        (lambda logits: logits + 2e-4, r"0\.0002.*batch 1.*0\.0001"),
+        (lambda logits: logits * torch.nan, r"nan.*logit"),
+        (lambda logits: logits.flip(1), r"agrees on \d of 7 images"),
+        (lambda logits: logits[:, :5], r"\(1, 5\).*\(1, 10\)"),
     ],
 )
 def test_an_artefact_that_computes_something_else_is_not_kept(model, images, tmp_path, monkeypatch, spoil, told):
@@ -179,7 +179,7 @@ def other_tokens_in_one_image(logits: Tensor) -> Tensor:
 
 def test_how_many_images_kept_other_tokens_is_told_and_may_be_allowed(model, images, tmp_path, monkeypatch):
     monkeypatch.setattr("vitrim.export.run.find_route", lambda _: _Double(other_tokens_in_one_image))
-    with pytest.raises(ExportMismatch, match="1 of 7 images differ by more"):
+    with pytest.raises(ExportMismatch, match="1 of 7 images differ"):
         vitrim.export_model(model, tmp_path / "m.x", images=images, batch_sizes=(7,))
     report = vitrim.export_model(model, tmp_path / "m.x", images=images, batch_sizes=(7,), num_apart=1)
     assert report.differences[0].num_apart == 1
@@ -192,20 +192,20 @@ def test_an_answer_that_depends_on_the_other_images_of_a_batch_is_not_kept(image
             return (x_BCHW / x_BCHW.abs().max()).mean(dim=(2, 3))
 
     monkeypatch.setattr("vitrim.export.run.find_route", lambda _: _Double(lambda logits: logits))
-    with pytest.raises(ExportMismatch, match="other logits with other images beside it: they move by"):
+    with pytest.raises(ExportMismatch, match=r"batch.*scale"):
         vitrim.export_model(OneScaleForAll(), tmp_path / "m.x", images=images)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_nan_is_looked_for_before_runtimes_lose_it(model, images, tmp_path, monkeypatch):
     monkeypatch.setattr("vitrim.export.run.find_route", lambda _: _Double(torch.nan_to_num))
-    with pytest.raises(ValueError, match="images to compare on hold NaN"):
+    with pytest.raises(ValueError, match=r"images.*NaN"):
         vitrim.export_model(model, tmp_path / "m.x", images=images.log())
     with torch.no_grad():
         model.head.bias[0] = torch.nan
-    with pytest.raises(ValueError, match=r"weights hold NaN \(head.bias\)"):
+    with pytest.raises(ValueError, match=r"weights.*NaN.*head\.bias"):
         vitrim.export_model(model, tmp_path / "m.x", images=images)
-    with pytest.raises(ValueError, match="the model itself gives NaN for 7 of 7 images"):
+    with pytest.raises(ValueError, match=r"model.*NaN.*7 of 7 images"):
         compare(lambda x: x.mean(dim=(2, 3)) * torch.nan, lambda x: x.mean(dim=(2, 3)), images, 7, 1e-4)
 
 
@@ -219,7 +219,8 @@ def test_an_unreduced_model_that_does_not_go_through_costs_its_times_alone(model
     monkeypatch.setattr("vitrim.export.run.find_route", lambda _: Reduced(lambda logits: logits))
     report = vitrim.export_model(model, tmp_path / "m.x", images=images, batch_sizes=(7,), rounds=1)
     assert [speed.over for speed in report.speeds] == ["eager"]
-    assert report.notes == ("not timed against the unreduced model, which did not go through: RuntimeError: too large",)
+    (note,) = report.notes
+    assert "unreduced" in note and note.endswith("RuntimeError: too large")
     assert json.loads(report.card.read_text())["notes"] == list(report.notes)
     assert report.path.exists()
 
@@ -231,9 +232,9 @@ def test_the_opset_is_a_choice_where_there_is_one(tmp_path):
         find_route("onnx").at_opset(opset).write(nn.Sequential(nn.Flatten(), nn.GELU()), x, tmp_path / "m.onnx")
         assert [each.version for each in onnx.load(tmp_path / "m.onnx").opset_import if each.domain == ""] == [opset]
     for opset in (17, 24, 18.5, True):
-        with pytest.raises(ValueError, match="the opset is a whole number from 18 to 23"):
+        with pytest.raises(ValueError, match=r"opset.*18 to 23"):
             vitrim.export_model(nn.Flatten(), tmp_path / "m.onnx", to="onnx", opset=opset)
-    with pytest.raises(ValueError, match="chosen of ONNX files alone, and the route aoti"):
+    with pytest.raises(ValueError, match=r"ONNX.*aoti"):
         vitrim.export_model(nn.Flatten(), tmp_path / "m.pt2", to="aoti", opset=18)
 
 
@@ -243,7 +244,7 @@ def test_what_an_exporter_cannot_write_is_told_in_one_line(images, tmp_path):
             logits_BK = x_BCHW.mean(dim=(2, 3))
             return logits_BK if logits_BK.sum() > 0 else -logits_BK
 
-    with pytest.raises(ValueError, match="the route torch-export cannot write this model: ") as told:
+    with pytest.raises(ValueError, match="torch-export cannot write") as told:
         vitrim.export_model(Branches(), tmp_path / "m.pt2", to="torch-export", images=images)
     assert "\n" not in str(told.value)
     assert list(tmp_path.iterdir()) == []
@@ -252,8 +253,7 @@ def test_what_an_exporter_cannot_write_is_told_in_one_line(images, tmp_path):
 @pytest.mark.parametrize("to", ROUTES)
 def test_a_method_whose_counts_vary_is_refused_by_every_route(tiny_vit, to, tmp_path):
     varying = vitrim.reduce_tokens(tiny_vit(depth=DEPTH), "attention_mass", mass=0.8, layers=(1,))
-    told = "attention_mass decides for each image how many tokens stay, and a graph has fixed token counts"
-    with pytest.raises(ValueError, match=told):
+    with pytest.raises(ValueError, match=r"attention_mass.*graph"):
         vitrim.export_model(varying, tmp_path / f"m{find_route(to).suffix}", to=to)
     assert list(tmp_path.iterdir()) == []
 
@@ -335,7 +335,7 @@ def test_a_full_disk_names_the_file_and_leaves_nothing(model, images, tmp_path, 
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(TorchExport, "write", write)
-    with pytest.raises(OSError, match=r"No space left.*make room") as error:
+    with pytest.raises(OSError, match=r"No space left") as error:
         vitrim.export_model(model, tmp_path / "a.pt2", to="torch-export", images=images)
     assert error.value.filename == str(tmp_path / "a.pt2")
     assert list(tmp_path.iterdir()) == []

@@ -59,13 +59,13 @@ def test_position_embeddings_are_resampled_when_a_size_is_asked_for(weights):
 def test_a_checkpoint_at_another_size_fits_with_that_size(tmp_path):
     file = save_checkpoint(tmp_path / "small.safetensors", img_size=64)
     assert same(load_model(MODEL, file, img_size=64), read_checkpoint(file))
-    with pytest.raises(ValueError, match=r"1 of another shape \(pos_embed is 1x17x64 there and 1x101x64 here\)"):
+    with pytest.raises(ValueError, match=r"shape.*pos_embed.*1x17x64.*1x101x64"):
         load_model(MODEL, file)
 
 
 def test_a_checkpoint_of_another_model_says_what_differs(tmp_path):
     file = save_checkpoint(tmp_path / "other.safetensors", "test_vit2")
-    with pytest.raises(ValueError, match=r"not a checkpoint of test_vit: .* unknown \(blocks.*") as error:
+    with pytest.raises(ValueError, match=r"checkpoint of test_vit.*unknown.*blocks") as error:
         load_model(MODEL, file)
     assert "\n" not in str(error.value)
 
@@ -75,7 +75,7 @@ def test_missing_keys_are_named(tmp_path, weights):
     save_file(
         {key: value for key, value in state.items() if not key.startswith("head")}, tmp_path / "headless.safetensors"
     )
-    with pytest.raises(ValueError, match=r"2 missing \(head.weight, head.bias\)"):
+    with pytest.raises(ValueError, match=r"2 missing.*head\.weight, head\.bias"):
         load_model(MODEL, tmp_path / "headless.safetensors")
 
 
@@ -94,7 +94,7 @@ def test_a_damaged_file_is_refused(tmp_path, weights, suffix):
 def test_a_pickle_of_objects_is_not_executed(tmp_path):
     file = tmp_path / "objects.pth"
     torch.save({"model": timm.create_model(MODEL)}, file)
-    with pytest.raises(ValueError, match="not a PyTorch file of plain tensors"):
+    with pytest.raises(ValueError, match=r"PyTorch file.*tensors"):
         read_checkpoint(file)
 
 
@@ -106,7 +106,7 @@ def test_the_arguments_of_a_training_script_may_lie_beside_the_weights(tmp_path,
 
 def test_what_cannot_be_read_safely_is_named(tmp_path):
     torch.save({"model": {}, "where": pathlib.PurePosixPath("a")}, tmp_path / "path.pth")
-    with pytest.raises(ValueError, match="it holds a pathlib"):
+    with pytest.raises(ValueError, match="pathlib"):
         read_checkpoint(tmp_path / "path.pth")
 
 
@@ -120,7 +120,7 @@ def test_checkpoints_of_lightning_are_read(tmp_path, weights, prefix):
 def test_of_weights_and_their_moving_average_it_is_said_which_are_taken(tmp_path, weights):
     state = read_checkpoint(weights)
     torch.save({"state_dict_ema": state, "state_dict": state}, tmp_path / "both.pth")
-    with pytest.warns(UserWarning, match="took state_dict, not state_dict_ema"):
+    with pytest.warns(UserWarning, match="state_dict.*state_dict_ema"):
         load_model(MODEL, tmp_path / "both.pth")
 
 
@@ -130,7 +130,7 @@ def test_numbers_that_are_no_weights_are_refused(tmp_path, weights, dtype):
     for name, value in (("head.bias", state["head.bias"]), ("pos_embed", state["pos_embed"])):
         save_file(state | {name: value.to(dtype)}, tmp_path / "kinds.safetensors")
         kind = str(dtype).removeprefix("torch.")
-        with pytest.raises(ValueError, match=rf"1 no floating-point weights \({name} is {kind}\)"):
+        with pytest.raises(ValueError, match=rf"floating-point.*{name} is {kind}"):
             load_model(MODEL, tmp_path / "kinds.safetensors")
 
 
@@ -148,19 +148,19 @@ def test_buffers_that_count_stay_whole_numbers_even_from_a_file_in_half_precisio
 def test_weights_that_are_not_finite_are_told(tmp_path, weights):
     state = read_checkpoint(weights)
     save_file(state | {"head.bias": state["head.bias"] * torch.nan}, tmp_path / "nan.safetensors")
-    with pytest.warns(UserWarning, match=r"NaN or infinity: 1 tensors \(head.bias\)"):
+    with pytest.warns(UserWarning, match=r"NaN.*head\.bias"):
         read_checkpoint(tmp_path / "nan.safetensors")
 
 
 def odd_contents():
     loop = {}
     loop["model"] = loop
-    yield "numbers for names", {1: torch.zeros(2)}, "holds no state_dict"
-    yield "in itself", loop, "holds no state_dict"
-    yield "sparse", {"a": torch.eye(3).to_sparse()}, "a is a tensor that is sparse_coo"
-    yield "meta", {"a": torch.zeros(3, device="meta")}, "a is a tensor without numbers"
-    yield "long", {"module." * 2000 + "a\nb": torch.zeros(3)}, r"unknown \(module.*\.\.\..*\)"
-    yield "odd characters", {"a\n\x1b[2Jb": torch.zeros(3)}, r"unknown \(a \\x1b\[2Jb\)"
+    yield "numbers for names", {1: torch.zeros(2)}, "no state_dict"
+    yield "in itself", loop, "no state_dict"
+    yield "sparse", {"a": torch.eye(3).to_sparse()}, "a .*sparse_coo"
+    yield "meta", {"a": torch.zeros(3, device="meta")}, "a .*meta"
+    yield "long", {"module." * 2000 + "a\nb": torch.zeros(3)}, r"unknown.*module.*\.\.\."
+    yield "odd characters", {"a\n\x1b[2Jb": torch.zeros(3)}, r"unknown.*a \\x1b\[2Jb"
 
 
 ODD = {name: each for name, *each in odd_contents()}
@@ -192,29 +192,27 @@ def test_a_model_has_the_classes_of_the_checkpoints_head(tmp_path, name):
 
 def test_a_file_without_weights_is_refused(tmp_path):
     torch.save({"epoch": 3}, tmp_path / "log.pth")
-    with pytest.raises(ValueError, match="holds no state_dict"):
+    with pytest.raises(ValueError, match="no state_dict"):
         read_checkpoint(tmp_path / "log.pth")
 
 
 def test_other_files_are_refused_by_their_suffix(tmp_path):
     (tmp_path / "notes.txt").write_text("hello")
-    with pytest.raises(ValueError, match=r"wanted a \.safetensors or a \.pth file"):
+    with pytest.raises(ValueError, match=r"\.safetensors.*\.pth"):
         read_checkpoint(tmp_path / "notes.txt")
-    with pytest.raises(FileNotFoundError, match="there is no checkpoint at"):
+    with pytest.raises(FileNotFoundError, match=r"no checkpoint.*absent"):
         read_checkpoint(tmp_path / "absent.pth")
 
 
 def test_an_unknown_name_gets_close_ones():
-    with pytest.raises(
-        ValueError, match=r"no model is called 'deit_tiny_patch16_244'; close names are deit_tiny_patch16_224"
-    ):
+    with pytest.raises(ValueError, match=r"'deit_tiny_patch16_244'.*deit_tiny_patch16_224"):
         build_model("deit_tiny_patch16_244")
-    with pytest.raises(ValueError, match=r"timm has no weights called test_vit.nonsense; there are test_vit.r160_in1k"):
+    with pytest.raises(ValueError, match=r"test_vit\.nonsense.*test_vit\.r160_in1k"):
         build_model("test_vit.nonsense")
 
 
 def test_a_size_that_a_model_cannot_have_is_refused():
-    with pytest.raises(ValueError, match="resnet18 cannot be built for images of 96 pixels"):
+    with pytest.raises(ValueError, match=r"resnet18.*96 pixels"):
         build_model("resnet18", img_size=96)
 
 
@@ -225,16 +223,12 @@ def test_without_network_the_error_says_what_to_do(monkeypatch):
 
     monkeypatch.setattr("huggingface_hub.get_session", Offline)
     monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda *_: None)
-    with pytest.raises(
-        OSError, match=r"pretrained weights of test_vit cannot be had, is there a network.* pass --checkpoint FILE"
-    ):
+    with pytest.raises(OSError, match=r"weights of test_vit.*network.*--checkpoint FILE"):
         load_model(MODEL)
 
 
 def test_a_model_that_has_no_pretrained_weights_says_so():
-    with pytest.raises(
-        ValueError, match="timm has no pretrained weights for vit_small_patch16_36x1_224: pass --checkpoint"
-    ):
+    with pytest.raises(ValueError, match=r"no pretrained weights.*vit_small_patch16_36x1_224.*--checkpoint"):
         load_model("vit_small_patch16_36x1_224")
 
 
@@ -245,7 +239,7 @@ def test_building_a_model_never_asks_for_weights(monkeypatch):
 
 def test_weights_that_are_missing_from_the_installation_are_named(monkeypatch):
     monkeypatch.setattr(load, "_config_of", lambda _: {"file": "gone.safetensors"})
-    with pytest.raises(FileNotFoundError, match=r"weights of test_vit belong at gone\.safetensors and are not there"):
+    with pytest.raises(FileNotFoundError, match=r"weights of test_vit.*gone\.safetensors"):
         load_model(MODEL)
 
 
@@ -258,7 +252,7 @@ def test_the_model_in_the_package_takes_images_of_other_sizes():
 def test_a_pipe_is_no_checkpoint(tmp_path):
     for name in ("pipe.pth", "pipe.safetensors"):
         os.mkfifo(tmp_path / name)  # which would be waited for
-        with pytest.raises(ValueError, match="a pipe or a device"):
+        with pytest.raises(ValueError, match="pipe"):
             read_checkpoint(tmp_path / name)
 
 

@@ -138,7 +138,7 @@ def test_a_tower_of_open_clip_is_measured_and_has_no_accuracy(images: Path, caps
     assert vitrim("macs", "--model", "open_clip:tiny", "--methods", "tome", "--r", 2) == 0
     full = count_macs(build_model("open_clip:tiny"))
     assert f"{full / 1e9:.4f}" in capsys.readouterr().out
-    with pytest.raises(ValueError, match="has no classes, so there is no accuracy to measure"):
+    with pytest.raises(ValueError, match="no classes"):
         evaluate_folder(build_model("open_clip:tiny"), images)
 
 
@@ -158,7 +158,7 @@ def test_a_checkpoint_of_torchvision_brings_its_classes_and_whole_numbers_only_w
     assert all(torch.equal(value, mine[key]) for key, value in model.state_dict().items())
     assert model.num_classes == 10
     torch.save({key: value.to(torch.int8) for key, value in mine.items()}, file)
-    with pytest.raises(ValueError, match="no floating-point weights"):
+    with pytest.raises(ValueError, match="floating-point"):
         load_model(name, file)
 
 
@@ -177,7 +177,7 @@ def test_a_model_of_images_and_texts_is_taken_for_its_vision_tower(
         assert torch.allclose(getattr(tower(x_BCHW), embedding), of_whole, atol=1e-5)
         assert torch.allclose(Logits(tower)(x_BCHW), of_whole, atol=1e-5)  # what an exported graph returns
     assert vitrim("macs", "--model", f"transformers:{folder}", "--methods", "tome", "--r", 2) == 0
-    with pytest.raises(ValueError, match="has no classes"):
+    with pytest.raises(ValueError, match="no classes"):
         evaluate_folder(tower, folder)
 
 
@@ -186,10 +186,10 @@ def test_weights_that_are_not_those_of_the_tower_are_refused(two_towers: Path, t
     settings = json.loads((folder / "config.json").read_text())
     settings["projection_dim"] = 16
     (folder / "config.json").write_text(json.dumps(settings))
-    with pytest.raises(ValueError, match=r"visual_projection\.weight is of another shape"):
+    with pytest.raises(ValueError, match=r"visual_projection\.weight.*shape"):
         load_model(f"transformers:{folder}")
     (folder / "model.safetensors").write_bytes(b"nothing of that kind")
-    with pytest.raises(ValueError, match="holds no whole safetensors file"):
+    with pytest.raises(ValueError, match="safetensors"):
         load_model(f"transformers:{folder}")
 
 
@@ -258,7 +258,7 @@ def test_a_name_that_is_none_is_told_in_one_line(name: str, message: str, capsys
 
 
 def test_a_folder_that_is_not_there_is_no_matter_of_the_network() -> None:
-    with pytest.raises(FileNotFoundError, match=r"^there is no folder /no/such/folder\.$"):
+    with pytest.raises(FileNotFoundError, match=r"no folder /no/such/folder"):
         load_model("transformers:/no/such/folder")
 
 
@@ -279,7 +279,7 @@ def test_a_repository_without_a_network_comes_with_advice(
     offline: list[object], capsys: pytest.CaptureFixture[str]
 ) -> None:
     said = refusal(capsys, "macs", "--model", "transformers:nobody/nothing")
-    assert "is there a network? name a folder to use files on this machine (no answer from" in said
+    assert "network" in said and "folder" in said and "nobody/nothing" in said
     assert offline
 
 
@@ -287,28 +287,28 @@ def test_a_repository_without_a_network_comes_with_advice(
 def test_nothing_is_downloaded_to_refuse_a_detector(
     name: str, offline: list[object], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert "does not classify images" in refusal(capsys, "doctor", f"torchvision:{name}")
+    assert "classify" in refusal(capsys, "doctor", f"torchvision:{name}")
     assert not offline
 
 
 @pytest.mark.parametrize(
     ("name", "size", "message"),
     [
-        ("torchvision:vit_b_16", 0, "--img-size': wanted a whole number of at least 1"),
-        ("torchvision:vit_b_16", -16, "--img-size': wanted a whole number of at least 1"),
-        ("open_clip:ViT-B-32", 0, "--img-size': wanted a whole number of at least 1"),
-        ("torchvision:vit_b_16", 225, "has patches of 16 pixels, so --img-size is a multiple of it: 224 or 240"),
-        ("torchvision:resnet18", 64, "torchvision:resnet18 cannot be built for images of 64 pixels"),
-        ("open_clip:tiny", 65, "has patches of 8 pixels, so --img-size is a multiple of it: 64 or 72"),
-        ("open_clip:tiny", 4, "so --img-size is a multiple of it: 8."),
-        ("open_clip:tiny-timm", 161, "so --img-size is a multiple of it: 160 or 176"),  # a tower of timm's
+        ("torchvision:vit_b_16", 0, "--img-size.*at least 1"),
+        ("torchvision:vit_b_16", -16, "--img-size.*at least 1"),
+        ("open_clip:ViT-B-32", 0, "--img-size.*at least 1"),
+        ("torchvision:vit_b_16", 225, "patches of 16 pixels.*--img-size.*224 or 240"),
+        ("torchvision:resnet18", 64, "torchvision:resnet18.*64 pixels"),
+        ("open_clip:tiny", 65, "patches of 8 pixels.*--img-size.*64 or 72"),
+        ("open_clip:tiny", 4, "--img-size.* 8"),
+        ("open_clip:tiny-timm", 161, "--img-size.*160 or 176"),  # a tower of timm's
     ],
 )
 def test_sizes_that_do_not_fit_are_told(name: str, size: int, message: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert message in refusal(capsys, "doctor", name, "--img-size", size)
-    with pytest.raises(ValueError, match=r"img-size is a|cannot be built"):
+    assert re.search(message, refusal(capsys, "doctor", name, "--img-size", size))
+    with pytest.raises(ValueError, match=r"img-size|cannot be built"):
         build_model(name, img_size=size)
-    assert message in refusal(capsys, "macs", "--model", name, "--img-size", size)
+    assert re.search(message, refusal(capsys, "macs", "--model", name, "--img-size", size))
 
 
 def test_a_model_is_built_for_the_size_of_its_weights() -> None:
@@ -319,8 +319,8 @@ def test_a_model_is_built_for_the_size_of_its_weights() -> None:
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("open_clip:ViT-B-32", "names no weights: add them, open_clip:ViT-B-32/TAG, or pass --checkpoint FILE"),
-        ("open_clip:ViT-B-32/none", "open_clip has no weights 'none' for ViT-B-32; there are openai"),
+        ("open_clip:ViT-B-32", "open_clip:ViT-B-32/TAG.*--checkpoint"),
+        ("open_clip:ViT-B-32/none", "'none'.*ViT-B-32.*openai"),
     ],
 )
 def test_weights_that_are_none_are_told(name: str, message: str) -> None:
@@ -337,13 +337,14 @@ def test_files_that_hold_no_weights_of_the_model_are_told(
     readme.write_text("no weights")
     text.write_text("no weights")
     messages = {
-        other: f"is not a checkpoint of {model}: 56 missing",
-        readme: "is not a checkpoint that can be read",
-        text: "is not a PyTorch file of plain tensors",
-        tmp_path / "nowhere.pt": "there is no checkpoint at",
+        other: f"checkpoint of {model}.*56 missing",
+        readme: "checkpoint.*safetensors",
+        text: "PyTorch file.*tensors",
+        tmp_path / "nowhere.pt": r"no checkpoint.*nowhere\.pt",
     }
     for file, message in messages.items():
-        assert message in refusal(capsys, "evaluate", "--model", model, "--checkpoint", file, "--data", images)
+        said = refusal(capsys, "evaluate", "--model", model, "--checkpoint", file, "--data", images)
+        assert re.search(message, said)
 
 
 def test_open_clip_takes_a_checkpoint_of_the_whole_or_of_the_tower_and_another_resolution(tmp_path: Path) -> None:
@@ -362,14 +363,14 @@ def test_open_clip_takes_a_checkpoint_of_the_whole_or_of_the_tower_and_another_r
 @pytest.mark.parametrize("library", LIBRARIES)
 def test_a_library_that_is_missing_is_told_with_what_to_install(library: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, library, None)
-    with pytest.raises(ValueError, match=f"{library} is not installed: pip install") as told:
+    with pytest.raises(ValueError, match=f"{library} .*pip install") as told:
         build_model(f"{library}:vit_b_16")
     extras = importlib.metadata.metadata("vitrim").get_all("Provides-Extra") or []
     assert set(re.findall(r"vitrim\[(.*)\]", str(told.value))) <= {each.replace("-", "_") for each in extras}
 
 
 def test_settings_that_do_not_apply_are_refused(vit: Path, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="--img-size does not apply to transformers"):
+    with pytest.raises(ValueError, match=r"--img-size .*transformers"):
         build_model(f"transformers:{vit}", img_size=64)
-    with pytest.raises(ValueError, match="brings its weights"):
+    with pytest.raises(ValueError, match="weights"):
         load_model(f"transformers:{vit}", tmp_path / "weights.pth")

@@ -76,7 +76,7 @@ def test_a_reduced_model_comes_back(make, method, tmp_path):
     plain = vitrim.from_pretrained(folder, method=None)
     assert vitrim.method_of(plain) is None
     assert torch.equal(outputs(plain), outputs(vitrim.restore(model)))
-    with pytest.warns(VitrimWarning, match="which does not act here"):
+    with pytest.warns(VitrimWarning, match="EViT"):
         assert torch.equal(outputs(load_model(folder)), outputs(model))
     vitrim.save_pretrained(model, folder)  # replaces it
     assert torch.equal(outputs(load_model(folder)), outputs(model))
@@ -134,7 +134,7 @@ def test_evaluate_takes_a_folder_of_transformers_as_it_was_saved(tmp_path, capsy
     with pytest.raises(SystemExit):
         app(["evaluate", "--model", str(saved), "--data", str(data)])
     assert f"{saved}, evit as it was saved: top-1 " in capsys.readouterr().out
-    with pytest.warns(VitrimWarning, match="was saved with EViT, which does not act here"):
+    with pytest.warns(VitrimWarning, match="EViT"):
         load_model(f"transformers:{saved}")
 
 
@@ -144,9 +144,9 @@ class OfAUser(transformers.ViTForImageClassification):
 
 def test_what_a_folder_cannot_hold_is_refused_in_one_line(tmp_path):
     for model, said in (
-        (OfAUser(transformers_vit().config), "no class of transformers itself"),
-        (changed(torchvision_vit()), "not as torchvision builds it"),
-        (unlike(tower()), r"ln_post\.eps is 0\.001"),
+        (OfAUser(transformers_vit().config), "OfAUser.*transformers"),
+        (changed(torchvision_vit()), "torchvision"),
+        (unlike(tower()), r"ln_post\.eps.*0\.001"),
     ):
         with pytest.raises(ValueError, match=said) as error:
             vitrim.save_pretrained(model, tmp_path / "refused")
@@ -166,11 +166,11 @@ def unlike(model):
 @pytest.mark.parametrize(
     ("edit", "said"),
     [
-        ({"library": "torch"}, "library is one of"),
-        ({"architecture": "pipeline"}, "is no model of transformers"),
-        ({"arguments": {"attn_implementation": "evil"}}, "is sdpa or eager"),
-        ({"vitrim_format": 3}, "reads formats 1 and 2"),
-        ({"arguments": {"depth": -1}}, "depth is a whole number"),
+        ({"library": "torch"}, "library.*torchvision"),
+        ({"architecture": "pipeline"}, "pipeline.*transformers"),
+        ({"arguments": {"attn_implementation": "evil"}}, "sdpa or eager.*evil"),
+        ({"vitrim_format": 3}, "format 3.*1 and 2"),
+        ({"arguments": {"depth": -1}}, "depth.*whole number"),
     ],
 )
 def test_an_entry_that_was_edited_is_refused_in_one_line(tmp_path, edit, said):
@@ -188,7 +188,7 @@ def test_a_tower_that_names_weights_to_fetch_is_refused(tmp_path):
     for name, fetched in (("hf-hub:somebody/model", False), ("vit_tiny_patch16_224", True)):
         vision = TOWER | {"timm_model_name": name, "timm_model_pretrained": fetched}
         change(folder, arguments={"embed_dim": 24, "vision_cfg": vision, "quick_gelu": False})
-        with pytest.raises(ValueError, match="to be fetched"):
+        with pytest.raises(ValueError, match=r"timm_model_(name|pretrained)|fetch"):
             vitrim.from_pretrained(folder)
 
 

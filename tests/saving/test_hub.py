@@ -94,18 +94,18 @@ def test_a_model_of_transformers_is_pushed_with_all_that_it_needs():
 
 
 def test_what_the_hub_refuses_is_told_in_one_line(hub, monkeypatch):
-    with pytest.raises(OSError, match=r"no such repository at v9 can be had from the hub: no revision v9\.$"):
+    with pytest.raises(OSError, match=r"v9.*hub.*: no revision v9\.$"):
         vitrim.from_pretrained("owner/small-vit", revision="v9")
-    with pytest.raises(ValueError, match="a repository on the hub is owner/name, not 'small-vit'"):
+    with pytest.raises(ValueError, match=r"owner/name.*'small-vit'"):
         vitrim.push_to_hub(built(), "small-vit")
-    with pytest.raises(ValueError, match="is no name for a repository on the hub"):
+    with pytest.raises(ValueError, match=r"name.*repository"):
         vitrim.push_to_hub(built(), "owner/../x")
 
     def forbidden(*_, **__):
         raise RuntimeError("403 Forbidden\nlong story")
 
     monkeypatch.setattr(hub, "create_repo", forbidden)
-    with pytest.raises(OSError, match=r"could not be uploaded to owner/small-vit: 403 Forbidden\.$"):
+    with pytest.raises(OSError, match=r"owner/small-vit: 403 Forbidden\.$"):
         vitrim.push_to_hub(built(), "owner/small-vit")
 
 
@@ -116,11 +116,11 @@ def test_without_network_a_repository_is_looked_for_in_the_cache_alone(tmp_path,
 
     monkeypatch.setattr("huggingface_hub.get_session", Offline)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
-    with pytest.raises(OSError, match=r"no answer from https://\S+, and it is not in the cache\.$"):
+    with pytest.raises(OSError, match=r"no answer from https://\S+.*cache\.$"):
         vitrim.from_pretrained("owner/small-vit")
     monkeypatch.setattr(
         "huggingface_hub.snapshot_download", lambda *_, local_files_only, **__: str(saved) if local_files_only else None
     )
     assert method_of(vitrim.from_pretrained("owner/small-vit")).exits is not None
-    with pytest.raises(OSError, match=r"could not be uploaded to owner/small-vit: no answer from"):
+    with pytest.raises(OSError, match=r"owner/small-vit: no answer from"):
         vitrim.push_to_hub(built(), "owner/small-vit")

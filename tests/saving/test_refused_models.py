@@ -12,7 +12,7 @@ import vitrim
 
 
 def test_a_model_that_timm_does_not_know_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="does not say which model of timm's it is"):
+    with pytest.raises(ValueError, match=r"VisionTransformer.*timm"):
         vitrim.save_pretrained(VisionTransformer(**SMALL), tmp_path / "saved")
 
 
@@ -30,7 +30,7 @@ def other_head(model):
 
 @pytest.mark.parametrize(
     ("alter", "named"),
-    [(other_norm, r"blocks\.1\.norm1\.eps is 0\.001"), (other_activation, r"act is a ReLU"), (other_head, "head")],
+    [(other_norm, r"blocks\.1\.norm1\.eps.*0\.001"), (other_activation, r"act.*ReLU"), (other_head, "head")],
 )
 def test_a_model_altered_by_hand_is_refused_with_the_difference(alter, named, tmp_path):
     model = built()
@@ -43,5 +43,5 @@ def test_a_model_altered_by_hand_is_refused_with_the_difference(alter, named, tm
 
 def test_what_is_not_plain_is_refused_in_recipe_and_metrics(tmp_path):
     for about in ({"recipe": {"lr": object()}}, {"metrics": {"top-1": torch.tensor(1.0)}}, {"metrics": {"a": 1e400}}):
-        with pytest.raises(ValueError, match="recipe and metrics must be plain values"):
+        with pytest.raises(ValueError, match=r"recipe and metrics.*JSON"):
             vitrim.save_pretrained(built(), tmp_path / "saved", **about)

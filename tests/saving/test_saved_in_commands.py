@@ -20,7 +20,7 @@ from vitrim.loading.build import build_model, load_model
 from vitrim.measure.evaluate import Score
 from vitrim.methods import ToMe
 
-SAYS = "was saved with metr over evit, which does not act here: vitrim.from_pretrained"
+SAYS = "metr over evit.*vitrim.from_pretrained"
 
 
 def test_load_model_takes_a_folder_with_all_its_tokens_and_says_so(saved, tmp_path):
@@ -33,7 +33,7 @@ def test_load_model_takes_a_folder_with_all_its_tokens_and_says_so(saved, tmp_pa
         assert load_model(str(saved), img_size=48)(torch.zeros(1, 3, 48, 48)).shape == (1, 7)
     plain = vitrim.save_pretrained(built(), tmp_path / "plain")
     assert torch.equal(outputs(load_model(plain)), outputs(built()))  # and no word, for nothing is left out
-    with pytest.raises(ValueError, match="is a saved model and brings its weights"):
+    with pytest.raises(ValueError, match=r"saved model.*weights"):
         load_model(str(saved), saved / "model.safetensors")
 
 
@@ -101,7 +101,7 @@ def test_a_folder_that_is_no_model_is_told_in_one_line(tmp_path, capsys):
     with pytest.raises(SystemExit) as end:
         app(["evaluate", "--model", str(tmp_path), "--data", str(tmp_path)])
     assert end.value.code == 2
-    assert "is not a saved model: it has no model.safetensors" in capsys.readouterr().err
+    assert "model.safetensors" in capsys.readouterr().err
 
 
 def test_whoever_may_read_the_configuration_may_read_the_weights(tmp_path):

@@ -61,9 +61,9 @@ def test_the_method_can_be_left_out_or_replaced(saved):
 
 def test_a_method_whose_weights_are_not_there_is_refused(tmp_path, saved):
     folder = vitrim.save_pretrained(reduced(), tmp_path / "plain")
-    with pytest.raises(ValueError, match=r"has no weights for what the method learns \(blocks\.1\.method\.exit"):
+    with pytest.raises(ValueError, match=r"no weights.*method.*blocks\.1\.method\.exit"):
         vitrim.from_pretrained(folder, method=METR(method=EViT()))
-    with pytest.raises(ValueError, match="has no weights for what the method learns"):
+    with pytest.raises(ValueError, match=r"no weights.*method"):
         vitrim.from_pretrained(saved, method=METR(method=EViT(), exits=(0,)))
 
 
@@ -72,7 +72,7 @@ def test_a_method_from_elsewhere_is_refused_before_anything_is_written(tmp_path)
     class EViT(Method):  # the name of one of ours does not make it ours
         name = "mine"
 
-    with pytest.raises(ValueError, match="EViT is not registered"):
+    with pytest.raises(ValueError, match=r"EViT.*register"):
         vitrim.save_pretrained(vitrim.reduce_tokens(built(), EViT()), tmp_path / "saved")
     assert list(tmp_path.iterdir()) == []
 
@@ -85,5 +85,5 @@ def test_settings_that_are_no_plain_values_are_refused(value, monkeypatch):
         setting: object = None
 
     monkeypatch.setattr(method_json, "classes", lambda: {"Odd": Odd})
-    with pytest.raises(ValueError, match=r"Odd\.setting is .*only numbers, words, tuples and lists can be saved"):
+    with pytest.raises(ValueError, match=r"Odd\.setting.*numbers, words, tuples and lists"):
         method_to_json(Odd(setting=value))

@@ -44,13 +44,13 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path, saved):
     other = tmp_path / "other"
     other.mkdir()
     (other / "config.json").write_text('{"model_type": "vit"}')
-    with pytest.raises(ValueError, match="holds files of something else, which saving would overwrite"):
+    with pytest.raises(ValueError, match="overwrite"):
         vitrim.save_pretrained(reduced(), other)
     (saved / "notes.txt").write_text("mine")
-    with pytest.raises(ValueError, match=r"holds notes\.txt, which saving would overwrite: name a new folder"):
+    with pytest.raises(ValueError, match=r"notes\.txt.*overwrite.*new folder"):
         vitrim.save_pretrained(reduced(), saved)
     assert (saved / "notes.txt").read_text() == "mine"
-    with pytest.raises(ValueError, match=r"notes\.txt is a file: name a folder"):
+    with pytest.raises(ValueError, match=r"notes\.txt is a file"):
         vitrim.save_pretrained(reduced(), saved / "notes.txt")
 
 
@@ -66,7 +66,7 @@ def test_a_full_disk_leaves_what_was_there(writer, there, tmp_path, monkeypatch,
         raise OSError(errno.ENOSPC, "No space left on device", str(path))
 
     monkeypatch.setattr(f"vitrim.{writer}", full)
-    with pytest.raises(OSError, match=r"could not be saved to .*saved, which is as it was: No space left on device\."):
+    with pytest.raises(OSError, match=r"saved.*: No space left on device\."):
         vitrim.save_pretrained(reduced(), place)
     monkeypatch.undo()
     assert [path.name for path in tmp_path.iterdir()] == (["saved"] if there else [])
@@ -79,7 +79,7 @@ def test_a_limit_of_the_system_leaves_no_half_folder(tmp_path):
     model = reduced()
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))  # the weights take more
     try:
-        with pytest.raises(OSError, match="could not be saved"):
+        with pytest.raises(OSError, match="not be saved"):
             vitrim.save_pretrained(model, tmp_path / "saved")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
@@ -94,7 +94,7 @@ def test_a_read_only_folder_is_named():
         try:
             if user == 0:
                 os.seteuid(65534)  # nothing is read-only to root
-            with pytest.raises(OSError, match=r"could not be saved to .*: Permission denied\."):
+            with pytest.raises(OSError, match=r"saved.*: Permission denied\."):
                 vitrim.save_pretrained(model, Path(folder) / "saved")
         finally:
             os.seteuid(user)
@@ -107,13 +107,13 @@ def test_what_was_not_written_as_it_was_is_found_before_it_takes_its_place(tmp_p
         save_file({**state, "head.bias": state["head.bias"] + 1}, path)
 
     monkeypatch.setattr("vitrim.saving.write._write_weights", wrong)
-    with pytest.raises(OSError, match="what was read back is not what was written"):
+    with pytest.raises(OSError, match="read back"):
         vitrim.save_pretrained(reduced(), tmp_path / "saved")
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("metrics", ["top-1", 7, [79.1]])
 def test_metrics_without_names_are_refused(tmp_path, metrics):
-    with pytest.raises(ValueError, match="metrics are numbers by name"):
+    with pytest.raises(ValueError, match=r"metrics.*name"):
         vitrim.save_pretrained(reduced(), tmp_path / "saved", metrics=metrics)
     assert list(tmp_path.iterdir()) == []

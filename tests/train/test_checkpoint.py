@@ -57,7 +57,7 @@ def test_the_state_of_another_models_optimizer_is_refused():
     optimizer = make("adamw", model)
     train(model, optimizer, range(1))
     tensors, plain = checkpoint.optimizer_state(optimizer, model)
-    with pytest.raises(TrainingError, match=r"knows a parameter [012]\."):
+    with pytest.raises(TrainingError, match=r"parameter [012]\."):
         checkpoint.load_optimizer(make("adamw", other), other, tensors, plain)
 
 
@@ -67,7 +67,7 @@ def test_what_is_not_finite_is_not_saved(what, value, tmp_path):
     good = {"weight": torch.ones(2), "count": torch.tensor(3)}
     checkpoint.save(tmp_path, 1, {"model": good, "optimizer": good, "ema": good}, {})
     files = {"model": good, "optimizer": good, "ema": good} | {what: {"bad": torch.tensor([0.0, value])}}
-    with pytest.raises(TrainingError, match=f"after update 2 the {what} holds NaN or infinity \\(in bad\\)"):
+    with pytest.raises(TrainingError, match=f"update 2 .*{what}.*NaN.*bad"):
         checkpoint.save(tmp_path, 2, files, {})
     assert [path.name for path in tmp_path.iterdir()] == ["step-00000001"]
 
@@ -89,7 +89,7 @@ def test_old_checkpoints_and_halves_go(tmp_path):
 def test_a_checkpoint_without_one_of_its_files_is_named(tmp_path):
     path = checkpoint.save(tmp_path, 1, {"model": {"a": torch.ones(1)}, "optimizer": {}}, {})
     (path / "optimizer.safetensors").unlink()
-    with pytest.raises(TrainingError, match=r"cannot be read \(optimizer.safetensors is missing\)"):
+    with pytest.raises(TrainingError, match=r"optimizer\.safetensors"):
         checkpoint.load(path)
     (path / "state.json").write_text("{")
     with pytest.raises(TrainingError, match="cannot be read"):

@@ -74,9 +74,9 @@ def test_repeats_show_fewer_images_more_often_and_each_time_as_another_view():
 
 
 def test_batches_that_do_not_split_or_fill_are_refused():
-    with pytest.raises(ValueError, match="a batch of 9 images does not split over 2 processes"):
+    with pytest.raises(ValueError, match=r"9 images.*2 processes"):
         ViewSampler(24, batch_size=9, num_steps=1, world_size=2)
-    with pytest.raises(ValueError, match="7 training images do not fill one batch of 8"):
+    with pytest.raises(ValueError, match=r"7 training images.*batch of 8"):
         ViewSampler(7, batch_size=8, num_steps=1)
 
 
@@ -149,7 +149,7 @@ def test_hidden_folders_and_links_count_in_training_as_elsewhere(tmp_path):
     (tmp_path / "train" / "cat" / ".thumbs").mkdir()
     for file in (tmp_path / "train" / "cat").glob("*.png"):
         file.rename(tmp_path / "train" / "cat" / ".thumbs" / file.name)
-    with pytest.raises(ImageDataError, match="cat holds no images"):
+    with pytest.raises(ImageDataError, match=r"cat .*no images"):
         classes_of(tmp_path)
     (tmp_path / "train" / "cat" / "linked").symlink_to(tmp_path / "val" / "cat", target_is_directory=True)
     assert classes_of(tmp_path) == ["bird", "cat"]

@@ -193,18 +193,18 @@ def test_missing_label_maps_are_said_before_anything_is_trained(
     recipe = load_recipe(RECIPES / "imagenet" / "evit_lvvit_small_300.py")
     recipe = replace(recipe, model=tiny_model(recipe.model), num_classes=2, batch_size=8, precision="fp32")
     (tmp_path / "maps").mkdir()
-    for folder, message in ((tmp_path / "none", "no folder of label maps"), (tmp_path / "maps", "has no label map")):
+    for folder, message in ((tmp_path / "none", "label maps"), (tmp_path / "maps", "label map")):
         with pytest.raises(ValueError, match=message):
             vitrim.run_recipe(replace(recipe, label_maps=str(folder)), images, tmp_path / "run", cpu=True)
     assert not (tmp_path / "run").exists()
 
 
 def test_fields_that_exclude_or_need_each_other_are_checked() -> None:
-    with pytest.raises(ValueError, match="set mixup 0 and cutmix 0"):
+    with pytest.raises(ValueError, match=r"token.labeling.*mixup"):
         Recipe(model="lvvit_small", token_labeling=True, mixup=0.8)
-    with pytest.raises(ValueError, match="unseen by a teacher"):
+    with pytest.raises(ValueError, match=r"token.labeling.*teacher"):
         Recipe(model="lvvit_small", token_labeling=True, teacher="lvvit_medium", distillation="soft")
-    with pytest.raises(ValueError, match="label_maps go with token labeling"):
+    with pytest.raises(ValueError, match=r"label_maps.*token_labeling"):
         Recipe(model="lvvit_small", label_maps="maps")
-    with pytest.raises(ValueError, match="teacher_checkpoint goes with a teacher"):
+    with pytest.raises(ValueError, match=r"teacher_checkpoint.*teacher"):
         Recipe(model="lvvit_small", teacher_checkpoint="file")

@@ -159,7 +159,7 @@ def test_a_checkpoint_that_was_damaged_is_named_and_the_one_before_serves(images
     newest = checkpoint.latest(output / "checkpoints")
     before = lines(output)
     os.truncate(newest / "model.safetensors", 1000)
-    with pytest.raises(TrainingError, match=f"{newest.name} cannot be read .* remove it to go on from an earlier one"):
+    with pytest.raises(TrainingError, match=f"{newest.name} cannot be read.*earlier"):
         run_recipe(wanted, images, output, cpu=True)
     for path in newest.iterdir():
         path.unlink()
@@ -172,5 +172,5 @@ def test_a_checkpoint_of_another_model_is_refused(images, tmp_path):
     run_recipe(recipe(epochs=1), images, tmp_path / "out", cpu=True)
     file = tmp_path / "out" / "recipe.json"
     file.write_text(file.read_text().replace('"img_size": 32', '"img_size": 64'))
-    with pytest.raises(TrainingError, match="the checkpoint is of another model: pos_embed has another shape there"):
+    with pytest.raises(TrainingError, match=r"another model.*pos_embed.*shape"):
         run_recipe(Recipe(**FIELDS | {"img_size": 64, "epochs": 1}), images, tmp_path / "out", cpu=True)

@@ -107,7 +107,7 @@ def test_another_resolution_resamples_the_positions(folder: Path) -> None:
 
 def test_a_checkpoint_of_another_resolution_says_what_differs(folder: Path, tmp_path: Path) -> None:
     vitrim.save_pretrained(build("vit_tiny_patch16_224", img_size=48), tmp_path / "large")
-    with pytest.raises(ValueError, match="pos_embed is 1x145x24 there and 1x65x24 here"):
+    with pytest.raises(ValueError, match=r"pos_embed.*1x145x24.*1x65x24"):
         start_model(recipe(folder, checkpoint=str(tmp_path / "large")), KNOWN)
 
 
@@ -169,9 +169,9 @@ def test_a_file_of_weights_and_a_checkpoint_of_a_run_start_too(folder: Path, tmp
 
 
 def test_a_checkpoint_of_another_model_is_refused(folder: Path) -> None:
-    with pytest.raises(ValueError, match=r"is not a checkpoint of .*missing"):
+    with pytest.raises(ValueError, match=r"not a checkpoint.*missing"):
         start_model(recipe(folder, checkpoint="lvvit"), KNOWN)
-    with pytest.raises(FileNotFoundError, match="there is no checkpoint"):
+    with pytest.raises(FileNotFoundError, match="no checkpoint"):
         start_model(recipe(folder, checkpoint="nowhere"), KNOWN)
 
 
@@ -197,7 +197,7 @@ def teacher(folder: Path, name: str, **more: Any) -> Recipe:
 def test_a_teacher_knows_the_classes_of_the_data(folder: Path) -> None:
     wanted = teacher(folder, "metr", method="evit")
     student, _ = start_model(wanted, KNOWN)
-    with pytest.warns(VitrimWarning, match="which does not act here"):
+    with pytest.warns(VitrimWarning, match="saved with"):
         found = start_teacher(wanted, KNOWN, student)
     assert found is not None
     row = ImageNetInfo("imagenet-1k").label_names().index(KNOWN[1])
@@ -208,8 +208,8 @@ def test_a_teacher_knows_the_classes_of_the_data(folder: Path) -> None:
 def test_a_teacher_of_other_classes_is_refused(folder: Path) -> None:
     wanted = teacher(folder, "metr", head="new")
     student, _ = start_model(wanted, CLASSES)
-    said = pytest.warns(VitrimWarning, match="which does not act here")
-    with said, pytest.raises(ValueError, match="was not trained on these 3 classes"):
+    said = pytest.warns(VitrimWarning, match="saved with")
+    with said, pytest.raises(ValueError, match="3 classes"):
         start_teacher(wanted, CLASSES, student)
 
 
@@ -217,7 +217,7 @@ def test_a_teacher_of_images_normalised_otherwise_is_refused(folder: Path) -> No
     wanted = teacher(folder, "mf", head="new")
     student, _ = start_model(wanted, CLASSES)
     assert student.pretrained_cfg["mean"] != (0.485, 0.456, 0.406)  # the tiny ViT's is 0.5
-    with pytest.raises(ValueError, match="wants images of mean"):
+    with pytest.raises(ValueError, match=r"images.*mean"):
         start_teacher(wanted, CLASSES, student)
 
 

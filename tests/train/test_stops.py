@@ -3,6 +3,7 @@
 import errno
 import math
 import os
+import re
 import subprocess
 
 import pytest
@@ -52,8 +53,8 @@ def run_to_the_stop(monkeypatch, images, output, step, broken, **fields):
 def test_nan_between_two_log_lines_is_told_with_its_update_and_what_to_do(images, tmp_path, monkeypatch):
     output = tmp_path / "out"
     said = run_to_the_stop(monkeypatch, images, output, 5, poison, log_every=100, checkpoint_every=3)
-    assert said.startswith("the loss is nan at update 5: lower lr, raise warmup_epochs, or set clip_grad.")
-    assert said.endswith("The last checkpoint is whole: " + str(output / "checkpoints" / "step-00000003") + ".")
+    assert re.match("the loss is nan at update 5.*lr.*clip_grad", said)
+    assert said.endswith(f"{output / 'checkpoints' / 'step-00000003'}.")
     assert [path.name for path in (output / "checkpoints").iterdir()] == ["step-00000003"]
     assert [line["step"] for line in lines(output)] == [3]
     state = checkpoint.load(checkpoint.latest(output / "checkpoints"))[0]
@@ -68,16 +69,14 @@ def test_weights_that_the_last_update_broke_are_not_saved(images, tmp_path, monk
 
     output = tmp_path / "out"
     said = run_to_the_stop(monkeypatch, images, output, 4, break_gradients, checkpoint_every=1)
-    assert said.startswith(
-        "after update 4 the model holds NaN or infinity (in head.bias), so it is not saved: lower lr"
-    )
+    assert re.match(r"after update 4 .*NaN.*head\.bias.*lr", said)
     assert checkpoint.latest(output / "checkpoints").name == "step-00000003"
 
 
 def test_nan_before_any_checkpoint_says_so(images, tmp_path, monkeypatch):
     said = run_to_the_stop(monkeypatch, images, tmp_path / "out", 1, poison)
     assert "the loss is nan at update 1" in said
-    assert said.endswith("There is no checkpoint yet.")
+    assert "no checkpoint" in said
 
 
 @pytest.mark.parametrize("error", [OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), SafetensorError("IO error: 28")])
@@ -93,9 +92,7 @@ def test_a_full_disk_leaves_the_last_checkpoint_whole_and_nothing_half(error, im
 
     with monkeypatch.context() as patches:
         patches.setattr(safetensors.torch, "save_file", write_until_full)
-        with pytest.raises(
-            TrainingError, match=r"the checkpoint of update 6 cannot be written to .* The last"
-        ) as caught:
+        with pytest.raises(TrainingError, match=r"checkpoint of update 6.*step-00000003") as caught:
             run_recipe(wanted, images, output, cpu=True)
     assert "\n" not in str(caught.value)
     assert [path.name for path in (output / "checkpoints").iterdir()] == ["step-00000003"]
@@ -113,7 +110,7 @@ def test_a_full_disk_while_logging_leaves_the_last_checkpoint_whole(images, tmp_
 
     with monkeypatch.context() as patches:
         patches.setattr(folder.json, "dumps", full)
-        with pytest.raises(TrainingError, match=r"log of .* cannot be written \(No space left on device\)\. The last"):
+        with pytest.raises(TrainingError, match=r"log of .*No space left on device.*step-00000003"):
             run_recipe(wanted, images, output, cpu=True)
     assert run_recipe(wanted, images, output, cpu=True)["updates"] == 6
     assert [line["step"] for line in lines(output)] == [1, 2, 3, 4, 5, 6]
@@ -126,7 +123,7 @@ def test_a_disk_that_is_really_full(images, tmp_path):
         pytest.skip("may not mount a small disk")
     try:
         wanted, output = recipe(epochs=4, checkpoint_every=3, checkpoints_kept=9), place / "out"
-        with pytest.raises(TrainingError, match=r"The last checkpoint is whole|There is no checkpoint yet") as error:
+        with pytest.raises(TrainingError, match=r"last checkpoint|no checkpoint") as error:
             run_recipe(wanted, images, output, cpu=True)
         assert "space" in str(error.value).lower() or "28" in str(error.value)
         names = [path.name for path in (output / "checkpoints").iterdir()]

@@ -40,17 +40,17 @@ def again(finished, images, tmp_path):
 @pytest.mark.parametrize(
     ("entry", "value", "told"),
     [
-        ("step", "six", "step cannot be six"),
-        ("step", 5, "it says that it is of update 5"),
-        ("step", 10**400, "step cannot be"),
-        ("seconds", float("nan"), "seconds cannot be nan"),
-        ("unreadable", ["a.png"], "unreadable cannot be"),
-        ("accuracy", {"top1": 101}, "accuracy cannot be"),
-        ("optimizer", {"values": {}}, "optimizer cannot be"),
-        ("optimizer", {"values": {}, "groups": [{"lr": [1]}]}, "optimizer cannot be"),
-        ("optimizer", {"values": {}, "groups": []}, "it has 0 groups"),
-        ("scaler", 5, "scaler cannot be 5"),
-        (None, [], "it is no object"),
+        ("step", "six", "step.*six"),
+        ("step", 5, "update 5"),
+        ("step", 10**400, "step "),
+        ("seconds", float("nan"), "seconds.*nan"),
+        ("unreadable", ["a.png"], r"unreadable .*a\.png"),
+        ("accuracy", {"top1": 101}, "accuracy .*101"),
+        ("optimizer", {"values": {}}, "optimizer .*values"),
+        ("optimizer", {"values": {}, "groups": [{"lr": [1]}]}, "optimizer .*values"),
+        ("optimizer", {"values": {}, "groups": []}, "0 groups"),
+        ("scaler", 5, "scaler.*5"),
+        (None, [], "object"),
     ],
 )
 def test_a_state_that_no_run_writes_is_refused(again, entry, value, told):
@@ -64,10 +64,10 @@ def test_a_state_that_no_run_writes_is_refused(again, entry, value, told):
 @pytest.mark.parametrize(
     ("file", "change", "told"),
     [
-        ("model", lambda each: each.long(), "norm.weight has another dtype"),
-        ("model", lambda each: each * float("nan"), "model.safetensors holds NaN or infinity in norm.weight"),
-        ("model", lambda each: each[:-1].clone(), "norm.weight has another shape"),
-        ("ema", None, "ema.safetensors is missing"),
+        ("model", lambda each: each.long(), "norm.weight.*dtype"),
+        ("model", lambda each: each * float("nan"), "model.safetensors.*NaN.*norm.weight"),
+        ("model", lambda each: each[:-1].clone(), "norm.weight.*shape"),
+        ("ema", None, "ema.safetensors"),
     ],
 )
 def test_weights_that_no_run_writes_are_refused(again, file, change, told):
@@ -85,7 +85,7 @@ def test_a_line_of_the_log_that_no_run_writes_is_refused_and_a_last_one_cut_off_
     log = again.output / "metrics.jsonl"
     lines = log.read_text().splitlines()
     log.write_text("\n".join([lines[0], line, *lines[1:]]) + "\n")
-    with pytest.raises(ValueError, match=r"metrics.jsonl, line 2, is not as vitrim writes it"):
+    with pytest.raises(ValueError, match=r"metrics\.jsonl, line 2"):
         again()
     log.write_text("\n".join(lines) + '\n{"step": 7, "lo')
     assert again()["updates"] == 6
@@ -95,20 +95,20 @@ def test_a_line_of_the_log_that_no_run_writes_is_refused_and_a_last_one_cut_off_
 def test_a_recipe_in_the_folder_that_is_odd_is_told_in_a_short_line(again):
     file = again.output / "recipe.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {"lr": "x\x1b" * 10**5}))
-    with pytest.raises(ValueError, match=r"holds a run of another recipe \(lr was 'x") as error:
+    with pytest.raises(ValueError, match=r"recipe.*lr was 'x") as error:
         again()
     assert len(str(error.value)) < 1000 and "\x1b" not in str(error.value)
     for content in ("[]", "[" * 10**5, "no json"):
         file.write_text(content)
-        with pytest.raises(ValueError, match="was not written by vitrim"):
+        with pytest.raises(ValueError, match=r"recipe\.json"):
             again()
 
 
 @pytest.mark.parametrize(
     ("error", "told"),
     [
-        (RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. "), "images was killed"),
-        (torch.OutOfMemoryError("CUDA out of memory."), "not enough memory: use a smaller batch_size"),
+        (RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. "), "killed"),
+        (torch.OutOfMemoryError("CUDA out of memory."), "memory.*batch_size"),
     ],
 )
 def test_a_lost_worker_and_short_memory_name_the_last_checkpoint(again, monkeypatch, error, told):
@@ -118,7 +118,7 @@ def test_a_lost_worker_and_short_memory_name_the_last_checkpoint(again, monkeypa
     monkeypatch.setattr(Trainer, "_batches", fail)
     with pytest.raises(TrainingError, match=told) as caught:
         again()
-    assert str(caught.value).endswith(f"The last checkpoint is whole: {again.checkpoint}.")
+    assert str(caught.value).endswith(f"{again.checkpoint}.")
     assert os.path.isdir(again.checkpoint)
 
 

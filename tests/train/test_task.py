@@ -204,12 +204,12 @@ def test_a_few_updates_lower_the_loss_of_token_labeling(images: Tensor, method: 
 
 
 def test_token_labeling_without_a_head_on_every_token_is_refused(tiny_vit: TinyViT) -> None:
-    with pytest.raises(ValueError, match="needs a model with a head on every token, and VisionTransformer has none"):
+    with pytest.raises(ValueError, match=r"head on every token.*VisionTransformer"):
         TokenLabelingTask(tiny_vit(), dense_weight=1.0)
 
 
 @pytest.mark.parametrize("target", [[1, 2], None, 1])
 def test_targets_of_another_kind_are_refused(tiny_vit: TinyViT, images: Tensor, target: Any) -> None:
     task = ClassificationTask(vitrim.reduce_tokens(tiny_vit(), "evit"))
-    with pytest.raises(ValueError, match="targets are a tensor"):
+    with pytest.raises(ValueError, match="targets"):
         task(images, target)

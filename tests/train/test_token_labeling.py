@@ -135,12 +135,12 @@ def test_reduced_outputs_meet_the_targets_of_the_patches_they_hold(
 
 def test_reduced_outputs_without_sources_are_refused(images: Tensor, targets: tuple[Tensor, Tensor]) -> None:
     output = vitrim.reduce_tokens(small().train(), vitrim.EViT(keep_rate=0.5))(images)
-    with pytest.raises(ValueError, match="needs publish_into"):
+    with pytest.raises(ValueError, match=r"publish_into|reduced_targets"):
         tl.loss_of_output(output, *targets, GRID)
 
 
 def test_a_grid_that_does_not_fit_the_targets_is_refused(images: Tensor, targets: tuple[Tensor, Tensor]) -> None:
-    with pytest.raises(ValueError, match="a grid of 3 x 3 needs 9 targets, not 16"):
+    with pytest.raises(ValueError, match=r"3 x 3.* 9 .*16"):
         tl.loss_of_output(small().train()(images), *targets, (3, 3))
 
 
@@ -174,7 +174,7 @@ def test_a_crop_of_a_label_map_holds_what_lies_there() -> None:
 
 def test_maps_of_another_data_set_are_refused() -> None:
     maps = torch.full((1, 2, 1, 18, 18), 700.0)
-    with pytest.raises(ValueError, match="name class 700, and the model has 10"):
+    with pytest.raises(ValueError, match=r"class 700.* 10"):
         tl.label_map_targets(maps, torch.tensor([[0.0, 0.0, 1.0, 1.0]]), 10, GRID)
 
 
@@ -202,10 +202,10 @@ def test_label_maps_that_are_none_are_refused_and_never_run(tmp_path: Path, monk
     torch.save(torch.rand(5, 18, 18), tmp_path / "flat.pt")
     torch.save({"a": torch.rand(2)}, tmp_path / "dict.pt")
     save_file({"a": torch.rand(2), "b": torch.rand(2)}, tmp_path / "two.safetensors")
-    wanted = {"evil.pt": "cannot be read", "flat.pt": "is no label map", "dict.pt": "holds a dict"}
-    for name, message in {**wanted, "two.safetensors": "cannot be read", "map.npy": "wanted a file ending"}.items():
+    wanted = {"evil.pt": "cannot be read", "flat.pt": "label map", "dict.pt": "dict"}
+    for name, message in {**wanted, "two.safetensors": "cannot be read", "map.npy": r"\.safetensors"}.items():
         with pytest.raises(ValueError, match=message):
             tl.read_label_map(tmp_path / name)
     assert not (tmp_path / "executed").exists()
-    with pytest.raises(FileNotFoundError, match="has no label map"):
+    with pytest.raises(FileNotFoundError, match=r"missing.JPEG.*label map"):
         tl.find_label_map(tmp_path, Path("missing.JPEG"))

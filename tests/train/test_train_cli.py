@@ -3,6 +3,7 @@
 import json
 import os
 import pickle
+import re
 
 import pytest
 import torch
@@ -102,89 +103,89 @@ def test_help_shows_the_fields(capsys):
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (("--lrr", 1), "a recipe has no field 'lrr'; did you mean lr"),
-        (("--lr",), "a recipe's field is set as --field value, and '--lr' came"),
-        (("lr", 1), "a recipe's field is set as --field value, and 'lr' came"),
-        (("--lr", "fast"), "lr must be a number, not 'fast'"),
-        (("--lr", "NaN"), "lr must be a number, not nan"),
-        (("--epochs", 0), "epochs must be a number of at least 0.001, not 0"),
-        (("--batch-size", 2.5), "batch_size must be a whole number, not 2.5"),
-        (("--compile", 1), "compile must be true or false, not 1"),
-        (("--img-size", "[32, 32]"), "img_size must be a whole number or none"),
-        (("--crop-scale", "[1.0, 0.5]"), "crop_scale must be two shares"),
-        (("--crop-scale", 0.5), "crop_scale must be two numbers"),
-        (("--settings", 5), "settings must be names with values"),
-        (("--clip-grad", 0), "clip_grad must be above 0"),
-        (("--layer-decay", 2), "layer_decay must be above 0 and at most 1"),
-        (("--schedule", "plateau"), "schedule must be one of cosine, tanh"),
-        (("--precision", "fp64"), "precision must be one of"),
-        (("--precision", "fp16"), "fp16 needs a GPU"),
-        (("--sharding", "fsdp"), "start it by torchrun"),
+        (("--lrr", 1), "'lrr'.*did you mean lr"),
+        (("--lr",), "--field value.*'--lr'"),
+        (("lr", 1), "--field value.*'lr'"),
+        (("--lr", "fast"), "lr must be.*'fast'"),
+        (("--lr", "NaN"), "lr must be.*nan"),
+        (("--epochs", 0), "epochs must be.*at least 0.001"),
+        (("--batch-size", 2.5), "batch_size must be.*2.5"),
+        (("--compile", 1), "compile must be.*1"),
+        (("--img-size", "[32, 32]"), "img_size must be.*none"),
+        (("--crop-scale", "[1.0, 0.5]"), "crop_scale.*1.0, 0.5"),
+        (("--crop-scale", 0.5), "crop_scale.*two numbers"),
+        (("--settings", 5), "settings must be.*5"),
+        (("--clip-grad", 0), "clip_grad must be"),
+        (("--layer-decay", 2), "layer_decay must be"),
+        (("--schedule", "plateau"), "schedule must be.*cosine, tanh"),
+        (("--precision", "fp64"), "precision must be.*fp32, bf16"),
+        (("--precision", "fp16"), "fp16.*GPU"),
+        (("--sharding", "fsdp"), "fsdp.*torchrun"),
         (("--model", "test_vitt"), "test_vit"),
         (("--optimizer", "adamww"), "adamww"),
         (("--auto-augment", "bogus"), "auto_augment"),
         (("--method", "evitt"), "evit"),
         (("--method", "evit", "--settings.keep", 1), "keep"),
         (("--settings.keep_rate", 0.5), "method is None"),
-        (("--method", "tome", "--settings.r", 1, "--img-size", 64, "--keep-rate-epochs", 1), "tome has no keep rate"),
-        (("--batch-size", 25), "24 training images do not fill one batch of 25"),
-        (("--batch-size", 6, "--accumulate", 4), "do not split into 4 accumulated parts"),
-        (("--batch-size", 3, "--mixup", 1), "mixup and cutmix pair images"),
+        (("--method", "tome", "--settings.r", 1, "--img-size", 64, "--keep-rate-epochs", 1), "tome.*keep rate"),
+        (("--batch-size", 25), "24 training images.*batch of 25"),
+        (("--batch-size", 6, "--accumulate", 4), "6 .*4 accumulated"),
+        (("--batch-size", 3, "--mixup", 1), "mixup and cutmix"),
         (("--num-classes", 5), "2 class folders"),
     ],
 )
 def test_a_recipe_that_makes_no_sense_is_refused_in_one_line(options, said, refused):
-    assert said in refused(*options)
+    assert re.search(said, refused(*options))
 
 
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("RECIPE = ", "recipe.py, line 1, is not Python"),
+        ("RECIPE = ", "recipe.py, line 1.*Python"),
         ("1 / 0", "ZeroDivisionError: division by zero"),
         ("import no_such_library", "ModuleNotFoundError: No module named 'no_such_library'"),
-        ("recipe = 1", "defines no RECIPE"),
-        ("RECIPE = {'lr': 1}", "defines no RECIPE"),
+        ("recipe = 1", "RECIPE"),
+        ("RECIPE = {'lr': 1}", "RECIPE"),
         ("from vitrim import Recipe\nRECIPE = Recipe(lrr=1)", "unexpected keyword argument 'lrr'"),
-        ("from vitrim import Recipe\nRECIPE = Recipe(model='test_vit', lr='x')", "lr must be a number, not 'x'"),
+        ("from vitrim import Recipe\nRECIPE = Recipe(model='test_vit', lr='x')", "lr must be.*'x'"),
         ("from vitrim import Recipe\nRECIPE = Recipe()", "model"),
     ],
 )
 def test_a_file_that_is_no_recipe_is_refused(text, said, refused, file):
     file.write_text(text)
     found = refused()
-    assert said in found
+    assert re.search(said, found)
     assert "recipe.py" in found
 
 
 def test_a_recipe_that_is_not_there_or_no_python_is_refused(refused, tmp_path):
-    assert "there is no recipe" in refused(recipe=tmp_path / "none.py")
+    assert "no recipe" in refused(recipe=tmp_path / "none.py")
     (tmp_path / "recipe.txt").write_text(RECIPE)
-    assert "is not a recipe" in refused(recipe=tmp_path / "recipe.txt")
-    assert "there is no recipe" in refused(recipe=tmp_path)
+    assert "not a recipe" in refused(recipe=tmp_path / "recipe.txt")
+    assert "no recipe" in refused(recipe=tmp_path)
 
 
 def test_data_that_does_not_fit_is_refused(refused, tmp_path):
-    assert "there is no folder" in refused(data=tmp_path / "none")
+    assert "no folder" in refused(data=tmp_path / "none")
     (tmp_path / "data" / "train").mkdir(parents=True)
-    assert "train holds no classes" in refused(data=tmp_path / "data")
+    assert "no classes" in refused(data=tmp_path / "data")
     make_images(tmp_path / "other")
     (tmp_path / "other" / "train" / "dog").mkdir()
-    assert "train/dog holds no images" in refused(data=tmp_path / "other")
+    assert "train/dog" in refused(data=tmp_path / "other")
     (tmp_path / "other" / "train" / "dog").rmdir()
     (tmp_path / "other" / "val" / "cat").rename(tmp_path / "other" / "val" / "dog")
-    assert "train and val hold other classes: cat is in one of them only" in refused(data=tmp_path / "other")
+    assert re.search("train and val.*cat", refused(data=tmp_path / "other"))
     os.rename(tmp_path / "other" / "val", tmp_path / "other" / "valid")
-    assert "there is no folder" in refused(data=tmp_path / "other")
+    assert "no folder" in refused(data=tmp_path / "other")
 
 
 def test_weights_that_do_not_fit_are_refused_and_no_code_in_them_runs(refused, tmp_path):
-    assert "there is no checkpoint" in refused("--checkpoint", tmp_path / "none.safetensors")
+    assert "no checkpoint" in refused("--checkpoint", tmp_path / "none.safetensors")
     other = tmp_path / "other.safetensors"
     save_file({"weight": torch.zeros(3)}, other)
-    assert "is not a checkpoint of test_vit" in refused("--checkpoint", other)
+    assert "checkpoint of test_vit" in refused("--checkpoint", other)
     os.truncate(other, 20)
-    assert "is not a whole safetensors file" in refused("--checkpoint", other)
+    assert "safetensors file" in refused("--checkpoint", other)
 
     class Evil:
         def __reduce__(self):
@@ -192,7 +193,7 @@ def test_weights_that_do_not_fit_are_refused_and_no_code_in_them_runs(refused, t
 
     for name, write in (("a.pth", torch.save), ("b.pth", lambda each, path: path.write_bytes(pickle.dumps(each)))):
         write({"model": Evil()}, tmp_path / name)
-        assert "the only kind that is safe to load" in refused("--checkpoint", tmp_path / name)
+        assert "safe to load" in refused("--checkpoint", tmp_path / name)
     assert not (tmp_path / "hacked").exists()
 
 
@@ -205,9 +206,9 @@ def test_a_run_of_another_recipe_or_other_images_is_not_touched(train, tmp_path)
     before = snapshot(tmp_path / "out")
     code, _, err = train("--epochs", 1, "--lr", 0.5, "--seed", 1)
     assert code == 2
-    assert "holds a run of another recipe (lr was 0.001 and is 0.5; seed was 0 and is 1)" in err
+    assert re.search("lr was 0.001.*0.5.*seed was 0.*1", err)
     other = make_images(tmp_path / "other", train=13)
-    assert "train_images was 24 and is 26" in train("--epochs", 1, data=other)[2]
+    assert re.search("train_images was 24.*26", train("--epochs", 1, data=other)[2])
     (tmp_path / "other" / "train" / "cat" / "00.png").rename(tmp_path / "other" / "train" / "cat" / "13.png")
     assert snapshot(tmp_path / "out") == before
     assert train("--epochs", 1, "--log-every", 5, "--workers", 1)[0] == 0  # how, and not what
@@ -218,13 +219,13 @@ def test_an_output_that_holds_something_else_is_not_touched(train, tmp_path):
     place.mkdir()
     (place / "thesis.txt").write_text("all of it")
     code, _, err = train()
-    assert code == 2 and "is not empty and holds no run" in err
+    assert code == 2 and "not empty" in err
     assert [path.name for path in place.iterdir()] == ["thesis.txt"]
     code, _, err = train(output=place / "thesis.txt")
-    assert code == 2 and "is a file: name a folder" in err
+    assert code == 2 and "is a file" in err
     (place / "thesis.txt").rename(place / "recipe.json")
     code, _, err = train()
-    assert code == 2 and "was not written by vitrim" in err
+    assert code == 2 and "recipe.json" in err
     assert (place / "recipe.json").read_text() == "all of it"
 
 
@@ -235,7 +236,7 @@ def test_two_runs_at_once_in_one_folder_are_kept_apart(train, tmp_path, monkeypa
     with locked(tmp_path / "out"):
         code, _, err = train()
     assert code == 2
-    assert f"another vitrim (process {os.getpid()}) is at work in the output folder" in err
+    assert f"process {os.getpid()}" in err and "folder" in err
     assert [path.name for path in (tmp_path / "out").iterdir()] == [".lock"]
     assert train("--epochs", 1)[0] == 0
 
@@ -247,11 +248,10 @@ def test_unreadable_images_are_named_skipped_and_counted_once(workers, train, tm
         (data / name).write_bytes(b"no image")
     code, out, err = train("--epochs", 3, "--workers", workers, data=data)
     assert (code, err) == (0, "")
-    assert f"3 images could not be read: see {tmp_path / 'out' / 'warnings.txt'}" in out
+    assert "3 images" in out and str(tmp_path / "out" / "warnings.txt") in out
     warned = sorted((tmp_path / "out" / "warnings.txt").read_text().splitlines())
-    assert [line.split(" is not an image")[0].removeprefix(f"skipped: {data}/") for line in warned] == [
-        "train/bird/03.png", "train/cat/05.png", "val/cat/01.png",
-    ]  # fmt: skip
+    bad = ("train/bird/03.png", "train/cat/05.png", "val/cat/01.png")
+    assert all(f"{data}/{name} " in line for name, line in zip(bad, warned, strict=True))
     assert json.loads((tmp_path / "out" / "summary.json").read_text())["unreadable_images"] == 3
 
 
@@ -263,7 +263,7 @@ def test_images_that_are_all_corrupt_end_the_run_in_one_line(workers, train, tmp
     code, _, err = train("--workers", workers, data=data)
     assert code == 2
     assert err.count("\n") == 1
-    assert "10 training images in a row cannot be read, the last: " in err
+    assert "10 training images" in err
 
 
 def test_validation_images_that_are_all_corrupt_end_the_run_in_one_line(train, tmp_path):
@@ -271,7 +271,7 @@ def test_validation_images_that_are_all_corrupt_end_the_run_in_one_line(train, t
     for path in (data / "val").rglob("*.png"):
         path.write_bytes(b"no image")
     code, _, err = train(data=data)
-    assert code == 2 and "none of the 6 images in" in err and err.count("\n") == 1
+    assert code == 2 and "6 images" in err and err.count("\n") == 1
 
 
 def test_a_run_that_cannot_go_on_ends_in_one_line(train, monkeypatch):
@@ -287,4 +287,5 @@ def test_without_the_extra_training_says_what_to_install(file, images, tmp_path)
     code = "import sys; sys.modules['accelerate'] = None; from vitrim.cli import app; app(sys.argv[1:])"
     done = fresh.run(["-c", code, "train", str(file), "--data", str(images), "--output", str(tmp_path / "out")])
     assert done.returncode == 2
-    assert done.stderr == 'error: training needs the extra "train": pip install "vitrim[train]".\n'
+    assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
+    assert 'pip install "vitrim[train]"' in done.stderr

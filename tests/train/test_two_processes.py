@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -118,10 +119,10 @@ def test_images_that_another_process_could_not_read_are_counted_and_named(told, 
 
 
 def test_mixup_that_cannot_pair_the_images_of_one_process_is_refused(told):
-    assert told["odd"].startswith("ValueError: recipe: mixup and cutmix pair images, and each of 2 processes gets 3")
+    assert re.match("ValueError: recipe: mixup and cutmix.*2 processes.*3", told["odd"])
 
 
 def test_fsdp_without_a_launcher_says_so(images, tmp_path):
-    with pytest.raises(ValueError, match="start it by torchrun"):
+    with pytest.raises(ValueError, match=r"fsdp.*torchrun"):
         run_recipe(recipe(sharding="fsdp"), images, tmp_path / "out", cpu=True)
     assert not (tmp_path / "out").exists()
