@@ -36,13 +36,13 @@ class WithSources(nn.Module):
     def forward(self, x_BCHW: Tensor) -> Tensor:
         found = find_stack(self.model)
         assert found is not None
-        outbox: list[Tokens] = []
-        found.stack.publish_into(outbox, traced=True)
+        outputs: list[Tokens] = []
+        found.stack.collect_outputs(outputs, traced=True)
         try:
             logits_BK: Tensor = self.model(x_BCHW)
         finally:
-            found.stack.publish_into(None)
-        source_BP = outbox[-1].source_BP
+            found.stack.collect_outputs(None)
+        source_BP = outputs[-1].source_BP
         assert source_BP is not None
         return torch.cat([logits_BK, source_BP.to(logits_BK.dtype)], dim=1)
 

@@ -12,7 +12,7 @@ import vitrim
 from vitrim.core.method import Method
 from vitrim.core.selection import keep_where
 from vitrim.core.tokens import Tokens
-from vitrim.measure.benchmark import DTYPES, twin
+from vitrim.measure.benchmark import DTYPES, clone_sharing_weights
 from vitrim.measure.evaluate import input_size_of
 
 from .experiment import Cell, Experiment
@@ -50,9 +50,12 @@ def measure(cell: Cell) -> Iterator[dict[str, object]]:
     base = timm.create_model(cell.model).eval()
     spread = torch.linspace(cell.fewest, cell.most, cell.batch).round().long()
     counts = tuple(spread[torch.randperm(cell.batch, generator=torch.Generator().manual_seed(0))].tolist())
-    macs_of = {n: vitrim.count_macs(vitrim.reduce_tokens(twin(base), Given(num_patches=(n,)))) for n in set(counts)}
+    macs_of = {
+        n: vitrim.count_macs(vitrim.reduce_tokens(clone_sharing_weights(base), Given(num_patches=(n,))))
+        for n in set(counts)
+    }
     share = sum(macs_of[n] for n in counts) / (vitrim.count_macs(base) * cell.batch)
-    models = {"unreduced": base, "packed": vitrim.reduce_tokens(twin(base), Given(num_patches=counts))}
+    models = {"unreduced": base, "packed": vitrim.reduce_tokens(clone_sharing_weights(base), Given(num_patches=counts))}
     size = input_size_of(base)
     timings = vitrim.benchmark(models, size, batch_size=cell.batch, rounds=cell.rounds, dtype=cell.dtype)
     time = timings["unreduced"].speed_over(timings["packed"])  # of the packed batch, in the unreduced one's

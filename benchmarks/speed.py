@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import timm
 
 import vitrim
-from vitrim.measure.benchmark import DTYPES, twin
+from vitrim.measure.benchmark import DTYPES, clone_sharing_weights
 
 from .experiment import Cell, Experiment
 from .methods import METHODS
@@ -20,7 +20,7 @@ Weights are random: speed does not depend on them. Every method of a table takes
 
 def measure(cell: Cell) -> Iterator[dict[str, object]]:
     base, size = timm.create_model(cell.model, img_size=cell.img_size).eval(), (3, cell.img_size, cell.img_size)
-    models = {name: vitrim.reduce_tokens(twin(base), METHODS[name]) for name in cell.method}
+    models = {name: vitrim.reduce_tokens(clone_sharing_weights(base), METHODS[name]) for name in cell.method}
     models = {"unreduced": base, **models}
     full = vitrim.count_macs(base, size)
     timings = vitrim.benchmark(models, size, batch_size=cell.batch, rounds=cell.rounds, dtype=cell.dtype)

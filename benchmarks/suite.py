@@ -14,7 +14,7 @@ from torch import nn
 
 import vitrim
 from vitrim.core.method import Method
-from vitrim.measure.benchmark import DTYPES, Timing, benchmark, twin
+from vitrim.measure.benchmark import DTYPES, Timing, benchmark, clone_sharing_weights
 from vitrim.measure.macs import count_macs
 
 from .experiment import Cell, Experiment, machine
@@ -83,7 +83,7 @@ def numbers_of(cell: Cell) -> dict[str, str]:
         return {"skipped": f"{cell.batch * macs / 1e9:.0f} GMACs a batch, {budget.why(macs + reduced_macs)}"}
     try:
         base: Any = timm.create_model(cell.model, img_size=cell.img_size).eval().to(cell.device)
-        model = vitrim.reduce_tokens(twin(base), method)
+        model = vitrim.reduce_tokens(clone_sharing_weights(base), method)
         references = reference_modes(base, method)
         work = macs + reduced_macs + extra_work(references, macs, reduced_macs)
         skipped = too_large(cell, base)

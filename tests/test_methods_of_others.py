@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 import vitrim
 from vitrim.core import ops
@@ -19,7 +20,7 @@ from vitrim.core.attention import Attention
 from vitrim.core.scored import ScoredMethod, patch_scores
 from vitrim.core.tokens import Tokens
 from vitrim.methods import registry
-from vitrim.testing import check_method
+from vitrim.testing import check_method, small_vit
 
 MODULE = '''
 from dataclasses import dataclass
@@ -46,11 +47,11 @@ class KeepFew(Method):
     def num_kept(self, layer, num_patches):
         return schedule.ceil_share(self.few, num_patches) if layer == self.block else num_patches
 
-    def acts(self, layer, num_patches):
+    def is_active(self, layer, num_patches):
         return self.num_kept(layer, num_patches) < num_patches
 
     def extra_macs(self, layer, num_patches, spec):
-        return (num_patches + spec.num_prefix) * spec.attention_channels if self.acts(layer, num_patches) else 0
+        return (num_patches + spec.num_prefix) * spec.attention_channels if self.is_active(layer, num_patches) else 0
 
     def after_attention(self, layer, tokens, attention):
         keep, _ = ops.rank(patch_scores("cls", tokens, attention), self.num_kept(layer, tokens.num_patches))
@@ -134,7 +135,7 @@ class KeepBest(ScoredMethod):
     name = "keep_best"
 
     def extra_macs(self, layer: int, num_patches: int, spec: Any) -> int:
-        return self.score_macs(num_patches, spec) if self.acts(layer, num_patches) else 0
+        return self.score_macs(num_patches, spec) if self.is_active(layer, num_patches) else 0
 
     def after_attention(self, layer: int, tokens: Tokens, attention: Attention) -> Tokens:
         score_BN = patch_scores(self.scorer, tokens, attention)
@@ -217,3 +218,28 @@ def test_a_method_that_breaks_a_rule_is_found(method: vitrim.Method, rule: str) 
 )
 def test_methods_that_hold_the_rules_pass(method: vitrim.Method) -> None:
     check_method(method)
+
+
+def test_a_method_with_the_old_names_still_works_and_warns_of_each() -> None:
+    with pytest.warns(DeprecationWarning, match="Old.acts is now is_active"):
+
+        @dataclass(frozen=True, kw_only=True)
+        class Old(vitrim.EViT):
+            name = "old"
+
+            def acts(self, layer: int, num_patches: int) -> bool:
+                return super().acts(layer, num_patches)  # type: ignore[misc, no-any-return]
+
+            def after_block(self, layer: int, tokens: Tokens) -> Tokens:
+                told: Tokens = tokens.tell(self.name, tokens.first_BC)  # type: ignore[attr-defined]
+                return tokens if tokens.carry is None else told  # type: ignore[attr-defined]
+
+            def losses(self, told: Any, logits_BK: Tensor, criterion: Any) -> dict[str, Tensor]:
+                return {"told": told[0].sum()}
+
+    model = vitrim.reduce_tokens(small_vit(), "evit", keep_rate=0.5)
+    images = torch.rand(2, 3, 32, 32)
+    wanted = model(images)
+    with pytest.warns(DeprecationWarning, match="is now (is_active|collect|aux)"):
+        found = vitrim.ClassificationTask(vitrim.reduce_tokens(model, Old(keep_rate=0.5)))(images, torch.tensor([1, 2]))
+    assert torch.equal(found.logits_BK, wanted) and "told" in found.parts

@@ -178,7 +178,7 @@ def _follow(run: _Run, spec: ViTSpec, fill: Fill, shared: Shared) -> Iterator[tu
     """Block by block, what every patch has become."""
     x_BPC = run.entering_BNC[:, spec.num_prefix :]
     for layer, tokens in run.leaving:
-        if layer >= spec.opaque_layers - 1:  # before that, tokens may be others than the patches
+        if layer >= spec.first_reducible_layer - 1:  # before that, tokens may be others than the patches
             patches = placed(tokens, x_BPC, fill, shared)
             x_BPC = patches.x_BPC
             yield layer, _AtLayer(tokens.padded_BNC[:, : spec.num_prefix], patches, tokens.source_BP)
@@ -198,7 +198,9 @@ def _finished(at_layer: _AtLayer, norm: nn.Module, fill: Fill, grid: tuple[int, 
 
 
 def _grid(run: _Run, spec: ViTSpec, given: tuple[int, int] | None) -> tuple[int, int]:
-    start_BNC = run.leaving[spec.opaque_layers - 1].tokens.x_BNC if spec.opaque_layers else run.entering_BNC
+    start_BNC = (
+        run.leaving[spec.first_reducible_layer - 1].tokens.x_BNC if spec.first_reducible_layer else run.entering_BNC
+    )
     num_patches = start_BNC.shape[1] - spec.num_prefix
     if given is not None:
         rows, columns = check_grid(given)
@@ -235,9 +237,9 @@ def _check_layers(layers: int | Sequence[int], spec: ViTSpec) -> tuple[int, ...]
             f"{layers!r}."
         )
     found = tuple(layer % spec.depth for layer in given)
-    if min(found) < spec.opaque_layers - 1:
+    if min(found) < spec.first_reducible_layer - 1:
         raise ValueError(
             f"block {min(found)} of {spec.name} has features of two scales, not one grid: choose layers of at least "
-            f"{spec.opaque_layers - 1}."
+            f"{spec.first_reducible_layer - 1}."
         )
     return found

@@ -138,18 +138,18 @@ def figure_for(
     """
     _check(images, traces, max_layers)
     max_layers = max_layers or min(MAX_LAYERS, max(1, MAX_PANELS // len(traces)))
-    spread = {method: _spread(trace.layers, max_layers) for method, trace in traces.items()}
+    shown_layers = {method: _evenly(trace.layers, max_layers) for method, trace in traces.items()}
     painters = {method: painter(style, trace) for method, trace in traces.items()}
     rows = []
     for index, image in enumerate(images):
         row = [pixels_YX3 := enlarged(image, SHORT_SIDE)]
         for method, trace in traces.items():
-            painted = [painters[method](pixels_YX3, _groups(trace, layer, index)) for layer in spread[method]]
+            painted = [painters[method](pixels_YX3, _groups(trace, layer, index)) for layer in shown_layers[method]]
             row += painted or [pixels_YX3]
         rows.append(row)
     titles = {
         method: [f"block {layer.layer} · {layer.counted} tokens" for layer in layers] or ["nothing reduced"]
-        for method, layers in spread.items()
+        for method, layers in shown_layers.items()
     }
     first = f"image · {next(iter(traces.values())).num_tokens} tokens"
     return arrange(rows, first, titles, "  ".join(CAPTIONS[paint] for paint in CAPTIONS if paint in painters.values()))
@@ -168,7 +168,7 @@ def _check(images: Sequence[Image.Image], traces: Mapping[str, Trace], max_layer
             )
 
 
-def _spread(layers: Sequence[LayerTrace], num: int) -> list[LayerTrace]:
+def _evenly(layers: Sequence[LayerTrace], num: int) -> list[LayerTrace]:
     """At most num of them, evenly spread, the last one included."""
     last = len(layers) - 1
     at = np.linspace(last, 0, min(num, len(layers))).round().astype(int)

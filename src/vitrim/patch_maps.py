@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from .core import ops
-from .core.precision import widen
+from .core.precision import at_least_fp32
 from .core.tokens import Tokens
 
 Fill = Literal["drift", "last", "nearest", "zero"]  # rules for a dropped patch, see `dense.features`
@@ -53,7 +53,7 @@ def placed(tokens: Tokens, before_BPC: Tensor, fill: Fill, shared: Shared) -> Pl
 def _group_means(x_BPC: Tensor, at_BP: Tensor, held_BP: Tensor, num_tokens: int) -> Tensor:
     """For each patch the mean over the patches that its token holds: [B, P, C]. bf16 cannot count beyond 256."""
     B, _, C = x_BPC.shape
-    wide_BPC, index_BPC = widen(x_BPC), at_BP.unsqueeze(-1).expand(-1, -1, C)
+    wide_BPC, index_BPC = at_least_fp32(x_BPC), at_BP.unsqueeze(-1).expand(-1, -1, C)
     sum_BNC = wide_BPC.new_zeros(B, num_tokens, C).scatter_add(1, index_BPC, wide_BPC * held_BP.unsqueeze(-1))
     size_BN = wide_BPC.new_zeros(B, num_tokens).scatter_add(1, at_BP, held_BP.to(wide_BPC.dtype))
     return ops.take((sum_BNC / size_BN.clamp(min=1).unsqueeze(-1)).to(x_BPC.dtype), at_BP)

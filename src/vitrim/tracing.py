@@ -188,7 +188,7 @@ class _Traced(Follower):
 
     def after_block(self, block: TokenBlock, tokens: Tokens, changed: bool) -> Tokens:
         self.num_blocks_run = self.num_blocks_run + 1 if block.layer == self.num_blocks_run else -1
-        if block.layer < self.tracer.spec.opaque_layers:  # up to there, tokens may be others than the patches
+        if block.layer < self.tracer.spec.first_reducible_layer:  # up to there, tokens may be others than the patches
             self.x_BNC = tokens.x_BNC
         elif changed:
             self.layers.append(_layer(Snapshot(block.layer, tokens), self.tracer.features))

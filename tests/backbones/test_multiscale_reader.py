@@ -12,7 +12,7 @@ from torch import Tensor, nn
 import vitrim
 from every_method import EVERYWHERE, FIXED, in_layers
 from vitrim.backbones.reader import find_stack, read_backbone
-from vitrim.core.block_reader import OpaqueReader
+from vitrim.core.block_reader import UnreadableReader
 from vitrim.measure.macs import block_macs, count_macs, reduced_macs, token_counts
 from vitrim.measure.targets import method_for_macs
 from vitrim.models.multiscale import MultiscaleViT
@@ -60,14 +60,14 @@ def test_what_is_read() -> None:
     backbone = read_backbone(small())
     spec = backbone.spec
     assert (spec.depth, spec.num_prefix, spec.has_cls, spec.pools_patches) == (DEPTH, 1, True, False)
-    assert (spec.num_patches, spec.channels, spec.num_heads, spec.opaque_layers) == (48, 24, 3, FUSED)
-    assert [isinstance(reader, OpaqueReader) for reader in backbone.readers] == [True] * FUSED + [False] * 4
+    assert (spec.num_patches, spec.channels, spec.num_heads, spec.first_reducible_layer) == (48, 24, 3, FUSED)
+    assert [isinstance(reader, UnreadableReader) for reader in backbone.readers] == [True] * FUSED + [False] * 4
 
 
 def test_the_real_model_reduces_where_the_paper_does() -> None:
     model = vitrim.reduce_tokens(vitrim.build_model("mf_deit_tiny_patch16_224"), "token_mergence", keep_rate=0.7)
     spec, method = model.blocks.spec, model.blocks.method
-    assert (spec.name, spec.num_patches, spec.opaque_layers) == ("mf_deit_tiny_patch16_224", 196, 3)
+    assert (spec.name, spec.num_patches, spec.first_reducible_layer) == ("mf_deit_tiny_patch16_224", 196, 3)
     assert token_counts(spec, method) == (*[197] * 3, *[139] * 3, *[98] * 3, *[69] * 3)
 
 
@@ -190,9 +190,9 @@ def test_a_method_that_would_act_there_cannot_be_swapped_in() -> None:
     model = vitrim.reduce_tokens(small(), vitrim.ToMe(r=LATE_R))
     wanted = model(images())
     with pytest.raises(ValueError, match="tome would act in block 1"):
-        model.blocks.act(vitrim.ToMe(r=(0, 5, 0, 0, 0, 0)))
+        model.blocks.set_method(vitrim.ToMe(r=(0, 5, 0, 0, 0, 0)))
     assert torch.equal(model(images()), wanted)
-    model.blocks.act(vitrim.ToMe(r=(0, 0, 9, 0, 0, 0)))
+    model.blocks.set_method(vitrim.ToMe(r=(0, 0, 9, 0, 0, 0)))
     assert not torch.equal(model(images()), wanted)
 
 
@@ -235,11 +235,11 @@ def test_it_trains_with_checkpointing_and_exits() -> None:
 
 def test_what_is_published_counts_patches_after_the_fusion() -> None:
     model = vitrim.reduce_tokens(small(), method_for("metr"))
-    outbox: list[Any] = []
-    model.blocks.publish_into(outbox, traced=True)
+    outputs: list[Any] = []
+    model.blocks.collect_outputs(outputs, traced=True)
     model(images())
-    assert outbox[0].source_BP.shape == (2, 48)
-    assert [logits.shape for logits in outbox[0].told("metr")] == [(2, 10)] * 2
+    assert outputs[0].source_BP.shape == (2, 48)
+    assert [logits.shape for logits in outputs[0].collected("metr")] == [(2, 10)] * 2
 
 
 def test_a_copy_of_a_reduced_model_stands_alone() -> None:

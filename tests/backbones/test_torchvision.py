@@ -67,9 +67,9 @@ def test_a_method_that_only_looks_on_sees_every_attention() -> None:
 def test_the_exits_of_metr_hear_where_nothing_is_reduced() -> None:
     model = vitrim.reduce_tokens(torchvision_vit(), vitrim.METR(method=vitrim.EViT(keep_rate=1.0)))
     told: list[Tokens] = []
-    stack_of(model).publish_into(told)
+    stack_of(model).collect_outputs(told)
     model(images())
-    assert [exit_BK.shape for exit_BK in told[0].told("metr")] == [(2, 10)] * 3
+    assert [exit_BK.shape for exit_BK in told[0].collected("metr")] == [(2, 10)] * 3
 
 
 @torch.no_grad()

@@ -166,9 +166,9 @@ def test_heads_of_metr_are_saved_beside_and_do_not_hinder_loading(tmp_path: Path
 def test_the_exits_of_metr_tell_their_logits() -> None:
     model = vitrim.reduce_tokens(vit(), vitrim.METR(method=vitrim.EViT())).train()
     told: list[Any] = []
-    stack_of(model).publish_into(told)
+    stack_of(model).collect_outputs(told)
     logits = model(images()).logits
-    assert [exit_BK.shape for exit_BK in told[0].told("metr")] == [logits.shape] * 3
+    assert [exit_BK.shape for exit_BK in told[0].collected("metr")] == [logits.shape] * 3
 
 
 @torch.no_grad()

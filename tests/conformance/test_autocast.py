@@ -30,7 +30,7 @@ def test_what_becomes_of_tokens_is_that_of_double_precision(name: str, settings:
     torch.manual_seed(0)
     model = VisionTransformer(**(SMALL | {"img_size": 80}))
     vitrim.reduce_tokens(model, method_for(name, **settings))
-    first = next(block for block in model.blocks if block.acting.method.acts(block.layer, P))
+    first = next(block for block in model.blocks if block.acting.method.is_active(block.layer, P))
     x_BNC, parts = torch.randn(2, P + 1, C), [torch.randn(2, H, P + 1, C // H).bfloat16() for _ in range(3)]
     weight_C = torch.randn(C)
 

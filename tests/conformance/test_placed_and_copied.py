@@ -161,7 +161,7 @@ def test_a_new_keep_rate_in_the_middle_of_a_forward_acts_from_the_next_one() -> 
     model, x = families.reduced("vit", "evit", keep_rate=0.5), images()
     wanted = model(x)
     method = model.blocks.method
-    handle = model.blocks[1].mlp.register_forward_hook(lambda *_: model.blocks.act(method.at_keep_rate(0.9)))
+    handle = model.blocks[1].mlp.register_forward_hook(lambda *_: model.blocks.set_method(method.at_keep_rate(0.9)))
     assert torch.equal(model(x), wanted)
     handle.remove()
     assert torch.equal(model(x), vitrim.reduce_tokens(families.small_model("vit"), "evit", keep_rate=0.9)(x))

@@ -32,10 +32,10 @@ def test_each_token_is_turned_by_the_row_of_its_patch(family: str, name: str) ->
     table = table_of(model, x)
     vitrim.reduce_tokens(model, name, layers=REDUCED, **METHODS[name])
     stack = stack_of(model)
-    stack.publish_into([], traced=True)
+    stack.collect_outputs([], traced=True)
     with leaving_blocks(model) as seen:
         output(model, x)
-    stack.publish_into(None)
+    stack.collect_outputs(None)
     for layer in LOOKED_AT:
         before, after = seen[layer - 1], seen[layer]
         assert before.source_BP is not None

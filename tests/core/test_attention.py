@@ -8,7 +8,7 @@ from torch import Tensor
 from torch._inductor.utils import run_and_get_code
 
 from operations import FUSED, Operations
-from vitrim.core.attention import ANY_LENGTH, QUERY_STEP, Attention, longest_in_steps
+from vitrim.core.attention import ANY_LENGTH, CHUNK_SIZE, Attention, max_chunked_tokens
 
 
 def some_attention(num_tokens: int, *, bias: bool = False, dtype: torch.dtype = torch.float64) -> Attention:
@@ -59,7 +59,7 @@ def test_the_output_is_the_matrix_times_the_values(bias: bool) -> None:
 def test_in_steps_the_output_is_the_same(num_tokens: int, bias: bool) -> None:
     attention = some_attention(num_tokens, bias=bias)
     with torch.no_grad():
-        torch.testing.assert_close(attention.output(steps_up_to=ANY_LENGTH), attention.output())
+        torch.testing.assert_close(attention.output(max_chunked_tokens=ANY_LENGTH), attention.output())
 
 
 @each_bias
@@ -70,7 +70,7 @@ def test_in_steps_nothing_that_the_caller_holds_is_written_over(bias: bool) -> N
     ]
     before = [part.clone() for part in parts]
     with torch.no_grad():
-        attention.output(steps_up_to=ANY_LENGTH)
+        attention.output(max_chunked_tokens=ANY_LENGTH)
     assert all(torch.equal(part, kept) for part, kept in zip(parts, before, strict=True))
 
 
@@ -78,29 +78,29 @@ def test_in_steps_nothing_that_the_caller_holds_is_written_over(bias: bool) -> N
 def test_steps_are_faster_in_inference_in_bf16_and_in_short_compiled_fp32(
     dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("vitrim.core.attention.has_bf16_products", lambda: True)
+    monkeypatch.setattr("vitrim.core.attention.has_bf16_matmul", lambda: True)
     x = torch.ones(1, 4, 8, dtype=dtype)
-    assert longest_in_steps(x) == 0, "training goes through the fused kernel"
+    assert max_chunked_tokens(x) == 0, "training goes through the fused kernel"
     with torch.no_grad():
-        assert longest_in_steps(x) == (ANY_LENGTH if dtype == torch.bfloat16 else 0)
+        assert max_chunked_tokens(x) == (ANY_LENGTH if dtype == torch.bfloat16 else 0)
         with torch.autocast("cpu", dtype=torch.bfloat16):
-            assert longest_in_steps(x) == ANY_LENGTH
+            assert max_chunked_tokens(x) == ANY_LENGTH
         monkeypatch.setattr("torch.compiler.is_compiling", lambda: True)
-        expected = {torch.bfloat16: ANY_LENGTH, torch.float16: 0, torch.float32: QUERY_STEP}
-        assert longest_in_steps(x) == expected[dtype]
+        expected = {torch.bfloat16: ANY_LENGTH, torch.float16: 0, torch.float32: CHUNK_SIZE}
+        assert max_chunked_tokens(x) == expected[dtype]
         monkeypatch.setattr("torch.compiler.is_exporting", lambda: True)
-        assert longest_in_steps(x) == 0, "what is exported runs elsewhere"
+        assert max_chunked_tokens(x) == 0, "what is exported runs elsewhere"
     monkeypatch.setattr("torch.compiler.is_exporting", lambda: False)
-    monkeypatch.setattr("vitrim.core.attention.has_bf16_products", lambda: False)
+    monkeypatch.setattr("vitrim.core.attention.has_bf16_matmul", lambda: False)
     with torch.no_grad():
-        assert longest_in_steps(x) == (QUERY_STEP if dtype == torch.float32 else 0)
+        assert max_chunked_tokens(x) == (CHUNK_SIZE if dtype == torch.float32 else 0)
 
 
-@pytest.mark.parametrize("steps_up_to", [0, 36, 37])
-def test_the_fused_kernel_runs_beyond_the_length_that_goes_in_steps(steps_up_to: int) -> None:
+@pytest.mark.parametrize("max_chunked_tokens", [0, 36, 37])
+def test_the_fused_kernel_runs_beyond_the_length_that_goes_in_steps(max_chunked_tokens: int) -> None:
     with torch.no_grad(), Operations() as operations:
-        some_attention(37).output(steps_up_to=steps_up_to)
-    assert bool(operations.named(FUSED)) == (steps_up_to < 37)
+        some_attention(37).output(max_chunked_tokens=max_chunked_tokens)
+    assert bool(operations.named(FUSED)) == (max_chunked_tokens < 37)
 
 
 @each_bias
@@ -108,7 +108,7 @@ def test_the_fused_kernel_runs_beyond_the_length_that_goes_in_steps(steps_up_to:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_compiled_steps_are_the_same_and_stay_products(dtype: torch.dtype, num_tokens: int, bias: bool) -> None:
     attention = some_attention(num_tokens, bias=bias, dtype=dtype)
-    compiled = torch.compile(lambda *parts: Attention(*parts).output(steps_up_to=ANY_LENGTH), fullgraph=True)
+    compiled = torch.compile(lambda *parts: Attention(*parts).output(max_chunked_tokens=ANY_LENGTH), fullgraph=True)
     with torch.no_grad():
         mixed, (code,) = run_and_get_code(compiled, *attention[:5])
     assert "bmm(" in code and "scaled_dot_product" not in code
@@ -119,12 +119,12 @@ def test_compiled_steps_are_the_same_and_stay_products(dtype: torch.dtype, num_t
 def test_dropout_is_heeded_in_steps_too() -> None:
     attention = some_attention(37)._replace(dropout=1.0)
     with torch.no_grad():
-        assert attention.output(steps_up_to=ANY_LENGTH).eq(0).all()
+        assert attention.output(max_chunked_tokens=ANY_LENGTH).eq(0).all()
 
 
 def test_in_steps_never_more_than_some_rows_of_the_matrix_exist() -> None:
     with torch.no_grad(), Operations() as operations:
-        some_attention(600, dtype=torch.bfloat16).output(steps_up_to=ANY_LENGTH)
+        some_attention(600, dtype=torch.bfloat16).output(max_chunked_tokens=ANY_LENGTH)
     assert max(shape[1] for _, shape in operations.made if shape[-1] == 600) == 256
 
 

@@ -94,7 +94,7 @@ def test_a_reduced_model_is_one_graph_for_every_batch_size(
     tiny_vit: Callable[..., VisionTransformer], name: str, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Through the fused kernel, as uncompiled: another rounding may tip a choice among a random model's scores.
-    monkeypatch.setattr("vitrim.core.token_block.longest_in_steps", lambda _: 0)
+    monkeypatch.setattr("vitrim.core.token_block.max_chunked_tokens", lambda _: 0)
     model = vitrim.reduce_tokens(tiny_vit(depth=4), name, **settings)
     assert_one_graph(model, tolerance=0.0, by_mark=name in BY_MARK)
 

@@ -30,10 +30,10 @@ class OwnExit(EViT):
         return nn.ModuleDict({"exit": nn.Linear(spec.channels, spec.num_classes)}) if layer == 1 else None
 
     def after_block(self, layer: int, tokens: Tokens) -> Tokens:
-        return tokens.tell(self.name, tokens.first_BC)
+        return tokens.collect(self.name, tokens.first_BC)
 
-    def losses(self, told: Any, logits_BK: Any, criterion: Any) -> dict[str, torch.Tensor]:
-        return {"exits": told[0].mean()}
+    def losses(self, collected: Any, logits_BK: Any, criterion: Any) -> dict[str, torch.Tensor]:
+        return {"exits": collected[0].mean()}
 
 
 def test_a_pair_is_the_same_however_it_is_written(tiny_vit: Build) -> None:
@@ -85,7 +85,7 @@ def test_two_exits_in_one_block_and_exits_given_twice_are_refused(tiny_vit: Buil
 
 def test_exits_that_are_swapped_in_have_no_heads(tiny_vit: Build) -> None:
     model = vitrim.reduce_tokens(tiny_vit(), EViT(layers=(1, 2)))
-    model.blocks.act(EViT(layers=(1, 2), exits=Exits()))
+    model.blocks.set_method(EViT(layers=(1, 2), exits=Exits()))
     assert model(X).shape == (2, 10)
     with pytest.raises(ValueError, match="block 1 holds no exit head"):
         vitrim.ClassificationTask(model)(X, TARGET)

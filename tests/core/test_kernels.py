@@ -61,7 +61,7 @@ def test_the_fused_kernel_runs_and_no_square_matrix_of_tokens_is_formed(
 def test_in_bf16_too_a_model_that_keeps_all_gives_its_own_numbers(
     tiny_vit: Callable[..., VisionTransformer], keep_rate: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("vitrim.core.attention.has_bf16_products", lambda: True)
+    monkeypatch.setattr("vitrim.core.attention.has_bf16_matmul", lambda: True)
     model, x_BCHW = tiny_vit(img_size=48).bfloat16(), torch.randn(2, 3, 48, 48).bfloat16()
     with torch.no_grad():
         logits = model(x_BCHW)

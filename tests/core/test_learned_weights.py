@@ -44,7 +44,7 @@ class Scaling(Method):
         if weights is None:
             return tokens
         tokens = tokens._replace(x_BNC=tokens.x_BNC * weights.factor)
-        return tokens.tell(self.name, tokens.x_BNC.sum(dim=(1, 2)))
+        return tokens.collect(self.name, tokens.x_BNC.sum(dim=(1, 2)))
 
 
 @pytest.fixture
@@ -81,17 +81,17 @@ def test_weights_of_metr_and_of_its_method_lie_together(tiny_vit: Callable[..., 
 
 
 def test_what_is_told_reaches_those_who_listen_and_nobody_else(model: VisionTransformer) -> None:
-    images, outbox = torch.randn(2, 3, 32, 32), list[Tokens]()
+    images, outputs = torch.randn(2, 3, 32, 32), list[Tokens]()
     with leaving_blocks(model) as seen:
         quiet = model(images)
-        model.blocks.publish_into(outbox)
+        model.blocks.collect_outputs(outputs)
         assert torch.equal(model(images), quiet)
-        model.blocks.publish_into(None)
+        model.blocks.collect_outputs(None)
         assert torch.equal(model(images), quiet)
-    told = [tokens.carry for tokens in seen[2::4]]
-    assert [None if carry is None else len(carry) for carry in told] == [None, 1, None]
-    assert len(outbox) == 1
-    assert outbox[0].carry is not None
+    told = [tokens.aux for tokens in seen[2::4]]
+    assert [None if aux is None else len(aux) for aux in told] == [None, 1, None]
+    assert len(outputs) == 1
+    assert outputs[0].aux is not None
 
 
 @each_size

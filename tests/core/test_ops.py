@@ -270,7 +270,7 @@ def test_gradients_of_fuse_are_those_of_its_formula() -> None:
 @each_prefix
 def test_spread_gives_every_patch_the_features_of_its_token(prefix: int) -> None:
     tokens = ops.merge(some_tokens(prefix), *some_groups())
-    spread = ops.spread(tokens)
+    spread = ops.unmerge(tokens)
     assert tokens.source_BP is not None
     assert spread.num_prefix == prefix
     for image in range(B):
@@ -299,4 +299,4 @@ def test_the_mean_of_thousands_of_patches_stays_in_the_range_of_fp16() -> None:
     x_BNC = torch.full((1, 4097, 2), 30.0, dtype=torch.float16)  # their sum is 122,880
     source_BP = torch.arange(1, 4097).unsqueeze(0).masked_fill(torch.arange(4096) == 7, -1)
     tokens = Tokens(x_BNC, 1, source_BP=source_BP)
-    assert ops.spread(tokens).x_BNC.eq(30).all()
+    assert ops.unmerge(tokens).x_BNC.eq(30).all()

@@ -78,7 +78,7 @@ def test_the_rest_of_each_image_becomes_its_weighted_mean():
 
 
 def test_positions_go_along_and_what_is_fused_stands_nowhere():
-    tokens = tokens_of(positioned=True)
+    tokens = tokens_of(uses_rope=True)
     once = fuse_where(tokens, KEPT, torch.ones(3, 6))
     assert once.position_BK.tolist() == [[0, 3, -1, -1, -1, -1], [0, 1, 2, 3, 4, 5], [5, -1, -1, -1, -1, -1]]
     twice = keep_where(once, flags(".xx...", "xx..x.", "x....."))

@@ -7,15 +7,15 @@ import torch
 from torch import Tensor
 
 from vitrim.core import ops, packing
-from vitrim.core.rotary import NOWHERE, Rotation
+from vitrim.core.rotary import NO_POSITION, Rotation
 from vitrim.core.tokens import Tokens
 
 B, H, P, R = 2, 3, 6, 8
-POSITION_BK = torch.tensor([[4, 0, NOWHERE], [1, 1, 5]])
+POSITION_BK = torch.tensor([[4, 0, NO_POSITION], [1, 1, 5]])
 
 
 def some_tokens(prefix: int = 1) -> Tokens:
-    return Tokens(torch.randn(B, prefix + P, 4), prefix, positioned=True)
+    return Tokens(torch.randn(B, prefix + P, 4), prefix, uses_rope=True)
 
 
 def a_table(kind: str) -> Tensor:
@@ -34,7 +34,7 @@ def test_rows_are_those_of_the_table_and_nowhere_turns_nothing(kind: str, cos_fi
         for h in range(H):
             of_head = of_image.expand(H, P, R)[h]
             for k, position in enumerate(POSITION_BK[b].tolist()):
-                wanted = torch.tensor(still).repeat_interleave(R // 2) if position == NOWHERE else of_head[position]
+                wanted = torch.tensor(still).repeat_interleave(R // 2) if position == NO_POSITION else of_head[position]
                 assert torch.equal(rows[b, h, k], wanted)
 
 
@@ -50,7 +50,7 @@ def test_tables_of_other_images_are_refused() -> None:
 
 def test_models_without_rotations_carry_no_positions() -> None:
     keep_BK = torch.tensor([[1, 0], [3, 2]])
-    assert ops.keep(some_tokens()._replace(positioned=False), keep_BK).position_BK is None
+    assert ops.keep(some_tokens()._replace(uses_rope=False), keep_BK).position_BK is None
 
 
 @pytest.mark.parametrize("prefix", [0, 1, 5])
@@ -73,10 +73,10 @@ def test_a_fused_token_stands_nowhere_and_stays_there(prefix: int) -> None:
     keep_BK = torch.tensor([[5, 2], [4, 1]])
     fused = ops.fuse(some_tokens(prefix), keep_BK, torch.rand(B, P))
     assert fused.position_BK is not None
-    assert fused.position_BK.tolist() == [[5, 2, NOWHERE], [4, 1, NOWHERE]]
+    assert fused.position_BK.tolist() == [[5, 2, NO_POSITION], [4, 1, NO_POSITION]]
     again = ops.keep(fused, torch.tensor([[2, 0], [0, 2]]))
     assert again.position_BK is not None
-    assert again.position_BK.tolist() == [[NOWHERE, 5], [4, NOWHERE]]
+    assert again.position_BK.tolist() == [[NO_POSITION, 5], [4, NO_POSITION]]
 
 
 def test_selected_images_take_their_positions_along() -> None:
@@ -89,5 +89,5 @@ def test_selected_images_take_their_positions_along() -> None:
 def test_packed_tokens_are_turned_image_after_image_and_their_prefix_is_not() -> None:
     tokens = some_tokens(2)._replace(position_BK=torch.tensor([[5, 3, 9], [1, 0, 4]]), lengths=(4, 5))
     tokens = tokens._replace(x_BNC=packing.pack(torch.randn(B, 5, 4), (4, 5)).unsqueeze(0))
-    assert tokens.turned_BK is not None
-    assert tokens.turned_BK.tolist() == [[NOWHERE, NOWHERE, 5, 3, NOWHERE, NOWHERE, 1, 0, 4]]
+    assert tokens.rope_position_BK is not None
+    assert tokens.rope_position_BK.tolist() == [[NO_POSITION, NO_POSITION, 5, 3, NO_POSITION, NO_POSITION, 1, 0, 4]]

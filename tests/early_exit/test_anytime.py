@@ -17,7 +17,7 @@ from conformance.families import FAMILIES, NO_CLASS_TOKEN, small_images, small_m
 from vitrim.cli import app
 from vitrim.core import ops
 from vitrim.core.listening import listeners_of
-from vitrim.core.tokens import Tokens, Told
+from vitrim.core.tokens import AuxOutput, Tokens
 from vitrim.early_exit.calibration import ExitRecord, exit_macs
 from vitrim.early_exit.certainty import confidence, entropy
 from vitrim.measure.macs import block_macs
@@ -175,9 +175,9 @@ def test_threads_do_not_meet():
 def test_selecting_images_takes_all_that_is_kept_per_image():
     x = torch.arange(6.0).view(3, 2, 1)
     row = torch.arange(3.0).unsqueeze(1)
-    tokens = Tokens(x, 1, row, True, row, row, (Told("metr", row),))
+    tokens = Tokens(x, 1, row, True, row, row, (AuxOutput("metr", row),))
     chosen = ops.select_images(tokens, torch.tensor([2, 0]))
-    for value in (chosen.size_BN, chosen.source_BP, chosen.weight_BP, chosen.carry[0].value):
+    for value in (chosen.size_BN, chosen.source_BP, chosen.weight_BP, chosen.aux[0].value):
         assert value.tolist() == [[2.0], [0.0]]
     assert torch.equal(chosen.x_BNC, x[[2, 0]])
 

@@ -12,7 +12,7 @@ from torch import nn
 import vitrim
 from vitrim.measure import benchmark as module
 from vitrim.measure import turns
-from vitrim.measure.benchmark import benchmark, twin
+from vitrim.measure.benchmark import benchmark, clone_sharing_weights
 from vitrim.measure.peak_memory import PeakMemory
 
 SMALL = (3, 8, 8)
@@ -96,7 +96,7 @@ def test_another_precision_is_measured_on_a_copy(tiny_vit):
 
 def test_twins_share_their_weights_in_another_precision_too(tiny_vit):
     model = tiny_vit()
-    reduced = vitrim.reduce_tokens(twin(model), "evit", keep_rate=0.5)
+    reduced = vitrim.reduce_tokens(clone_sharing_weights(model), "evit", keep_rate=0.5)
     pairs = list(zip(model.parameters(), reduced.parameters(), strict=True))
     assert all(a is b for a, b in pairs)
     copies = {}

@@ -10,7 +10,7 @@ import torch
 
 import vitrim
 from vitrim.backbones.reader import read_backbone
-from vitrim.core.amount import distributed
+from vitrim.core.amount import distribute
 from vitrim.core.method import Method
 from vitrim.measure import targets
 from vitrim.measure.benchmark import benchmark
@@ -38,7 +38,7 @@ def test_a_target_is_met_by_the_best_of_all_settings(tiny_vit, monkeypatch, name
     spec, unreduced = read_backbone(model).spec, count_macs(model)
     target = int(unreduced * share)
     if name == "tome":
-        candidates = [vitrim.ToMe(r=distributed(total, spec)) for total in range(12 * 32)]
+        candidates = [vitrim.ToMe(r=distribute(total, spec)) for total in range(12 * 32)]
     else:
         candidates = [vitrim.create_method(name, keep_rate=k / 500) for k in range(1, 501)]
     method = method_for_macs(model, name, target / 1e9)

@@ -112,7 +112,7 @@ def test_weights_fit_any_keep_rate_and_resolution(build: Build, inattentive: str
     learn(model)
     state = model.state_dict()
     for rate in (1.0, 0.95, 0.7, 0.2):
-        model.blocks.act(model.blocks.method.at_keep_rate(rate))
+        model.blocks.set_method(model.blocks.method.at_keep_rate(rate))
         fresh = build(inattentive, dynamic_img_size=True, keep_rate=rate)
         fresh.load_state_dict(state)
         for size in ((32, 32), (20, 44)):
@@ -153,6 +153,6 @@ def test_a_model_that_learned_copies_and_runs_in_half_precision(build: Build, in
 @each
 def test_a_method_swapped_in_without_weights_says_so(build: Build, inattentive: str) -> None:
     model = build("average")
-    model.blocks.act(vitrim.BeyondAttentive(inattentive=inattentive, layers=LAYERS))
+    model.blocks.set_method(vitrim.BeyondAttentive(inattentive=inattentive, layers=LAYERS))
     with pytest.raises(ValueError, match=f"block 1 holds no weights for inattentive='{inattentive}': apply .*reduce_t"):
         model(images())

@@ -51,8 +51,8 @@ def test_one_reduction_by_hand(moment: Any, fuse: bool) -> None:
 def test_a_block_that_is_no_reducing_one_does_nothing(moment: Any) -> None:
     method = vitrim.EViT(keep_rate=0.4, layers=(1,)).build(moment.spec)
     for layer in (0, 2, 3):
-        assert not method.acts(layer, moment.tokens.num_patches)
-    assert method.acts(1, moment.tokens.num_patches)
+        assert not method.is_active(layer, moment.tokens.num_patches)
+    assert method.is_active(1, moment.tokens.num_patches)
 
 
 def test_ties_keep_the_patches_that_come_first(moment: Any) -> None:

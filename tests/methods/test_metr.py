@@ -39,12 +39,12 @@ def images() -> Tensor:
 
 def heard(model: VisionTransformer, x_BCHW: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
     """Final and exit logits."""
-    outbox: list[Tokens] = []
-    model.blocks.publish_into(outbox)
+    outputs: list[Tokens] = []
+    model.blocks.collect_outputs(outputs)
     logits_BK = model(x_BCHW)
-    model.blocks.publish_into(None)
-    assert outbox[0].carry is not None
-    return logits_BK, outbox[0].told("metr")
+    model.blocks.collect_outputs(None)
+    assert outputs[0].aux is not None
+    return logits_BK, outputs[0].collected("metr")
 
 
 def test_the_loss_by_hand() -> None:
@@ -77,8 +77,8 @@ def test_the_final_output_teaches_and_is_not_taught() -> None:
 
 def test_the_loss_reaches_heads_and_the_blocks_before_them(build: Build) -> None:
     model = vitrim.reduce_tokens(build(), metr()).train()
-    logits_BK, carry = heard(model, images())
-    losses = model.blocks.method.exits.losses(carry, logits_BK, lambda x_BK: cross_entropy(x_BK, TARGET))
+    logits_BK, aux = heard(model, images())
+    losses = model.blocks.method.exits.losses(aux, logits_BK, lambda x_BK: cross_entropy(x_BK, TARGET))
     losses["exits"].backward()
     reached = {name for name, parameter in model.named_parameters() if parameter.grad is not None}
     assert {f"blocks.{layer}.method.exit.{part}.weight" for layer in EXITS for part in (0, 1, 3)} <= reached
@@ -183,8 +183,8 @@ def test_checkpointing_with_listeners_gives_the_same_gradients(build: Build) -> 
     twin = copy.deepcopy(model)
     twin.set_grad_checkpointing()
     for each in (model, twin):
-        logits_BK, carry = heard(each, images())
-        losses = each.blocks.method.exits.losses(carry, logits_BK, lambda x_BK: cross_entropy(x_BK, TARGET))
+        logits_BK, aux = heard(each, images())
+        losses = each.blocks.method.exits.losses(aux, logits_BK, lambda x_BK: cross_entropy(x_BK, TARGET))
         (cross_entropy(logits_BK, TARGET) + losses["exits"] + losses["distillation"]).backward()
     for (name, mine), other in zip(model.named_parameters(), twin.parameters(), strict=True):
         assert mine.grad is not None, name
@@ -202,13 +202,13 @@ def test_heads_move_with_the_model(build: Build, dtype: torch.dtype) -> None:
 def test_another_keep_rate_keeps_the_heads_and_changes_the_counts(build: Build) -> None:
     model = vitrim.reduce_tokens(build(), metr())
     head, before = model.blocks[2].weights.exit[1].weight, heard(model, images())[1]
-    model.blocks.act(model.blocks.method.at_keep_rate(1.0))
+    model.blocks.set_method(model.blocks.method.at_keep_rate(1.0))
     assert torch.equal(model(images()), build()(images()))
     after = heard(model, images())[1]
     assert len(after) == 2
     assert not torch.equal(after[0], before[0])
     assert model.blocks[2].weights.exit[1].weight is head
-    model.blocks.act(model.blocks.method.at_keep_rate(0.6))
+    model.blocks.set_method(model.blocks.method.at_keep_rate(0.6))
     assert torch.equal(heard(model, images())[1][0], before[0])
 
 
@@ -233,9 +233,9 @@ def test_exits_are_where_the_method_reduces_at_whatever_rate(build: Build, rate:
 )
 def test_exits_stand_beside_any_method(build: Build, inner: vitrim.Method) -> None:
     model = vitrim.reduce_tokens(build(), metr(method=inner))
-    logits_BK, carry = heard(model, images())
+    logits_BK, aux = heard(model, images())
     assert torch.equal(logits_BK, vitrim.reduce_tokens(build(), inner)(images()))
-    assert [exit_BK.shape for exit_BK in carry] == [(2, 10), (2, 10)]
+    assert [exit_BK.shape for exit_BK in aux] == [(2, 10), (2, 10)]
     method, alone = model.blocks.method, inner.build(model.blocks.spec)
     assert [method.num_kept(i, 16) for i in range(6)] == [alone.num_kept(i, 16) for i in range(6)]
     assert (method.merges, method.has_keep_rate) == (alone.merges, alone.has_keep_rate)
@@ -249,10 +249,10 @@ class Learning(vitrim.EViT):
     name = "learning"
 
     def after_block(self, layer: int, tokens: Tokens) -> Tokens:
-        return tokens.tell(self.name, tokens.first_BC) if layer == 0 else tokens
+        return tokens.collect(self.name, tokens.first_BC) if layer == 0 else tokens
 
-    def losses(self, told: tuple[Tensor, ...], logits_BK: Tensor, criterion: Any) -> dict[str, Tensor]:
-        (first_BC,) = told
+    def losses(self, collected: tuple[Tensor, ...], logits_BK: Tensor, criterion: Any) -> dict[str, Tensor]:
+        (first_BC,) = collected
         return {"own": first_BC.square().mean()}
 
 

@@ -120,7 +120,7 @@ def test_one_merge_by_hand(moment: Any) -> None:
 def test_proportional_attention_starts_once_something_merged(moment: Any) -> None:
     assert vitrim.ToMe().size_in_attention
     assert not vitrim.ToMe(prop_attn=False).size_in_attention
-    first, later = (vitrim.ToMe(r=[0, 2, 0, 0]).build(moment.spec).acts(layer, 40) for layer in (0, 1))
+    first, later = (vitrim.ToMe(r=[0, 2, 0, 0]).build(moment.spec).is_active(layer, 40) for layer in (0, 1))
     assert (first, later) == (False, True)
 
 

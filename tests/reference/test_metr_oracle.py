@@ -58,14 +58,14 @@ def test_logits_features_and_counts_equal(folder: Path, name: str) -> None:
 @each_case
 def test_the_exits_say_the_same(folder: Path, name: str) -> None:
     oracle = read(folder, name)
-    model, outbox = model_of(oracle), list[Tokens]()
-    model.blocks.publish_into(outbox)
+    model, outputs = model_of(oracle), list[Tokens]()
+    model.blocks.collect_outputs(outputs)
     with torch.no_grad():
         oracles.assert_logits_equal(model(oracle["input"].double()), oracle)
     exits = oracle.settings["exit_layers"]
-    carry = outbox[0].told("metr")
-    assert len(carry) == len(exits)
-    for layer, exit_BK in zip(exits, carry, strict=True):
+    aux = outputs[0].collected("metr")
+    assert len(aux) == len(exits)
+    for layer, exit_BK in zip(exits, aux, strict=True):
         assert (exit_BK - oracle[f"output64.layer{layer}.exit_logits"]).abs().max() <= oracles.EXACT
 
 

@@ -146,7 +146,7 @@ def test_merging_and_unmerging_give_the_same_values(name: str) -> None:
     assert torch.equal(unit.size_BN, oracle["output.unit_size"].double().squeeze(-1))
     assert torch.equal(merged(oracle, prefix, r, size_BN, how="max").x_BNC.float(), oracle["output.x_amax"])
     holder_BN = oracle["output.source"].long().argmax(dim=1)
-    back = ops.spread(out).x_BNC
+    back = ops.unmerge(out).x_BNC
     assert (back - ops.take(oracle["output64.x"], holder_BN)).abs().max() <= oracles.EXACT
     if name != "cls_dist":  # the official unmerge forgets that merging moved the distillation token to the front
         assert (back - oracle["output.unmerged"]).abs().max() <= oracles.SINGLE

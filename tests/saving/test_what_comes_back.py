@@ -131,7 +131,7 @@ def test_saving_changes_neither_the_model_nor_what_is_drawn_next(tmp_path):
     model = reduced("metr").train()
     model.blocks[0].eval()
     heard = []
-    find_stack(model).stack.publish_into(heard)
+    find_stack(model).stack.collect_outputs(heard)
     before = [(id(value), value.clone()) for value in model.parameters()]
     modes, state = [module.training for module in model.modules()], torch.get_rng_state()
     vitrim.save_pretrained(model, tmp_path / "saved")

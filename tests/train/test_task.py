@@ -150,12 +150,12 @@ def test_token_labeling_is_the_plain_functions(images: Tensor, method: vitrim.Me
     torch.manual_seed(6)  # of the box
     losses = task(images, targets())
     torch.manual_seed(6)
-    found, outbox = find_stack(model), []
+    found, outputs = find_stack(model), []
     if found is not None:
-        found.stack.publish_into(outbox, traced=True)
+        found.stack.collect_outputs(outputs, traced=True)
     output = model(images)
     assert output[2].tolist() != [0, 0, 0, 0]
-    wanted = tl.loss_of_output(output, *targets(), (4, 4), outbox[0] if outbox else None, dense_weight=0.5)
+    wanted = tl.loss_of_output(output, *targets(), (4, 4), outputs[0] if outputs else None, dense_weight=0.5)
     assert losses.parts == wanted
     torch.testing.assert_close(losses.loss, sum(wanted.values()))
 

@@ -99,13 +99,13 @@ def test_half_precision_outputs_give_a_loss_in_fp32() -> None:
 
 
 def published(model: LVViT, images: Tensor, box: Tensor) -> tuple[tuple[Tensor, Tensor, Tensor], Tokens]:
-    outbox: list[Tokens] = []
+    outputs: list[Tokens] = []
     found = find_stack(model)
     assert found is not None
-    found.stack.publish_into(outbox, traced=True)
+    found.stack.collect_outputs(outputs, traced=True)
     output = model(images, box)
-    found.stack.publish_into(None)
-    return output, outbox[0]
+    found.stack.collect_outputs(None)
+    return output, outputs[0]
 
 
 def test_a_method_that_keeps_everything_changes_no_term(images: Tensor, targets: tuple[Tensor, Tensor]) -> None:
@@ -135,7 +135,7 @@ def test_reduced_outputs_meet_the_targets_of_the_patches_they_hold(
 
 def test_reduced_outputs_without_sources_are_refused(images: Tensor, targets: tuple[Tensor, Tensor]) -> None:
     output = vitrim.reduce_tokens(small().train(), vitrim.EViT(keep_rate=0.5))(images)
-    with pytest.raises(ValueError, match=r"publish_into|reduced_targets"):
+    with pytest.raises(ValueError, match=r"collect_outputs|reduced_targets"):
         tl.loss_of_output(output, *targets, GRID)
 
 

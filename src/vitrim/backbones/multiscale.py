@@ -7,13 +7,13 @@ from typing import Any
 
 from torch import nn
 
-from ..core.block_reader import OpaqueReader
+from ..core.block_reader import UnreadableReader
 from ..core.spec import ViTSpec
 from ..models.multiscale import MultiscaleBlock, MultiscaleViT
 from . import timm
 from .reader import Backbone, Place
 
-READERS = {**timm.READERS, MultiscaleBlock: OpaqueReader()}
+READERS = {**timm.READERS, MultiscaleBlock: UnreadableReader()}
 
 
 def place(model: nn.Module) -> Place | None:
@@ -24,11 +24,13 @@ def place(model: nn.Module) -> Place | None:
 def read(model: Any) -> Backbone:
     """The backbone of a multi-scale model; its tokens can be reduced from block `fusion_layer` on."""
     backbone = timm.read(model, READERS)
-    opaque_macs = _opaque_macs(model, backbone.spec)
-    return replace(backbone, spec=replace(backbone.spec, opaque_layers=model.fusion_layer, opaque_macs=opaque_macs))
+    unreadable_macs = _unreadable_macs(model, backbone.spec)
+    return replace(
+        backbone, spec=replace(backbone.spec, first_reducible_layer=model.fusion_layer, unreadable_macs=unreadable_macs)
+    )
 
 
-def _opaque_macs(model: Any, spec: ViTSpec) -> int:
+def _unreadable_macs(model: Any, spec: ViTSpec) -> int:
     """Multiply-adds of the blocks that carry both groups, for one image."""
     high, low = 1 + spec.num_patches, 1 + spec.num_patches // 4
     attention = 2 * (low * spec.attention_macs + 2 * low**2 * spec.attention_channels)  # as many 2x2 means as low ones

@@ -189,7 +189,7 @@ def _check_forwards(backbone: Backbone, index: int, block: nn.Module) -> None:
     for what, module in (("", block), (f"'s {attention}", of_attention)):
         # What accelerate does around an attention without weights of its own is done by its projections as well.
         aligned = module is not None and is_dispatched(module) and (module is block or not module._parameters)
-        if module is not None and not backbone.readers[index].opaque and not aligned and _is_patched(module):
+        if module is not None and not backbone.readers[index].unreadable and not aligned and _is_patched(module):
             raise UnsupportedModel(
                 f"{backbone.spec.name}: block {index}{what} ({type(module).__name__}) runs a forward that "
                 f"{version(backbone.library)} did not give it, and while tokens are reduced it would not be called. "

@@ -29,7 +29,7 @@ class EvaReader(BlockReader):
     def is_exact(self, block: Any) -> bool:
         return is_fused(block.attn)
 
-    def whole(self, block: Any, x_BNC: Tensor, rotation: Rotation | None = None) -> Tensor:
+    def own_output(self, block: Any, x_BNC: Tensor, rotation: Rotation | None = None) -> Tensor:
         out: Tensor = own_forward(block)(x_BNC, rope=None if rotation is None else rotation.table)
         return out
 
@@ -51,7 +51,7 @@ class EvaReader(BlockReader):
     def rotation(self, rope: Tensor | None = None, *_: Any, **__: Any) -> Rotation | None:
         return None if rope is None else Rotation(rope)
 
-    def turn(self, block: Any, attention: Attention, rows: Tensor) -> Attention:
+    def apply_rope(self, block: Any, attention: Attention, rows: Tensor) -> Attention:
         half = getattr(block.attn, "rotate_half", False)
         first = attention.q_BHND.shape[2] - rows.shape[-2]
         q, k = (

@@ -83,7 +83,7 @@ class LayerReader(BlockReader):
             raise ValueError("reentrant checkpointing takes tokens apart: checkpoint with use_reentrant=False.")
         return out
 
-    def whole(self, block: Any, x_BNC: Tensor, rotation: Rotation | None = None) -> Tensor:
+    def own_output(self, block: Any, x_BNC: Tensor, rotation: Rotation | None = None) -> Tensor:
         # Past the wrapper in which newer versions checkpoint, as `run` has done it.
         forward = own_forward(block)
         bare = inspect.unwrap(forward)
@@ -122,7 +122,7 @@ class RotaryReader(ScaleReader):
         assert rotation is not None
         return {"position_embeddings": rotation.table.chunk(2, dim=-1)}
 
-    def turn(self, block: Any, attention: Attention, rows: Tensor) -> Attention:
+    def apply_rope(self, block: Any, attention: Attention, rows: Tensor) -> Attention:
         from transformers.models.dinov3_vit.modeling_dinov3_vit import apply_rotary_pos_emb
 
         q, k = apply_rotary_pos_emb(attention.q_BHND, attention.k_BHND, *rows.chunk(2, dim=-1))

@@ -126,7 +126,7 @@ def _static_rows(
         other = copy.deepcopy(net)
         found = find_stack(other)
         assert found is not None
-        found.stack.act(found.stack.method.at_keep_rate(rate))
+        found.stack.set_method(found.stack.method.at_keep_rate(rate))
         with terminal.progress_bar(f"images, keep {rate:g}") as progress:
             top1 = evaluate(other, batches, device=device, amp=amp, progress=progress).top1
         rows.append(Row(f"no exits, keep {rate:g}", other, top1, None, count_macs(other) / 1e9))

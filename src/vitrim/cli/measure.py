@@ -118,7 +118,7 @@ def benchmark(
     place, net = check_device(device), build_model(model, img_size=img_size)
     fitting = fit(net, found, check=_fixed)
     models = {"unreduced": net}
-    models |= {name: reduce_tokens(turns.twin(net), method) for name, method in fitting.named.items()}
+    models |= {name: reduce_tokens(turns.clone_sharing_weights(net), method) for name, method in fitting.named.items()}
     if int8:
         models |= {f"{name}, int8": quantize_int8(copy.deepcopy(each)) for name, each in models.items()}
     gmacs_of = {name: count_macs(each) / 1e9 for name, each in models.items()}

@@ -39,5 +39,5 @@ def _saved(model: str, reduction: Reduction, img_size: int | None) -> nn.Module:
     net = load_saved(Path(model), exits=True, img_size=img_size)
     found = find_stack(net)
     if found is not None and rates:
-        found.stack.act(found.stack.method.at_keep_rate(rates[0]))
+        found.stack.set_method(found.stack.method.at_keep_rate(rates[0]))
     return net

@@ -11,7 +11,7 @@ from torch import nn
 from ..api import create_method
 from ..backbones.reader import read_backbone
 from ..core.amount import KEEP_RATE
-from ..core.checks import check_opaque
+from ..core.checks import check_reducible
 from ..core.method import Method, plain_settings
 from ..core.scored import WITHOUT_CLS
 from ..core.spec import ViTSpec
@@ -78,7 +78,7 @@ class Configuration:
     def make(self, model: nn.Module, seed: int = 0) -> Method:
         """The method for that model. seed: for methods that draw numbers. ValueError where it does not fit."""
         method, spec = seeded(self._method(model), seed), read_backbone(model).spec
-        check_opaque(method.built_for(spec), spec)
+        check_reducible(method.built_for(spec), spec)
         return method
 
     def _method(self, model: nn.Module) -> Method:

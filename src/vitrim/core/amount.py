@@ -70,18 +70,18 @@ class PerBlock(Amount):
             raise ValueError(f"{name}: {self.setting} is a whole number of patches, at least 0, not {value!r}.")
 
     def scale(self, spec: ViTSpec) -> Scale:
-        most = (spec.depth - spec.opaque_layers) * (spec.num_patches // 2)
-        return Scale(-most, 0, lambda step: distributed(-step, spec))
+        most = (spec.depth - spec.first_reducible_layer) * (spec.num_patches // 2)
+        return Scale(-most, 0, lambda step: distribute(-step, spec))
 
 
-def distributed(total: int, spec: ViTSpec) -> tuple[int, ...]:
+def distribute(total: int, spec: ViTSpec) -> tuple[int, ...]:
     """Patches to remove in each block: as equal as possible, larger ones first, and at most half of what arrives.
 
-    None in opaque blocks.
+    None in blocks that cannot be read.
     """
-    blocks = spec.depth - spec.opaque_layers
+    blocks = spec.depth - spec.first_reducible_layer
     share, rest = divmod(total, blocks)
-    patches, removed = spec.num_patches, [0] * spec.opaque_layers
+    patches, removed = spec.num_patches, [0] * spec.first_reducible_layer
     for layer in range(blocks):
         removed.append(min(share + (layer < rest), patches // 2))
         patches -= removed[-1]

@@ -12,10 +12,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from . import packing
-from .precision import has_bf16_products, product, widen
+from .precision import at_least_fp32, has_bf16_matmul, matmul_fp32
 
-QUERY_CHUNK = 64  # queries per step where every row of the attention matrix is needed once
-QUERY_STEP = 256  # and where each step's rows are mixed at once
+SCORE_CHUNK_SIZE = 64  # queries per chunk when rows of the attention matrix are only summed up
+CHUNK_SIZE = 256  # queries per chunk of explicit products
 ANY_LENGTH = 2**63 - 1
 
 
@@ -34,14 +34,17 @@ class Attention(NamedTuple):
     dropout: float = 0.0
     lengths: packing.Lengths | None = None  # tokens of each image, if packed
 
-    def output(self, *, steps_up_to: int = 0) -> Tensor:
-        """Softmax(q k^T) v: [B, H, N, D]. Through the fused kernel, or of up to so many tokens in steps of queries."""
+    def output(self, *, max_chunked_tokens: int = 0) -> Tensor:
+        """Softmax(q k^T) v: [B, H, N, D].
+
+        Uses the fused kernel or, up to `max_chunked_tokens` tokens, explicit products over chunks of queries.
+        """
         if self.lengths is not None:
             # Joined as [1, T, H, D], the order in which the kernel writes, so that each row is copied whole.
-            mixed = [image.output(steps_up_to=steps_up_to).transpose(1, 2) for image in self.images()]
+            mixed = [image.output(max_chunked_tokens=max_chunked_tokens).transpose(1, 2) for image in self.images()]
             return torch.cat(mixed, dim=1).transpose(1, 2)
-        if self.q_BHND.shape[2] <= steps_up_to and not self.dropout:
-            return self._output_in_steps()
+        if self.q_BHND.shape[2] <= max_chunked_tokens and not self.dropout:
+            return self._chunked_output()
         if self.bias is not None and torch.onnx.is_in_onnx_export():
             # ONNX has an operator for all of it, which onnxruntime refuses with one row of bias for all queries.
             return self.rows(0, self.q_BHND.shape[2]).to(self.v_BHND.dtype) @ self.v_BHND
@@ -49,8 +52,8 @@ class Attention(NamedTuple):
             self.q_BHND, self.k_BHND, self.v_BHND, self.bias, dropout_p=self.dropout, scale=self.scale
         )
 
-    def _output_in_steps(self) -> Tensor:
-        """Softmax(q k^T) v by plain products, QUERY_STEP queries at a time."""
+    def _chunked_output(self) -> Tensor:
+        """Softmax(q k^T) v by explicit products, CHUNK_SIZE queries at a time."""
         B, H, N, D = self.q_BHND.shape
         parts = [self.q_BHND, self.k_BHND, self.v_BHND]
         if not torch.compiler.is_compiling():
@@ -59,7 +62,7 @@ class Attention(NamedTuple):
         q_XND, k_XDN = q_XND * self.scale, k_XND.transpose(1, 2)
         bias_X1N = None if self.bias is None else self.bias.expand(B, H, 1, N).reshape(B * H, 1, N)
         mixed = []
-        for q_XMD in [q_XND] if N <= QUERY_STEP else torch.split(q_XND, QUERY_STEP, dim=1):
+        for q_XMD in [q_XND] if N <= CHUNK_SIZE else torch.split(q_XND, CHUNK_SIZE, dim=1):
             logits_XMN = torch.bmm(q_XMD, k_XDN) if bias_X1N is None else torch.baddbmm(bias_X1N, q_XMD, k_XDN)
             mixed.append(_mix(logits_XMN, v_XND))
         return (mixed[0] if len(mixed) == 1 else torch.cat(mixed, dim=1)).view(B, H, N, D)
@@ -75,15 +78,15 @@ class Attention(NamedTuple):
 
     def rows(self, start: int, stop: int) -> Tensor:
         """Attention of queries start to stop - 1 over all keys, at least in fp32: [B, H, stop - start, N]."""
-        query = widen(self.q_BHND[:, :, start:stop]) * self.scale
-        logits = product(query, self.k_BHND.transpose(-2, -1))
+        query = at_least_fp32(self.q_BHND[:, :, start:stop]) * self.scale
+        logits = matmul_fp32(query, self.k_BHND.transpose(-2, -1))
         return (logits if self.bias is None else logits + self.bias).softmax(dim=-1)
 
     def cls_row(self) -> Tensor:
         """Attention of the first token, the class token, over all tokens: [B, H, N]."""
         if self.lengths is not None:
             return self._of_each(Attention.cls_row)
-        query_BHD = widen(self.q_BHND[:, :, 0]) * self.scale
+        query_BHD = at_least_fp32(self.q_BHND[:, :, 0]) * self.scale
         logits_BHN = _logits_of_one(query_BHD, self.k_BHND)
         return (logits_BHN if self.bias is None else logits_BHN + self.bias[:, :, 0]).softmax(dim=-1)
 
@@ -92,7 +95,7 @@ class Attention(NamedTuple):
 
         Head by head: reducing over the strided axis at once is far slower.
         """
-        heads = [widen(keys_BND) for keys_BND in self.k_BHND.unbind(dim=1)]
+        heads = [at_least_fp32(keys_BND) for keys_BND in self.k_BHND.unbind(dim=1)]
         return reduce(torch.add, heads) / len(heads)
 
     def received(self) -> Tensor:
@@ -100,15 +103,15 @@ class Attention(NamedTuple):
         if self.lengths is not None:
             return self._of_each(Attention.received)
         N = self.q_BHND.shape[2]
-        step = min(QUERY_CHUNK, (N + 1) // 2)
-        copied = self._replace(k_BHND=widen(self.k_BHND).contiguous())  # once, not for every chunk
+        step = min(SCORE_CHUNK_SIZE, (N + 1) // 2)
+        copied = self._replace(k_BHND=at_least_fp32(self.k_BHND).contiguous())  # once, not for every chunk
         chunks = [copied.rows(i, min(i + step, N)).sum(dim=2) for i in range(0, N, step)]
         return torch.stack(chunks).sum(dim=0) / N
 
-    def _of_each(self, told: Callable[[Attention], Tensor]) -> Tensor:
-        """What each image tells, [1, H, n], padded with zeros: [B, H, N]."""
+    def _of_each(self, compute: Callable[[Attention], Tensor]) -> Tensor:
+        """One result per image, [1, H, n] each, padded with zeros: [B, H, N]."""
         assert self.lengths is not None
-        rows_NH = torch.cat([told(image)[0] for image in self.images()], dim=1).transpose(0, 1)
+        rows_NH = torch.cat([compute(image)[0] for image in self.images()], dim=1).transpose(0, 1)
         return packing.pad(rows_NH, self.lengths).transpose(1, 2)
 
 
@@ -116,8 +119,8 @@ class Attention(NamedTuple):
 COUNTED: ContextVar[bool] = ContextVar("vitrim_counted", default=False)
 
 
-def longest_in_steps(x_BNC: Tensor) -> int:
-    """Up to how many tokens attention over such features runs faster in steps than through the fused kernel.
+def max_chunked_tokens(x_BNC: Tensor) -> int:
+    """The number of tokens up to which chunked attention is faster than the fused kernel.
 
     As measured in inference on a CPU (docs/log.md): of any length in bf16, where the CPU multiplies it, and in fp32
     if compiled and done in one step.
@@ -126,8 +129,8 @@ def longest_in_steps(x_BNC: Tensor) -> int:
         return 0
     dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x_BNC.dtype
     if dtype == torch.bfloat16:
-        return ANY_LENGTH if has_bf16_products() else 0
-    return QUERY_STEP if dtype == torch.float32 and torch.compiler.is_compiling() else 0
+        return ANY_LENGTH if has_bf16_matmul() else 0
+    return CHUNK_SIZE if dtype == torch.float32 and torch.compiler.is_compiling() else 0
 
 
 def _mix(logits_XMN: Tensor, v_XND: Tensor) -> Tensor:
@@ -138,7 +141,7 @@ def _mix(logits_XMN: Tensor, v_XND: Tensor) -> Tensor:
     """
     if not torch.compiler.is_compiling():
         return torch.bmm(torch.softmax(logits_XMN, dim=-1, out=logits_XMN), v_XND)
-    wide_XMN = widen(logits_XMN)
+    wide_XMN = at_least_fp32(logits_XMN)
     weight_XMN = (wide_XMN - wide_XMN.amax(dim=-1, keepdim=True)).exp()
     total_XM1 = weight_XMN.sum(dim=-1, keepdim=True)
     return (torch.bmm(weight_XMN.to(v_XND.dtype), v_XND) / total_XM1).to(v_XND.dtype)
@@ -163,5 +166,5 @@ def _logits_of_one(query_BHD: Tensor, k_BHND: Tensor) -> Tensor:
             return (query_BH1D * k_BHND).sum(dim=-1)
         if not single:
             heads = zip(query_BH1D.unbind(dim=1), k_BHND.unbind(dim=1), strict=True)
-            return torch.cat([product(query, keys.transpose(-2, -1)) for query, keys in heads], dim=1)
-    return product(query_BH1D, k_BHND.transpose(-2, -1)).squeeze(2)
+            return torch.cat([matmul_fp32(query, keys.transpose(-2, -1)) for query, keys in heads], dim=1)
+    return matmul_fp32(query_BH1D, k_BHND.transpose(-2, -1)).squeeze(2)

@@ -22,7 +22,7 @@ MASKED = "a model with reduced tokens takes no attention mask: its tokens move; 
 class BlockReader(ABC):
     """How to read one class of blocks of one library. Stateless; one instance serves all blocks of the class."""
 
-    opaque: bool = False  # whether such a block only runs as a whole: see OpaqueReader
+    unreadable: bool = False  # whether the block can only be called, see `UnreadableReader`
     attention_name: str = "attn"  # the child whose parts are read, and whose forward is not called
 
     # How the library calls the attention, for those who listen to it: once with the features, or with them as queries,
@@ -58,8 +58,8 @@ class BlockReader(ABC):
         """The table of rotations among what the library calls a block with; None for a block without."""
         return None
 
-    def turn(self, block: Any, attention: Attention, rows: Tensor) -> Attention:
-        """Queries and keys of the last tokens, as many as there are rows, turned by them. See `Rotation.rows`."""
+    def apply_rope(self, block: Any, attention: Attention, rows: Tensor) -> Attention:
+        """Apply the given rotary rows (`Rotation.rows`) to the queries and keys of the last K tokens."""
         raise NotImplementedError(f"{type(self).__name__} knows a table of rotations, and not what to do with it.")
 
     def check_call(self, *args: Any, **kwargs: Any) -> None:
@@ -75,8 +75,8 @@ class BlockReader(ABC):
         """What the self-check calls a block with beside the features; random where it may be."""
         return {}
 
-    def whole(self, block: Any, x_BNC: Tensor, rotation: Rotation | None = None) -> Tensor:
-        """The output of the block itself, as the library computes it."""
+    def own_output(self, block: Any, x_BNC: Tensor, rotation: Rotation | None = None) -> Tensor:
+        """The block's own output, as the library computes it."""
         out: Tensor = own_forward(block)(x_BNC)
         return out
 
@@ -96,10 +96,10 @@ def through(x: Tensor, *modules: nn.Module) -> Tensor:
     return x
 
 
-class OpaqueReader(BlockReader):
-    """For a block that only runs as a whole, whatever sequence it takes. Such blocks come first, and no method acts."""
+class UnreadableReader(BlockReader):
+    """For a block that can only be called. Such blocks come first, and no method is active in them."""
 
-    opaque = True
+    unreadable = True
 
     def attention(self, block: Any, x_BNC: Tensor) -> Attention:
         raise RuntimeError(f"the attention of a {type(block).__name__} cannot be read: the block only runs as a whole.")

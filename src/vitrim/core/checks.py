@@ -11,18 +11,18 @@ from .method import Method
 from .spec import ViTSpec
 
 
-def check_opaque(method: Method, spec: ViTSpec) -> None:
+def check_reducible(method: Method, spec: ViTSpec) -> None:
     """ValueError where a built method would act in one of the blocks that only run as a whole.
 
     What acts shows in the count that it keeps, in what it costs, or in what it learns.
     """
-    first = spec.opaque_layers
+    first = spec.first_reducible_layer
     for layer in range(first):
         patches = spec.num_patches
         reduces = method.num_kept(layer, patches) != patches or method.extra_macs(layer, patches, spec) > 0
-        acts = reduces or method.make_weights(layer, spec) is not None
-        name = method.name if acts else Exits.name
-        if acts or method.learned_in(layer, spec) is not None:
+        is_active = reduces or method.make_weights(layer, spec) is not None
+        name = method.name if is_active else Exits.name
+        if is_active or method.learned_in(layer, spec) is not None:
             raise ValueError(
                 f"{name} would act in block {layer}, and blocks 0 to {first - 1} of {spec.name} only run as a "
                 f"whole: let it act from block {first} on, by its layers, or by a list that starts with {first} zeros "

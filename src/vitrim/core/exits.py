@@ -22,7 +22,7 @@ from dataclasses import dataclass, replace
 from torch import Tensor, nn
 from torch.nn.functional import kl_div
 
-from .precision import widen
+from .precision import at_least_fp32
 from .schedule import check_layers, is_number
 from .spec import ViTSpec
 from .tokens import Tokens
@@ -56,7 +56,7 @@ class Exits:
     distill_weight: float = 0.15
     temperature: float = 1.0
 
-    name = "metr"  # under which the heads tell their logits
+    name = "metr"  # under which the logits are collected
 
     def __post_init__(self) -> None:
         for setting in ("exit_weight", "distill_weight"):
@@ -96,8 +96,8 @@ class Exits:
         weights.add_module(TRAINING_ONLY, exit_head(spec.channels, spec.num_classes))
         return weights
 
-    def tell(self, layer: int, tokens: Tokens, weights: nn.Module | None) -> Tokens:
-        """The tokens that leave a block, with what the exit there says of them."""
+    def collect(self, layer: int, tokens: Tokens, weights: nn.Module | None) -> Tokens:
+        """Collect the logits of the exit after block `layer`, if it has one."""
         assert self.layers is not None, "build() comes first"
         if layer not in self.layers:
             return tokens
@@ -107,19 +107,19 @@ class Exits:
                 f"block {layer} holds no exit head: apply exits with reduce_tokens, which makes the heads; a method "
                 "that is swapped in brings none."
             )
-        return tokens.tell(self.name, head(tokens.first_BC))
+        return tokens.collect(self.name, head(tokens.first_BC))
 
     def losses_of(self, tokens: Tokens, logits_BK: Tensor, criterion: Criterion) -> dict[str, Tensor]:
-        """The losses for what the exits told on the way to these tokens; {} if they told nothing."""
-        told = tokens.told(self.name)
-        return self.losses(told, logits_BK, criterion) if told else {}
+        """The losses of the exit logits collected in `tokens`; {} if there are none."""
+        exit_logits = tokens.collected(self.name)
+        return self.losses(exit_logits, logits_BK, criterion) if exit_logits else {}
 
-    def losses(self, told: tuple[Tensor, ...], logits_BK: Tensor, criterion: Criterion) -> dict[str, Tensor]:
-        """Weighted losses by name, each a scalar. told: logits of the exits. criterion: logits to their loss."""
-        check_widths((exit_BK.shape[1] for exit_BK in told), logits_BK.shape[1])
+    def losses(self, exit_logits: tuple[Tensor, ...], logits_BK: Tensor, criterion: Criterion) -> dict[str, Tensor]:
+        """Weighted losses by name, each a scalar. exit_logits: [B, classes] each. criterion: maps logits to a loss."""
+        check_widths((exit_BK.shape[1] for exit_BK in exit_logits), logits_BK.shape[1])
         zero = logits_BK.new_zeros(())
-        exits = sum((criterion(exit_BK) for exit_BK in told), zero)
-        distillation = sum((divergence(exit_BK, logits_BK, self.temperature) for exit_BK in told), zero)
+        exits = sum((criterion(exit_BK) for exit_BK in exit_logits), zero)
+        distillation = sum((divergence(exit_BK, logits_BK, self.temperature) for exit_BK in exit_logits), zero)
         return {"exits": self.exit_weight * exits, "distillation": self.distill_weight * distillation}
 
 
@@ -142,8 +142,8 @@ def check_widths(exits: Iterable[int], head: int) -> None:
 
 def divergence(student_BK: Tensor, teacher_BK: Tensor, temperature: float = 1.0) -> Tensor:
     """KL(teacher || student) of softened probabilities, mean over the batch, times T squared; teacher detached."""
-    student = (widen(student_BK) / temperature).log_softmax(dim=1)
-    teacher = (widen(teacher_BK.detach()) / temperature).log_softmax(dim=1)
+    student = (at_least_fp32(student_BK) / temperature).log_softmax(dim=1)
+    teacher = (at_least_fp32(teacher_BK.detach()) / temperature).log_softmax(dim=1)
     return kl_div(student, teacher, reduction="batchmean", log_target=True) * temperature**2
 
 

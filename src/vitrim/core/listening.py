@@ -33,7 +33,7 @@ class Listener(Follower):
     """Follows every forward of one stack; by itself, unless it makes a follower for each."""
 
     traced = False  # whether tokens are to know where every patch is
-    carries = False  # whether the method may tell something (`Tokens.carry`)
+    collects = False  # whether methods collect tensors for their losses (`Tokens.aux`)
     exclusive = False  # whether there may be only one of its kind
 
     def begin(self, x_BNC: Tensor) -> Follower:
@@ -62,16 +62,16 @@ class Recorder(Listener):
         return tokens
 
 
-class Publisher(Listener):
-    """Puts what left the last block into a list, in place of what the last forward put there."""
+class OutputCollector(Listener):
+    """Puts the tokens that leave the last block into a list, in place of those of the forward before."""
 
-    carries = True
+    collects = True
 
-    def __init__(self, outbox: list[Tokens], *, traced: bool = False):
-        self.outbox, self.traced = outbox, traced
+    def __init__(self, outputs: list[Tokens], *, traced: bool = False):
+        self.outputs, self.traced = outputs, traced
 
     def finish(self, tokens: Tokens) -> None:
-        self.outbox[:] = [tokens._replace(run=None)]
+        self.outputs[:] = [tokens._replace(run=None)]
 
 
 # A stack is known by its spec: its copies have one of their own, its replicas on other devices have the same.

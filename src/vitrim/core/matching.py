@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from . import portable
-from .precision import product, widen
+from .precision import at_least_fp32, matmul_fp32
 
 
 def match(metric_BND: Tensor, num_prefix: int, num_removed: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -15,12 +15,12 @@ def match(metric_BND: Tensor, num_prefix: int, num_removed: int) -> tuple[Tensor
     The tokens at even positions, A, each propose to the most similar one at an odd position, B; the num_removed
     best proposals are taken, and several tokens of A may join one of B.
     """
-    metric_BND = portable.unit(widen(metric_BND))
+    metric_BND = portable.unit(at_least_fp32(metric_BND))
     patches = metric_BND[:, num_prefix:]
     B, P = patches.shape[:2]
     first_a = num_prefix % 2
     a, b = patches[:, first_a::2], patches[:, 1 - first_a :: 2]
-    similarity_BA, partner_BA = product(a, b.transpose(1, 2)).max(dim=-1)
+    similarity_BA, partner_BA = matmul_fp32(a, b.transpose(1, 2)).max(dim=-1)
     order_BA = portable.order(similarity_BA)
     taken, left = order_BA[:, :num_removed], order_BA[:, num_removed:]
     if num_prefix > 0:  # without a prefix the official code leaves these in the order of falling similarity
@@ -35,7 +35,7 @@ def squared_distances(a_BMC: Tensor, b_BKC: Tensor) -> Tensor:
 
     Both sides are centred first: what all tokens share would cancel out of the result, and take its digits along.
     """
-    centre_B1C = widen(b_BKC).mean(dim=1, keepdim=True)
-    a, b = widen(a_BMC) - centre_B1C, widen(b_BKC) - centre_B1C
+    centre_B1C = at_least_fp32(b_BKC).mean(dim=1, keepdim=True)
+    a, b = at_least_fp32(a_BMC) - centre_B1C, at_least_fp32(b_BKC) - centre_B1C
     a_norm, b_norm = a.square().sum(dim=-1).unsqueeze(2), b.square().sum(dim=-1).unsqueeze(1)
-    return (a_norm + b_norm - 2 * product(a, b.transpose(1, 2))).clamp(min=0)
+    return (a_norm + b_norm - 2 * matmul_fp32(a, b.transpose(1, 2))).clamp(min=0)

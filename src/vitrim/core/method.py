@@ -13,6 +13,7 @@ from . import schedule
 from .amount import KEEP_RATE, Amount
 from .attention import Attention
 from .exits import Criterion, Exits
+from .renamed import bridge
 from .spec import ViTSpec
 from .tokens import Tokens
 
@@ -32,6 +33,10 @@ class Method:
     weights: ClassVar[nn.Module | None] = None  # of the block at work; None where the method has none there
 
     exits: Exits | None = field(default=None, repr=False)
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        bridge(cls, "acts", "is_active")
 
     def __post_init__(self) -> None:
         for each in fields(self):
@@ -150,10 +155,10 @@ class Method:
         """Called with the input of block `layer`."""
         return tokens
 
-    def acts(self, layer: int, num_patches: int) -> bool:
-        """Whether `after_attention` is called in block `layer` when num_patches enter it.
+    def is_active(self, layer: int, num_patches: int) -> bool:
+        """Whether block `layer` calls `after_attention` when num_patches enter it.
 
-        Where it is not, queries, keys and values are freed earlier; if it is in no block, the model runs as it was.
+        An inactive block frees queries, keys and values earlier. If no block is active, the model runs as it was.
         """
         return True
 
@@ -169,21 +174,24 @@ class Method:
         """Called once, after the last block."""
         return tokens
 
-    def losses(self, told: tuple[Tensor, ...], logits_BK: Tensor, criterion: Criterion) -> dict[str, Tensor]:
+    def losses(self, collected: tuple[Tensor, ...], logits_BK: Tensor, criterion: Criterion) -> dict[str, Tensor]:
         """Extra terms of the training loss by name, weighted, each a scalar; they are added to the criterion's.
 
-        told: what this method told on the way, by `Tokens.tell`. criterion: logits [B, classes] to their loss.
+        collected: what this method passed to `Tokens.collect`. criterion: maps logits [B, classes] to a loss.
         """
         return {}
 
     def losses_of(self, tokens: Tokens, logits_BK: Tensor, criterion: Criterion) -> dict[str, Tensor]:
-        """The losses for what was told on the way to these tokens, which left the last block; {} if nothing was."""
-        told = tokens.told(self.name)
-        own = self.losses(told, logits_BK, criterion) if told else {}
+        """The losses for what was collected in `tokens`, which left the last block; {} if nothing was."""
+        collected = tokens.collected(self.name)
+        own = self.losses(collected, logits_BK, criterion) if collected else {}
         exits = {} if self.exits is None else self.exits.losses_of(tokens, logits_BK, criterion)
         if both := own.keys() & exits.keys():
             raise ValueError(f"{self.name} and the exits beside it both have losses called {', '.join(sorted(both))}.")
         return own | exits
+
+
+bridge(Method, "acts", "is_active")
 
 
 def plain_settings(method: Method) -> dict[str, Any]:
@@ -237,5 +245,5 @@ class KeepRateMethod(Method):
     def num_kept(self, layer: int, num_patches: int) -> int:
         return self.num_attentive(layer, num_patches)
 
-    def acts(self, layer: int, num_patches: int) -> bool:
+    def is_active(self, layer: int, num_patches: int) -> bool:
         return self.rate(layer) < 1 and self.num_attentive(layer, num_patches) < num_patches

@@ -11,9 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from . import packing, portable
-from .precision import unrounded
-from .rotary import NOWHERE
-from .tokens import Tokens, Told, is_traced_by_jit, ones_like_size
+from .precision import matmul_without_autocast
+from .rotary import NO_POSITION
+from .tokens import AuxOutput, Tokens, is_traced_by_jit, ones_like_size
 
 
 def rank(score_BN: Tensor, num_keep: int) -> tuple[Tensor, Tensor]:
@@ -46,7 +46,7 @@ def select_images(tokens: Tokens, index_S: Tensor) -> Tokens:
         size_BN=None if tokens.size_BN is None else _select(tokens.size_BN, rows, tokens.lengths),
         source_BP=None if tokens.source_BP is None else tokens.source_BP[index_S],
         weight_BP=None if tokens.weight_BP is None else tokens.weight_BP[index_S],
-        carry=None if tokens.carry is None else tuple(Told(by, value[index_S]) for by, value in tokens.carry),
+        aux=None if tokens.aux is None else tuple(AuxOutput(each.method, each.value[index_S]) for each in tokens.aux),
         position_BK=None if tokens.position_BK is None else tokens.position_BK[index_S],
     )
     return chosen if tokens.lengths is None else arrange(chosen, tuple(tokens.lengths[i] for i in index_S.tolist()))
@@ -80,7 +80,7 @@ def fuse(tokens: Tokens, keep_BK: Tensor, weight_BN: Tensor) -> Tokens:
     weight_BN = weight_BN.to(tokens.x_BNC.dtype)
     rest_weight_B1N = weight_BN.scatter(1, keep_BK, 0.0).unsqueeze(1)
     out = _take_with_prefix(tokens, keep_BK, room=1)
-    out = out.with_features(portable.put_last(out.x_BNC, unrounded(rest_weight_B1N, tokens.patches_BNC)))
+    out = out.with_features(portable.put_last(out.x_BNC, matmul_without_autocast(rest_weight_B1N, tokens.patches_BNC)))
     if tokens.size_BN is None and not tokens.traced:
         return out
     slot_BN = _slots(tokens, keep_BK, others=K)
@@ -149,7 +149,7 @@ def replace_last(tokens: Tokens, rows_BKC: Tensor) -> Tokens:
     return tokens._replace(x_BNC=torch.cat([kept_BNC, rows_BKC.to(x_BNC.dtype)], dim=1))
 
 
-def spread(tokens: Tokens) -> Tokens:
+def unmerge(tokens: Tokens) -> Tokens:
     """Every patch gets the features of the token that holds it: [B, N] -> [B, prefix + P]. Needs traced tokens.
 
     Averages and attention pools over the result weigh each token by the patches it stands for. A dropped patch gets
@@ -189,9 +189,9 @@ def _take_with_prefix(tokens: Tokens, keep_BK: Tensor, *, room: int = 0) -> Toke
     out = tokens.with_features(take(tokens.x_BNC, index))
     if tokens.size_BN is not None:
         out = out._replace(size_BN=tokens.size_BN.gather(1, index))
-    if tokens.positioned:
+    if tokens.uses_rope:
         position_BK = keep_BK if tokens.position_BK is None else tokens.position_BK.gather(1, keep_BK)
-        out = out._replace(position_BK=F.pad(position_BK, (0, room), value=NOWHERE))
+        out = out._replace(position_BK=F.pad(position_BK, (0, room), value=NO_POSITION))
     return out
 
 

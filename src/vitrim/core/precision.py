@@ -6,18 +6,18 @@ import torch
 from torch import Tensor
 
 
-def widen(x: Tensor) -> Tensor:
-    """x, in fp32 if it came in half precision."""
+def at_least_fp32(x: Tensor) -> Tensor:
+    """Cast half precision to fp32; leave other dtypes."""
     return x.float() if x.element_size() == 2 else x
 
 
-def product(a: Tensor, b: Tensor) -> Tensor:
-    """The matrix product a @ b in at least fp32, under autocast too."""
-    return unrounded(widen(a), widen(b))
+def matmul_fp32(a: Tensor, b: Tensor) -> Tensor:
+    """a @ b in at least fp32, also under autocast."""
+    return matmul_without_autocast(at_least_fp32(a), at_least_fp32(b))
 
 
-def unrounded(a: Tensor, b: Tensor) -> Tensor:
-    """The matrix product a @ b in the dtype of both: autocast would round them to half precision first."""
+def matmul_without_autocast(a: Tensor, b: Tensor) -> Tensor:
+    """a @ b in the dtype of both. Autocast would round them to half precision first."""
     if a.is_meta or not torch.is_autocast_enabled(a.device.type):  # the meta device knows no autocast
         return a @ b
     with torch.autocast(a.device.type, enabled=False):
@@ -25,6 +25,6 @@ def unrounded(a: Tensor, b: Tensor) -> Tensor:
 
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
-def has_bf16_products() -> bool:
+def has_bf16_matmul() -> bool:
     """Whether this CPU multiplies bf16 matrices by AVX-512 instructions, and not by AMX, where nothing was measured."""
     return torch.cpu._is_avx512_bf16_supported() and not torch.cpu._is_amx_tile_supported()

@@ -17,7 +17,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-NOWHERE = -1  # the position of a token that is not turned
+NO_POSITION = -1  # the position of a token that is not rotated
 
 
 class Rotation(NamedTuple):
@@ -27,12 +27,12 @@ class Rotation(NamedTuple):
     cos_first: bool = False  # whether the cosines are the first half
 
     def rows(self, position_BK: Tensor | None) -> Tensor:
-        """The rows of these positions, ready to meet heads [B, H, K, D]: [B, 1 or H, K, R]. None: the very table."""
+        """Rotary rows for these positions, broadcastable to [B, H, K, D]; without positions, the table itself."""
         if position_BK is None:
             return self.table
         *lead, P, R = self.table.shape
         table = torch.cat([self.table, self._still().expand(*lead, 1, R)], dim=-2)
-        row_BK = torch.where(position_BK == NOWHERE, P, position_BK)
+        row_BK = torch.where(position_BK == NO_POSITION, P, position_BK)
         if len(lead) == 2:
             if lead[0] != len(position_BK):
                 raise ValueError(f"rotations came for {lead[0]} images, and tokens of {len(position_BK)}.")

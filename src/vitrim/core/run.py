@@ -12,6 +12,6 @@ class Run(NamedTuple):
     """What is settled for a whole forward at its first block, whatever is changed meanwhile."""
 
     method: Method  # as built for the model, without weights
-    whole: bool = False  # whether all blocks are known to keep all tokens
-    steps_up_to: int = 0  # how attention runs: see `Attention.output`
+    keeps_all: bool = False  # whether all blocks are known to keep all tokens
+    max_chunked_tokens: int = 0  # how attention runs: see `Attention.output`
     followers: tuple[Follower, ...] = ()

@@ -12,7 +12,7 @@ from . import portable
 from .attention import Attention
 from .choices import check_choice
 from .method import KeepRateMethod, Method
-from .precision import widen
+from .precision import at_least_fp32
 from .spec import ViTSpec
 from .tokens import Tokens
 
@@ -29,7 +29,7 @@ def patch_scores(scorer: Scorer, tokens: Tokens, attention: Attention) -> Tensor
     is no larger than they are.
     """
     if scorer == "norm":
-        norm_BN = portable.norm(widen(tokens.patches_BNC)).squeeze(-1)
+        norm_BN = portable.norm(at_least_fp32(tokens.patches_BNC)).squeeze(-1)
         return norm_BN / norm_BN.sum(dim=1, keepdim=True).clamp(min=torch.finfo(norm_BN.dtype).tiny)
     row_BHN = attention.cls_row() if scorer == "cls" else attention.received()
     return row_BHN[:, :, tokens.num_prefix :].mean(dim=1)

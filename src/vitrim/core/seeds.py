@@ -11,9 +11,9 @@ def pseudo_random(count: int, seed: int, layer: int, device: torch.device) -> Te
     # On the CPU, for not every device has float64. ONNX would get plain numbers in single precision, and from torch's
     # older exporter a range of float64 too; so these are tensors, and the range is one of whole numbers.
     position = torch.arange(1, count + 1).double()
-    by_position, by_seed, by_layer, spread = torch.tensor(
+    by_position, by_seed, by_layer, factor = torch.tensor(
         [12.9898, (seed + 1) * 78.233, (layer + 1) * 37.719, 43758.5453], dtype=torch.float64
     )
     phase = position * by_position + by_seed + by_layer
-    value = (phase.sin() * spread).abs()
+    value = (phase.sin() * factor).abs()
     return (value - value.floor()).float().to(device)  # frac(), which torch's older ONNX exporter cannot write

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from . import packing
 from .ops import arrange, follow
-from .precision import unrounded
-from .rotary import NOWHERE
+from .precision import matmul_without_autocast
+from .rotary import NO_POSITION
 from .tokens import Tokens, is_traced_by_jit
 
 
@@ -55,7 +55,7 @@ def fuse_where(tokens: Tokens, kept_BN: Tensor, weight_BN: Tensor) -> Tokens:
     share_BN = _shares(weight_BN, rest_BN)
     out = _take_where(tokens, kept_BN, lengths, fuses_B)
     last_F = (packing.starts(lengths, fuses_B.device) + torch.tensor(lengths, device=fuses_B.device) - 1)[fuses_B]
-    fused_BC = unrounded(share_BN.to(tokens.x_BNC.dtype).unsqueeze(1), tokens.patches_BNC).squeeze(1)
+    fused_BC = matmul_without_autocast(share_BN.to(tokens.x_BNC.dtype).unsqueeze(1), tokens.patches_BNC).squeeze(1)
     out.x_BNC.flatten(0, 1).index_copy_(0, last_F, fused_BC[fuses_B].to(out.x_BNC.dtype))
     if out.size_BN is not None:
         size_B = torch.where(rest_BN, tokens.patch_size_BN, 0.0).sum(dim=1)
@@ -112,11 +112,11 @@ def _take_where(tokens: Tokens, kept_BN: Tensor, lengths: packing.Lengths, more_
 
 def _positions(tokens: Tokens, kept_BN: Tensor, more: bool) -> Tensor | None:
     """Where the kept patches stand, moved together to the left: [B, N - prefix + more]; all others stand nowhere."""
-    if not tokens.positioned:
+    if not tokens.uses_rope:
         return None
     B, N = kept_BN.shape
     own_BN = torch.arange(N, device=kept_BN.device).expand(B, -1)
     at_BN = own_BN if tokens.position_BK is None else tokens.position_BK
     slot_BN = torch.where(kept_BN, kept_BN.cumsum(dim=1) - 1, N)  # what goes is written into a column too many
-    position_BK = at_BN.new_full((B, N + 1), NOWHERE).scatter(1, slot_BN, torch.where(kept_BN, at_BN, NOWHERE))
+    position_BK = at_BN.new_full((B, N + 1), NO_POSITION).scatter(1, slot_BN, torch.where(kept_BN, at_BN, NO_POSITION))
     return position_BK[:, : N + more]

@@ -28,12 +28,12 @@ def check_reader(block: nn.Module, reader: BlockReader, channels: int, num_prefi
     weights are on the meta device, or the block is not taken apart.
     """
     weight = next(block.parameters())
-    if weight.is_meta or reader.opaque:
+    if weight.is_meta or reader.unreadable:
         return 0.0
     kind = weight.device.type
     with torch.inference_mode(False), torch.no_grad(), torch.autocast(kind, enabled=False), torch.device(weight.device):
-        twin = bare_copy(block, torch.promote_types(weight.dtype, torch.float32))
-        return _difference(twin, reader, channels, num_prefix)
+        copied = bare_copy(block, torch.promote_types(weight.dtype, torch.float32))
+        return _difference(copied, reader, channels, num_prefix)
 
 
 def _difference(block: nn.Module, reader: BlockReader, channels: int, num_prefix: int) -> float:
@@ -45,10 +45,10 @@ def _difference(block: nn.Module, reader: BlockReader, channels: int, num_prefix
         beside = reader.example(block, NUM_PATCHES, generator)
     x, beside = x.to(**place), tree_map(lambda table: table.to(**place), beside)
     rotation = reader.rotation(**beside)
-    wanted = reader.whole(block, x, rotation) - x
+    wanted = reader.own_output(block, x, rotation) - x
     attention = reader.attention(block, reader.enter(block, x))
     if rotation is not None:
-        attention = reader.turn(block, attention, rotation.rows(None))
+        attention = reader.apply_rope(block, attention, rotation.rows(None))
     read = reader.add_attention(block, x, reader.leave(block, attention.output()))
     got = reader.add_mlp(block, read) - x
     return float((got - wanted).norm() / wanted.norm().clamp(min=1e-30))
@@ -62,15 +62,15 @@ def bare_copy(module: nn.Module, dtype: torch.dtype, known: dict[nn.Module, nn.M
     """
     known = {} if known is None else known
     if module not in known:
-        twin = known[module] = module.__new__(type(module))
-        twin.__dict__.update({name: _own(value, dtype) for name, value in module.__dict__.items()})
+        copied = known[module] = module.__new__(type(module))
+        copied.__dict__.update({name: _own(value, dtype) for name, value in module.__dict__.items()})
         bound = {name: v for name, v in module.__dict__.items() if isinstance(v, MethodType) and v.__self__ is module}
-        twin.__dict__.update({name: MethodType(method.__func__, twin) for name, method in bound.items()})
-        twin.__dict__.update({name: OrderedDict() for name in HOOKS}, training=False)
+        copied.__dict__.update({name: MethodType(method.__func__, copied) for name, method in bound.items()})
+        copied.__dict__.update({name: OrderedDict() for name in HOOKS}, training=False)
         weights = ((name, _own(weight, dtype)) for name, weight in module._parameters.items())
-        twin._parameters = {name: w if w is None else nn.Parameter(w, requires_grad=False) for name, w in weights}
-        twin._buffers = {name: _own(buffer, dtype) for name, buffer in module._buffers.items()}
-        twin._modules = {
+        copied._parameters = {name: w if w is None else nn.Parameter(w, requires_grad=False) for name, w in weights}
+        copied._buffers = {name: _own(buffer, dtype) for name, buffer in module._buffers.items()}
+        copied._modules = {
             name: None if child is None else bare_copy(child, dtype, known) for name, child in module._modules.items()
         }
     return known[module]

@@ -22,5 +22,5 @@ class ViTSpec:
     mlp_macs: int  # multiply-adds per token in one block's MLP
     num_classes: int = 0  # of the classifier; 0 for none, or one of which it cannot be told
     head_macs: int = 0  # multiply-adds per patch token that leaves the last block, in a head that reads each of them
-    opaque_layers: int = 0  # blocks at the start that only run as a whole: no method acts there, no hook is called
-    opaque_macs: int = 0  # multiply-adds of those blocks for one image, at the resolution that the model was built for
+    first_reducible_layer: int = 0  # the blocks before it cannot be read: no method is active there, no hook is called
+    unreadable_macs: int = 0  # multiply-adds of those blocks for one image, at the model's own resolution

@@ -16,9 +16,9 @@ from torch import nn
 
 from . import listening
 from .block_reader import BlockReader
-from .checks import check_opaque, check_shared
+from .checks import check_reducible, check_shared
 from .hooks import dispatch_like
-from .listening import Publisher, Recorder, Snapshot
+from .listening import OutputCollector, Recorder, Snapshot
 from .method import Method
 from .spec import ViTSpec
 from .token_block import Acting, TokenBlock, blank_view
@@ -33,7 +33,7 @@ class TokenStack(nn.Sequential):
 
     def __init__(self, blocks: nn.Module, readers: Sequence[BlockReader], method: Method, spec: ViTSpec):
         names, layers = zip(*blocks._modules.items(), strict=True)  # named_children() tells a shared block once
-        check_opaque(method, spec)
+        check_reducible(method, spec)
         views = (
             _view(block, reader, method, spec, i) for i, (block, reader) in enumerate(zip(layers, readers, strict=True))
         )
@@ -77,25 +77,25 @@ class TokenStack(nn.Sequential):
         assert isinstance(first, TokenBlock)
         return first.acting.method
 
-    def act(self, method: Method) -> None:
+    def set_method(self, method: Method) -> None:
         """From the next forward on let this method act, say at another keep rate, with the weights that are there."""
         built = method.built_for(self.spec)
-        check_opaque(built, self.spec)
+        check_reducible(built, self.spec)
         for block in self:
-            cast(TokenBlock, block).act(built)
+            cast(TokenBlock, block).set_method(built)
 
-    def publish_into(self, outbox: list[Tokens] | None, *, traced: bool = False) -> None:
+    def collect_outputs(self, outputs: list[Tokens] | None, *, traced: bool = False) -> None:
         """From the next forward in this thread on, the list holds what left the last block; None stops it.
 
-        `carry` is included, and with traced=True the sources. The tokens hold the graph of their forward: clear the
+        `aux` is included, and with traced=True the sources. The tokens hold the graph of their forward: clear the
         list after use. Compiled forwards, which know no threads, are heard in all of them.
         """
-        publisher = None if outbox is None else Publisher(outbox, traced=traced)
-        listening.stop(self.spec, Publisher)
-        if publisher is not None:
-            listening.start(self.spec, publisher)
+        collector = None if outputs is None else OutputCollector(outputs, traced=traced)
+        listening.stop(self.spec, OutputCollector)
+        if collector is not None:
+            listening.start(self.spec, collector)
         for block in self:
-            block.__dict__["published"] = publisher
+            block.__dict__["collector"] = collector
 
     def attach(self) -> None:
         """Register what the method learns in the blocks."""
@@ -138,7 +138,7 @@ def _view(block: nn.Module, reader: BlockReader, method: Method, spec: ViTSpec, 
     made.__dict__.update(block.__dict__)
     # Plain attributes, set past nn.Module: registered, they would add keys to the state_dict.
     kept = _make_weights(method, layer, spec, block)
-    made.__dict__.update(block=block, reader=reader, spec=spec, layer=layer, kept=kept, published=None)
+    made.__dict__.update(block=block, reader=reader, spec=spec, layer=layer, kept=kept, collector=None)
     made.__dict__["_compiled_call_impl"] = None  # it would run the block itself
     dispatch_like(made, block)
     made.__dict__["acting"] = Acting(method, method.with_weights(kept))

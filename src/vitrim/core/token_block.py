@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from . import ops
-from .attention import Attention, longest_in_steps
+from .attention import Attention, max_chunked_tokens
 from .block_reader import BlockReader, PaddingReader
 from .exits import TRAINING_ONLY
 from .hooks import DISPATCH, StandIn, dispatch_like, has_hooks, is_watched
-from .listening import Publisher, listeners_of
+from .listening import OutputCollector, listeners_of
 from .method import Method
 from .rotary import Rotation
 from .run import Run
@@ -21,7 +21,7 @@ from .spec import ViTSpec
 from .tokens import Tokens
 
 WEIGHTS = "method"  # name under which a block holds what the method learns
-OWN = ("block", "reader", "spec", "layer", "kept", "acting", "published", "_compiled_call_impl", *DISPATCH)
+OWN = ("block", "reader", "spec", "layer", "kept", "acting", "collector", "_compiled_call_impl", *DISPATCH)
 
 
 class Acting(NamedTuple):
@@ -51,14 +51,14 @@ class TokenBlock(nn.Module):
     layer: int
     kept: nn.Module | None  # what the method learns, also while it is not registered
     acting: Acting
-    published: Publisher | None  # who hears compiled forwards, which know no threads
+    collector: OutputCollector | None  # who hears compiled forwards, which know no threads
 
     @property
     def weights(self) -> nn.Module | None:
         """What the method learns here."""
         return self._modules.get(WEIGHTS, self.kept)
 
-    def act(self, method: Method) -> None:
+    def set_method(self, method: Method) -> None:
         """From the next forward on this built method acts here, with the weights of this block."""
         self.__dict__["acting"] = Acting(method, method.with_weights(self.weights))
 
@@ -100,32 +100,32 @@ class TokenBlock(nn.Module):
         if args or kwargs:
             self.reader.check_call(*args, **kwargs)
         rotation = self.reader.rotation(*args, **kwargs)
-        tokens = x if isinstance(x, Tokens) else self._start(x, positioned=rotation is not None)
+        tokens = x if isinstance(x, Tokens) else self._start(x, uses_rope=rotation is not None)
         source_before = tokens.source_BP
         tokens = self.reader.run(self, self._step, tokens, rotation)
         assert tokens.run is not None
-        if tokens.carry is not None and tokens.run.method.exits is not None:
-            tokens = tokens.run.method.exits.tell(self.layer, tokens, self.weights)
+        if tokens.aux is not None and tokens.run.method.exits is not None:
+            tokens = tokens.run.method.exits.collect(self.layer, tokens, self.weights)
         for follower in tokens.run.followers:
             tokens = follower.after_block(self, tokens, tokens.source_BP is not source_before)
         return self._leave(tokens) if self.layer == self.spec.depth - 1 else tokens
 
-    def _start(self, x_BNC: Tensor, positioned: bool) -> Tokens:
+    def _start(self, x_BNC: Tensor, uses_rope: bool) -> Tokens:
         """What is settled once for a whole forward."""
         method, spec, compiling = self.acting.method, self.spec, torch.compiler.is_compiling()
-        listeners = listeners_of(spec) if not compiling else () if self.published is None else (self.published,)
+        listeners = listeners_of(spec) if not compiling else () if self.collector is None else (self.collector,)
         num_patches = x_BNC.shape[1] - spec.num_prefix
-        whole = not compiling and not any(method.acts(layer, num_patches) for layer in range(spec.depth))
+        keeps_all = not compiling and not any(method.is_active(layer, num_patches) for layer in range(spec.depth))
         return Tokens(
             x_BNC,
             spec.num_prefix,
-            traced=_spreads(method, spec) or any(listener.traced for listener in listeners),
-            carry=() if any(listener.carries for listener in listeners) else None,
-            positioned=positioned,
+            traced=_unmerges(method, spec) or any(listener.traced for listener in listeners),
+            aux=() if any(listener.collects for listener in listeners) else None,
+            uses_rope=uses_rope,
             run=Run(
                 method,
-                whole,
-                steps_up_to=0 if whole else longest_in_steps(x_BNC),
+                keeps_all,
+                max_chunked_tokens=0 if keeps_all else max_chunked_tokens(x_BNC),
                 followers=tuple([listener.begin(x_BNC) for listener in listeners]),
             ),
         )
@@ -133,16 +133,16 @@ class TokenBlock(nn.Module):
     def _step(self, tokens: Tokens, rotation: Rotation | None = None) -> Tokens:
         # At batch 1 a small model waits for Python: nothing is asked here that can be known before.
         reader, run = self.reader, cast(Run, tokens.run)
-        if reader.opaque:
+        if reader.unreadable:
             return tokens.with_features(self.own_forward(tokens.x_BNC))
         known, bound = self.acting
         method: Method = bound if known is run.method and bound is not None else run.method.with_weights(self.weights)
         tokens = method.before_block(self.layer, tokens)
-        if run.whole and not reader.is_exact(self):
+        if run.keeps_all and not reader.is_exact(self):
             # Nothing is reduced anywhere, and only the block's own kernels give its own numbers to the last bit.
-            return method.after_block(self.layer, tokens.with_features(reader.whole(self, tokens.x_BNC, rotation)))
+            return method.after_block(self.layer, tokens.with_features(reader.own_output(self, tokens.x_BNC, rotation)))
         out_BNC, attention = self._attend(tokens, rotation, method)
-        if not method.acts(self.layer, tokens.num_patches):
+        if not method.is_active(self.layer, tokens.num_patches):
             del attention  # early: what is freed now may be the memory of what comes
             tokens = tokens.with_features(self._residuals(tokens).add_attention(self, tokens.x_BNC, out_BNC))
         else:
@@ -173,13 +173,15 @@ class TokenBlock(nn.Module):
         attention = self.reader.attention(self, x_BNC)
         if rotation is not None or tokens.size_BN is not None or tokens.lengths is not None:
             attention = self._fit(attention, tokens, rotation, method)
-        return self.reader.leave(self, attention.output(steps_up_to=cast(Run, tokens.run).steps_up_to)), attention
+        return self.reader.leave(
+            self, attention.output(max_chunked_tokens=cast(Run, tokens.run).max_chunked_tokens)
+        ), attention
 
     def _fit(self, attention: Attention, tokens: Tokens, rotation: Rotation | None, method: Method) -> Attention:
         """The attention of tokens that are packed, that have positions, or that stand for several patches."""
         attention = attention._replace(lengths=tokens.lengths)
         if rotation is not None:
-            attention = self.reader.turn(self, attention, rotation.rows(tokens.turned_BK))
+            attention = self.reader.apply_rope(self, attention, rotation.rows(tokens.rope_position_BK))
         if method.size_in_attention and tokens.size_BN is not None:
             attention = attention._replace(bias=tokens.size_BN.log()[:, None, None].to(attention.q_BHND.dtype))
         return attention
@@ -196,7 +198,7 @@ class TokenBlock(nn.Module):
         tokens = run.method.finish(tokens)
         for follower in run.followers:
             follower.finish(tokens)
-        return (ops.spread(tokens) if _spreads(run.method, self.spec) else tokens).padded_BNC
+        return (ops.unmerge(tokens) if _unmerges(run.method, self.spec) else tokens).padded_BNC
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         if not hasattr(self.weights, TRAINING_ONLY):
@@ -212,7 +214,7 @@ class TokenBlock(nn.Module):
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         """A copy is of a class that is made, not found; nobody hears it."""
-        return blank_view, (type(self.block),), self.__dict__ | {"published": None}
+        return blank_view, (type(self.block),), self.__dict__ | {"collector": None}
 
 
 @cache
@@ -227,7 +229,7 @@ def blank_view(cls: type[nn.Module]) -> TokenBlock:
     return made.__new__(made)
 
 
-def _spreads(method: Method, spec: ViTSpec) -> bool:
+def _unmerges(method: Method, spec: ViTSpec) -> bool:
     """Whether the head gets all patches back: one that pools them would count merged ones, or padding, wrongly."""
     return spec.pools_patches and (method.merges or method.varies)
 

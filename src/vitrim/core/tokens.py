@@ -12,14 +12,15 @@ import torch
 from torch import Tensor
 
 from . import packing
-from .rotary import NOWHERE
+from .renamed import alias
+from .rotary import NO_POSITION
 
 
-class Told(NamedTuple):
-    """What a method tells its loss."""
+class AuxOutput(NamedTuple):
+    """A tensor that a method collects for its loss."""
 
-    by: str  # the method's name
-    value: Tensor  # of one entry per image, in front
+    method: str  # the method's name
+    value: Tensor  # [B, ...]
 
 
 class Tokens(NamedTuple):
@@ -38,8 +39,8 @@ class Tokens(NamedTuple):
     traced: bool = False  # whether to follow every patch from here on, in the next two
     source_BP: Tensor | None = None  # index of the token that holds each patch, -1 dropped (None: its own)
     weight_BP: Tensor | None = None  # weight of each patch in that token (None: 1)
-    carry: tuple[Told, ...] | None = None  # what methods tell whoever listens (None: nobody does)
-    positioned: bool = False  # whether attention turns each patch token by its position (see core/rotary.py)
+    aux: tuple[AuxOutput, ...] | None = None  # tensors that methods collect for their losses (None: nobody wants them)
+    uses_rope: bool = False  # whether attention rotates each patch token by its position (see core/rotary.py)
     position_BK: Tensor | None = None  # that position, -1 for nowhere (None: its own, or nobody asks)
     lengths: packing.Lengths | None = None  # tokens of each image, prefix included, if packed (None: all have N)
     run: Any = None  # the forward that they are part of, a `core.run.Run` (None: none)
@@ -48,13 +49,13 @@ class Tokens(NamedTuple):
         """The same tokens with other features. What `_replace` does, in less time: every block asks for it."""
         return Tokens(x_BNC, *self[1:])
 
-    def tell(self, by: str, value: Tensor) -> Tokens:
-        """The same tokens with something more for whoever listens. by: the name of the method that tells it."""
-        return self if self.carry is None else self._replace(carry=(*self.carry, Told(by, value)))
+    def collect(self, method: str, value: Tensor) -> Tokens:
+        """Add a tensor to `aux` under the method's name. Without `aux`, do nothing."""
+        return self if self.aux is None else self._replace(aux=(*self.aux, AuxOutput(method, value)))
 
-    def told(self, by: str) -> tuple[Tensor, ...]:
-        """What the method of that name told on the way."""
-        return tuple(value for name, value in self.carry or () if name == by)
+    def collected(self, method: str) -> tuple[Tensor, ...]:
+        """The tensors that the method of this name collected."""
+        return tuple(value for name, value in self.aux or () if name == method)
 
     def to(self, device: torch.device) -> Tokens:
         """The same on another device."""
@@ -63,8 +64,8 @@ class Tokens(NamedTuple):
         moved: dict[str, Any] = {
             name: value.to(device) for name, value in self._asdict().items() if isinstance(value, Tensor)
         }
-        carry = None if self.carry is None else tuple(Told(by, value.to(device)) for by, value in self.carry)
-        return self._replace(**moved, carry=carry)
+        aux = None if self.aux is None else tuple(AuxOutput(each.method, each.value.to(device)) for each in self.aux)
+        return self._replace(**moved, aux=aux)
 
     @property
     def num_tokens_B(self) -> packing.Lengths:
@@ -104,11 +105,11 @@ class Tokens(NamedTuple):
         return padded_BN[:, self.num_prefix :]
 
     @property
-    def turned_BK(self) -> Tensor | None:
-        """The positions that attention turns its last K tokens by, [B, K]; if packed, those of all tokens, [1, T]."""
+    def rope_position_BK(self) -> Tensor | None:
+        """Rotary positions of the last K tokens, [B, K]; of all tokens if packed, [1, T]."""
         if self.position_BK is None or self.lengths is None:
             return self.position_BK
-        prefix = self.position_BK.new_full((len(self.lengths), self.num_prefix), NOWHERE)
+        prefix = self.position_BK.new_full((len(self.lengths), self.num_prefix), NO_POSITION)
         return packing.pack(torch.cat([prefix, self.position_BK], dim=1), self.lengths).unsqueeze(0)
 
     @property
@@ -118,6 +119,10 @@ class Tokens(NamedTuple):
             B, N, _ = self.x_BNC.shape
             return self.x_BNC.new_ones(B, N - self.num_prefix, dtype=torch.bool)
         return packing.live(self.lengths, self.x_BNC.device)[:, self.num_prefix :]
+
+
+for _old, _new in (("tell", "collect"), ("told", "collected"), ("carry", "aux")):
+    alias(Tokens, _old, _new)
 
 
 def ones_like_size(x_BNC: Tensor) -> Tensor:

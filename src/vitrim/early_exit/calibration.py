@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from ..core.precision import widen
+from ..core.precision import at_least_fp32
 from ..heads import check_module
 from ..measure.batches import Batch, Progress
 from ..measure.forwards import check_labels, finite, over_batches
@@ -139,7 +139,7 @@ def record_exits(
 
     def heard(x_BCHW: Tensor, labels_B: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """How sure each exit is, whether each head is right, and one of the images."""
-        logits_FBK = finite(torch.stack([widen(each) for each in wrapped.all_logits(x_BCHW)]))
+        logits_FBK = finite(torch.stack([at_least_fp32(each) for each in wrapped.all_logits(x_BCHW)]))
         sure_BE = torch.stack([MEASURES[by].of(each).cpu() for each in logits_FBK[:-1]], dim=1)
         return sure_BE, (logits_FBK.argmax(dim=2) == check_labels(labels_B)).T.cpu(), x_BCHW[:1].cpu()
 

@@ -13,7 +13,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
-from ..core.precision import widen
+from ..core.precision import at_least_fp32
 
 
 @dataclass(frozen=True)
@@ -34,12 +34,12 @@ class Measure:
 
 def confidence(logits_BK: Tensor) -> Tensor:
     """The largest softmax probability, at least in fp32: [B, K] -> [B], from 1 / K to 1."""
-    return widen(logits_BK).softmax(dim=1).amax(dim=1)
+    return at_least_fp32(logits_BK).softmax(dim=1).amax(dim=1)
 
 
 def entropy(logits_BK: Tensor) -> Tensor:
     """Entropy of the softmax over log K, at least in fp32: [B, K] -> [B], 0 sure of one class to 1 unsure of all."""
-    return torch.special.entr(widen(logits_BK).softmax(dim=1)).sum(dim=1) / math.log(logits_BK.shape[1])
+    return torch.special.entr(at_least_fp32(logits_BK).softmax(dim=1)).sum(dim=1) / math.log(logits_BK.shape[1])
 
 
 By = Literal["confidence", "entropy"]

@@ -1,7 +1,8 @@
 """Speed and memory of several models, measured together. Knows nothing of token reduction.
 
 The models take turns (turns.py), and speed-ups are ratios within a round. Whoever runs after a model with the same
-weights in the same memory finds them in the cache: models to compare should all share theirs (`twin`), or none.
+weights in the same memory finds them in the cache: models to compare should all share theirs
+(`clone_sharing_weights`), or none.
 """
 
 from __future__ import annotations
@@ -123,7 +124,7 @@ def _timed(
     return Turns({name: tuple(each / num_batches[name] for each in own) for name, own in turns.seconds.items()})
 
 
-def twin(model: M) -> M:
+def clone_sharing_weights(model: M) -> M:
     """A copy with the very same parameters, not equal ones: what is written into either's is in both."""
     return copy.deepcopy(model, {id(parameter): parameter for parameter in model.parameters()})
 

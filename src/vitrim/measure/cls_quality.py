@@ -70,11 +70,11 @@ def cls_quality(
     """
     check_module(model)
     rates = check_rates(keep_rates, len(keep_rates), "cls_quality")
-    with _listening(model) as outbox:
+    with _listening(model) as outputs:
 
         def agreements(x_BCHW: Tensor, _: Tensor) -> dict[int, Tensor]:
             model(x_BCHW)
-            return dict(_agreements(outbox.pop().told(_Listener.name), rates))
+            return dict(_agreements(outputs.pop().collected(_Listener.name), rates))
 
         found = over_batches(model, batches, agreements, device=device, amp=amp, progress=progress).found
     if not found:
@@ -146,24 +146,24 @@ class _Listener(Method):
         return self
 
     def after_attention(self, layer: int, tokens: Tokens, attention: Attention) -> Tokens:
-        if tokens.carry is None:
+        if tokens.aux is None:
             return tokens
         B, _, N, _ = attention.q_BHND.shape
         plain = tokens.x_BNC.shape[:2] == (B, N)  # a multi-scale block attends in groups
         row_BP = attention.cls_row().mean(dim=1)[:, tokens.num_prefix :] if plain else tokens.x_BNC[:, :0, 0]
-        return tokens.tell(self.name, row_BP)
+        return tokens.collect(self.name, row_BP)
 
 
 @contextmanager
 def _listening(model: nn.Module) -> Iterator[list[Tokens]]:
     """The model with all its tokens, telling what it attends to; as it was afterwards, reduced or not."""
-    outbox: list[Tokens] = []
+    outputs: list[Tokens] = []
     with restored(model):
         reduce_tokens(model, _Listener())
         try:
             found = find_stack(model)
             assert found is not None
-            found.stack.publish_into(outbox)
-            yield outbox
+            found.stack.collect_outputs(outputs)
+            yield outputs
         finally:
             restore(model)

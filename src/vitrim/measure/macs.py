@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..core.checks import check_opaque
+from ..core.checks import check_reducible
 from ..core.method import Method
 from ..core.spec import ViTSpec
 from ..heads import check_module
@@ -83,9 +83,9 @@ def block_macs(spec: ViTSpec, method: Method | None, num_patches: int | None = N
     """
     method = None if method is None else method.built_for(spec)
     counts = list(_patch_counts(spec, method, num_patches))
-    total = spec.opaque_macs + counts[-1][1] * spec.head_macs
+    total = spec.unreadable_macs + counts[-1][1] * spec.head_macs
     for layer, (before, after) in enumerate(counts):
-        if layer < spec.opaque_layers:
+        if layer < spec.first_reducible_layer:
             continue
         num_in, num_out = spec.num_prefix + before, spec.num_prefix + after
         total += num_in * spec.attention_macs + 2 * num_in**2 * spec.attention_channels + num_out * spec.mlp_macs
@@ -101,11 +101,11 @@ def reduced_macs(model_macs: int, spec: ViTSpec, method: Method, num_patches: in
 def _patch_counts(spec: ViTSpec, method: Method | None, num_patches: int | None) -> Iterator[tuple[int, int]]:
     """Patches that enter and leave each block."""
     before = spec.num_patches if num_patches is None else num_patches
-    if spec.opaque_layers and before != spec.num_patches:
+    if spec.first_reducible_layer and before != spec.num_patches:
         raise ValueError(f"{spec.name} takes {spec.num_patches} patches and no other number, not {before}.")
     if method is not None:
         method = method.built_for(spec)
-        check_opaque(method, spec)
+        check_reducible(method, spec)
         if method.varies:
             raise ValueError(
                 f"{method.name} keeps in each image what that image needs, so no formula tells its tokens or "

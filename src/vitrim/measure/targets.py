@@ -198,6 +198,6 @@ def _unreduced(
         finally:
             hook.remove()
     spec = backbone.spec
-    if not spec.opaque_layers:  # such blocks take one number of patches, and may mean others by their tokens
+    if not spec.first_reducible_layer:  # such blocks take one number of patches, and may mean others by their tokens
         spec = replace(spec, num_patches=entering[0] - spec.num_prefix)
     return spec, macs

@@ -98,7 +98,7 @@ class AttentionMass(Method):
         """At most: what an image keeps whose scores are all equal."""
         return min(num_patches, schedule.ceil_share(self.mass_at(layer), num_patches) + self.fuse)
 
-    def acts(self, layer: int, num_patches: int) -> bool:
+    def is_active(self, layer: int, num_patches: int) -> bool:
         return self.mass_at(layer) < 1
 
     def extra_macs(self, layer: int, num_patches: int, spec: ViTSpec) -> int:

@@ -104,9 +104,9 @@ class EViT(ScoredMethod):
         num_keep = self.num_attentive(layer, num_patches)
         return num_keep + self.fuse if num_keep < num_patches else num_patches
 
-    def acts(self, layer: int, num_patches: int) -> bool:
+    def is_active(self, layer: int, num_patches: int) -> bool:
         if self.tokens is None:
-            return super().acts(layer, num_patches)
+            return super().is_active(layer, num_patches)
         return self.num_attentive(layer, num_patches) < num_patches
 
     def extra_macs(self, layer: int, num_patches: int, spec: ViTSpec) -> int:

@@ -23,7 +23,7 @@ from ..core import ops, portable
 from ..core.attention import Attention
 from ..core.choices import check_choice
 from ..core.matching import squared_distances
-from ..core.precision import product, widen
+from ..core.precision import at_least_fp32, matmul_fp32
 from ..core.schedule import check_seed
 from ..core.scored import ScoredMethod, patch_scores
 from ..core.seeds import pseudo_random
@@ -94,10 +94,10 @@ class TokenMergence(ScoredMethod):
         kept = ops.take(tokens.x_BNC, keep_BK + tokens.num_prefix)
         rest = ops.take(tokens.x_BNC, rest_BM + tokens.num_prefix)
         if self.similarity == "l1":
-            return -portable.taxicab(widen(rest), widen(kept))
+            return -portable.taxicab(at_least_fp32(rest), at_least_fp32(kept))
         if self.similarity == "l2":
             return -squared_distances(rest, kept)
-        return product(rest, portable.unit(widen(kept)).transpose(1, 2))  # |rest| is one per row
+        return matmul_fp32(rest, portable.unit(at_least_fp32(kept)).transpose(1, 2))  # |rest| is one per row
 
 
 def _attention_paid(attention: Attention, query_BM: Tensor, key_BK: Tensor) -> Tensor:

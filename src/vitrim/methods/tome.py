@@ -108,7 +108,7 @@ class ToMe(Method):
     def num_kept(self, layer: int, num_patches: int) -> int:
         return num_patches - self.num_removed(layer, num_patches)
 
-    def acts(self, layer: int, num_patches: int) -> bool:
+    def is_active(self, layer: int, num_patches: int) -> bool:
         return self.num_removed(layer, num_patches) > 0
 
     def extra_macs(self, layer: int, num_patches: int, spec: ViTSpec) -> int:

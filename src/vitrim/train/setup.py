@@ -129,7 +129,7 @@ class Setup:
     def set_keep_rate(self, rate: float | tuple[float, ...]) -> None:
         """Let all blocks act at this keep rate."""
         if self.stack is not None and rate != self._rate:
-            self.stack.act(self.stack.method.at_keep_rate(rate))
+            self.stack.set_method(self.stack.method.at_keep_rate(rate))
             self._rate = rate
 
     def mix(self, x_BCHW: Tensor, labels_B: Tensor, maps: LabelMap | None) -> tuple[Tensor, Any]:
@@ -155,7 +155,7 @@ class Setup:
         if self.target_rate is not None:
             self.set_keep_rate(self.target_rate)
         if self.stack is not None:
-            self.stack.publish_into(None)
+            self.stack.collect_outputs(None)
         models = {"top1": self.model}
         if self.ema is not None:
             models["ema_top1"] = self.ema.module

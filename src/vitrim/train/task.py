@@ -50,7 +50,7 @@ class ClassificationTask(nn.Module):
 
     model: nn.Module
     teacher: nn.Module | None
-    outbox: list[Tokens]
+    outputs: list[Tokens]
     stack: TokenStack | None
     traces = False  # whether the losses need to know which token holds which patch
 
@@ -69,7 +69,7 @@ class ClassificationTask(nn.Module):
         self.distillation, self.weight, self.temperature = distillation, weight, temperature
         # Past nn.Module: the teacher is neither trained, nor wrapped, nor saved.
         self.__dict__["teacher"] = None if teacher is None else teacher.eval().requires_grad_(False)
-        self.__dict__["outbox"] = []
+        self.__dict__["outputs"] = []
         found = find_stack(model)
         self.__dict__["stack"] = None if found is None else found.stack
         self.listen()
@@ -77,28 +77,28 @@ class ClassificationTask(nn.Module):
     def listen(self) -> list[Tokens]:
         """From now on, hear in this thread what the method tells; in the list that is returned."""
         if torch.compiler.is_compiling():
-            return self.outbox  # of the last call that was not compiled
-        outbox: list[Tokens] = []
-        self.__dict__["outbox"] = outbox
+            return self.outputs  # of the last call that was not compiled
+        outputs: list[Tokens] = []
+        self.__dict__["outputs"] = outputs
         if self.stack is not None:
-            self.stack.publish_into(outbox, traced=self.traces)
-        return outbox
+            self.stack.collect_outputs(outputs, traced=self.traces)
+        return outputs
 
     def forward(self, x_BCHW: Tensor, target: Any) -> Losses:
         """Losses of one batch."""
-        outbox = self.listen()
+        outputs = self.listen()
         heads = _heads(self.model(x_BCHW))
         logits_BK = heads[0] if len(heads) == 1 else (heads[0] + heads[1]) / 2
         taught = heads[:1] if self.teacher is not None else heads
         loss = torch.stack([self.criterion(head_BK, target) for head_BK in taught]).mean()
-        parts = {"class": loss} | self._of_method(_published(outbox), logits_BK, target)
+        parts = {"class": loss} | self._of_method(_published(outputs), logits_BK, target)
         if self.teacher is not None:
             parts = {name: (1 - self.weight) * part for name, part in parts.items()}
             parts["teacher"] = self.weight * self._distil(x_BCHW, heads[-1])
         return _losses(parts, logits_BK)
 
     def _of_method(self, tokens: Tokens | None, logits_BK: Tensor, target: Tensor) -> dict[str, Tensor]:
-        if self.stack is None or tokens is None or not tokens.carry:
+        if self.stack is None or tokens is None or not tokens.aux:
             return {}
         return self.stack.method.losses_of(tokens, logits_BK, lambda x_BK: self.criterion(x_BK, target))
 
@@ -149,9 +149,9 @@ class TokenLabelingTask(ClassificationTask):
 
     def forward(self, x_BCHW: Tensor, target: Any) -> Losses:
         """Losses of one batch; in training mode alone."""
-        outbox = self.listen()
+        outputs = self.listen()
         cls_BK, aux_BNK, box = self.model(x_BCHW)
-        tokens = _published(outbox)
+        tokens = _published(outputs)
         target_BK, target_BPK = target
         target_BK, target_BNK = mix_box(target_BK, target_BPK, box, self.grid)
         if tokens is not None and tokens.source_BP is not None:
@@ -170,9 +170,9 @@ def _heads(output: Any) -> tuple[Tensor, ...]:
     return heads
 
 
-def _published(outbox: list[Tokens]) -> Tokens | None:
-    tokens = outbox[0] if outbox else None
-    outbox.clear()  # the graph lives no longer than the loss
+def _published(outputs: list[Tokens]) -> Tokens | None:
+    tokens = outputs[0] if outputs else None
+    outputs.clear()  # the graph lives no longer than the loss
     return tokens
 
 

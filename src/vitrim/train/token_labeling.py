@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from ..core.precision import widen
+from ..core.precision import at_least_fp32
 from ..core.tokens import Tokens
 from ..models.mix_token import Grid, box_mask, swap_box
 
@@ -132,7 +132,7 @@ def reduced_targets(target_BPK: Tensor, source_BP: Tensor, num_tokens: int, num_
     # The slot after the last takes what was dropped.
     slot_BP = torch.where(source_BP < 0, num_tokens, source_BP - num_prefix)
     row = (slot_BP + torch.arange(B, device=slot_BP.device).unsqueeze(1) * (num_tokens + 1)).flatten()
-    target_RK = widen(target_BPK.reshape(B * P, K))  # bf16 stops counting at 256
+    target_RK = at_least_fp32(target_BPK.reshape(B * P, K))  # bf16 stops counting at 256
     total = target_RK.new_zeros(B * (num_tokens + 1), K).index_add_(0, row, target_RK)
     count = target_RK.new_zeros(B * (num_tokens + 1)).index_add_(0, row, target_RK.new_ones(B * P))
     mean = (total / count.clamp(min=1).unsqueeze(1)).to(target_BPK.dtype)
@@ -146,7 +146,7 @@ def token_labeling_loss(
     if aux_BNK.shape != target_BNK.shape:
         raise ValueError(
             f"token outputs of shape {list(aux_BNK.shape)} need targets of the same, not {list(target_BNK.shape)}: "
-            "with reduced tokens, pass them through reduced_targets(), which needs publish_into(outbox, traced=True)."
+            "with reduced tokens, use reduced_targets(), which needs collect_outputs(outputs, traced=True)."
         )
     loss_BN = _soft_cross_entropy(aux_BNK, target_BNK)
     has_target = (target_BNK.amax(dim=2) > 0).sum().clamp(min=1)
@@ -168,7 +168,7 @@ def loss_of_output(
     """The terms of the loss from what LV-ViT returns in training with return_dense.
 
     target_BK, target_BPK: of the images, before the MixToken box. tokens: what
-    `TokenStack.publish_into(outbox, traced=True)` gave, None for a model that carries all its tokens.
+    `TokenStack.collect_outputs(outputs, traced=True)` gave, None for a model that carries all its tokens.
     """
     cls_BK, aux_BNK, box = output
     target_BK, target_BNK = mix_box(target_BK, target_BPK, box, grid)
@@ -179,7 +179,7 @@ def loss_of_output(
 
 def _soft_cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
     """Over the last axis."""
-    return -(target * widen(logits).log_softmax(dim=-1)).sum(dim=-1)
+    return -(target * at_least_fp32(logits).log_softmax(dim=-1)).sum(dim=-1)
 
 
 def _read_tensor(path: Path) -> Tensor:

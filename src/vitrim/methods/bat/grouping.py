@@ -8,7 +8,7 @@ from torch import Tensor
 from ...core import portable
 from ...core.grouping import Groups, groups_from, marked
 from ...core.matching import squared_distances
-from ...core.precision import product, widen
+from ...core.precision import at_least_fp32, matmul_fp32
 
 
 def match_similar(x_BMC: Tensor, num_merged: int) -> Groups:
@@ -17,10 +17,10 @@ def match_similar(x_BMC: Tensor, num_merged: int) -> Groups:
     A token may join one that itself joins a third; all of them are then one group.
     """
     B, M, _ = x_BMC.shape
-    x = portable.unit(widen(x_BMC))
+    x = portable.unit(at_least_fp32(x_BMC))
     token_M = torch.arange(M, device=x.device)
     later = token_M >= token_M.unsqueeze(1)  # or the token itself
-    similarity_BM, partner_BM = product(x, x.transpose(1, 2)).masked_fill(later, -torch.inf).max(dim=-1)
+    similarity_BM, partner_BM = matmul_fp32(x, x.transpose(1, 2)).masked_fill(later, -torch.inf).max(dim=-1)
     joins_BM = portable.order(similarity_BM)[:, :num_merged]
     parent_BM = token_M.repeat(B, 1)
     parent_BM = parent_BM.scatter(1, joins_BM, partner_BM.gather(1, joins_BM))
@@ -31,7 +31,7 @@ def match_similar(x_BMC: Tensor, num_merged: int) -> Groups:
 
 def kmeans(x_BMC: Tensor, num_groups: int, iterations: int) -> Groups:
     """K-means from evenly spaced tokens, which stay in their own group so that none is ever empty."""
-    M, x_BMC = x_BMC.shape[1], widen(x_BMC)
+    M, x_BMC = x_BMC.shape[1], at_least_fp32(x_BMC)
     token_M = torch.arange(M, device=x_BMC.device)
     own_M = (token_M * num_groups + M - 1) // M  # the group that a token is the seed of, if it is one
     is_seed_M = own_M * M // num_groups == token_M
@@ -40,7 +40,7 @@ def kmeans(x_BMC: Tensor, num_groups: int, iterations: int) -> Groups:
         nearest_BM = torch.where(is_seed_M, own_M, squared_distances(x_BMC, centre_BGC).argmin(dim=-1))
         if step + 1 < iterations:
             member_BGM = torch.nn.functional.one_hot(nearest_BM, num_groups).transpose(1, 2).to(x_BMC.dtype)
-            centre_BGC = product(member_BGM, x_BMC) / member_BGM.sum(dim=-1, keepdim=True)
+            centre_BGC = matmul_fp32(member_BGM, x_BMC) / member_BGM.sum(dim=-1, keepdim=True)
     return groups_from(~is_seed_M.expand_as(nearest_BM), nearest_BM * M // num_groups, num_groups)
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from ...core.precision import product, widen
+from ...core.precision import at_least_fp32, matmul_fp32
 
 TAPS = 3  # positions in a group that a convolution tells apart: its kernel size and its stride
 
@@ -27,7 +27,7 @@ def tap_matrix(num_tokens: int, num_groups: int, like: Tensor) -> Tensor:
     low_L1, high_L1 = ((first_G1 + offset_GT).reshape(-1, 1) for offset_GT in (low_GT, high_GT))
     token_M = torch.arange(num_tokens, device=like.device)
     inside_LM = (token_M >= low_L1) & (token_M < high_L1)
-    return widen(inside_LM.to(like.dtype)) / (high_L1 - low_L1)
+    return at_least_fp32(inside_LM.to(like.dtype)) / (high_L1 - low_L1)
 
 
 class Convolution(nn.Module):
@@ -51,7 +51,7 @@ class Convolution(nn.Module):
 
     def forward(self, x_BMC: Tensor, num_groups: int) -> Tensor:
         """[B, M, C] to [B, num_groups, C]."""
-        taps_BLC = product(tap_matrix(x_BMC.shape[1], num_groups, x_BMC), x_BMC).to(x_BMC.dtype)
+        taps_BLC = matmul_fp32(tap_matrix(x_BMC.shape[1], num_groups, x_BMC), x_BMC).to(x_BMC.dtype)
         out_BGC: Tensor = self.conv(taps_BLC.transpose(1, 2)).transpose(1, 2)
         return out_BGC
 
@@ -76,7 +76,7 @@ class Gate(nn.Module):
     def forward(self, x_BMC: Tensor) -> Tensor:
         """[B, M, C] to factors [B, M], in at least fp32."""
         logit_BM1 = self.fc2(nn.functional.gelu(self.fc1(self.norm(x_BMC))))
-        return 2 * widen(logit_BM1.squeeze(-1)).sigmoid()
+        return 2 * at_least_fp32(logit_BM1.squeeze(-1)).sigmoid()
 
 
 def hidden_width(channels: int) -> int:
