@@ -10,6 +10,8 @@ import shlex
 import shutil
 import subprocess
 import sys
+from dataclasses import fields
+from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
@@ -106,6 +108,45 @@ def test_a_command_that_needs_the_network_is_understood(command: list[str]) -> N
         assert command[:2] == ["pip", "install"]
         extras = re.findall(r"\[(.*?)\]", command[2])
         assert all(f"\n{extra} = [" in (ROOT / "pyproject.toml").read_text() for extra in extras)
+
+
+def prose_and_code(document: str) -> str:
+    """A document without the targets of its links."""
+    return re.sub(r"\]\([^)]*\)", "]", (ROOT / document).read_text())
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_public_names_in_a_document_exist(document: str) -> None:
+    import vitrim
+
+    found = set(re.findall(r"(?<![\w/-])vitrim\.(\w+)", prose_and_code(document))) - {"safetensors", "methods"}
+    assert not {name for name in found - set(vitrim.__all__) if find_spec(f"vitrim.{name}") is None}
+
+
+def options_that_exist() -> set[str]:
+    """Of every command, every field of a recipe, and the scripts beside the package."""
+    from typer.main import get_command
+
+    import vitrim
+    from vitrim.cli import app
+
+    group = get_command(app)
+    commands = [group, *group.commands.values()]  # type: ignore[attr-defined]
+    found = {option for command in commands for each in command.params for option in each.opts + each.secondary_opts}
+    found |= {f"--{field.name.replace('_', '-')}" for field in fields(vitrim.Recipe)}
+    scripts = [path.read_text() for folder in ("examples", "benchmarks") for path in (ROOT / folder).glob("*.py")]
+    return found | {option for script in scripts for option in re.findall(r'"(--[\w-]+)"', script)}
+
+
+def test_options_in_the_documents_exist() -> None:
+    elsewhere = {"--nproc-per-node", "--help", "--settings"}  # torchrun's, typer's, and `--settings.NAME` of a recipe
+    found = {
+        (document, option)
+        for document in set(DOCUMENTS) - {"docs/log.md"}  # which may name what is gone
+        for option in re.findall(r"(?<![\w-])--[a-z][\w-]*", prose_and_code(document))
+    }
+    known = options_that_exist() | elsewhere
+    assert not {(document, option) for document, option in found if option not in known}
 
 
 @pytest.mark.slow
