@@ -12,11 +12,15 @@ from types import ModuleType
 import pytest
 import torch
 
-from benchmarks import export, export_stability, packed, speed, tables, training_speed
+from benchmarks import export, export_stability, packed, speed, training_speed
 from benchmarks.__main__ import EXPERIMENTS
 from benchmarks.experiment import Cell, Experiment, run
 from benchmarks.rows import append, read
+from benchmarks.tables import DOCUMENTS
+from benchmarks.tables.table import List
 from vitrim.measure.turns import Spread
+
+TABLES = {name: table for tables in DOCUMENTS.values() for name, table in tables.items()}
 
 
 @pytest.fixture(autouse=True)
@@ -130,10 +134,12 @@ def test_experiments_write_the_columns_of_their_tables(
     name = module.__name__.rpartition(".")[2]
     small = ["--model", "test_vit", "--batch", "2", "--threads", "1", "--rounds", "2", "--results", str(tmp_path)]
     assert run(module.EXPERIMENT, [*small, *options]) == 0
-    monkeypatch.setattr(tables, "RESULTS", tmp_path)
-    text = tables.TABLES[name].text()
+    monkeypatch.setattr("benchmarks.rows.RESULTS", tmp_path)
+    table = TABLES[name]
+    assert isinstance(table, List)
+    text = table.text()
     (line,) = (line for line in text.splitlines() if "**" in line)
-    assert len(line.split("|")) == len(tables.TABLES[name].columns) + 2
+    assert len(line.split("|")) == len(table.columns) + 2
     assert f"{name}_cpu1" in text
 
 
@@ -154,7 +160,6 @@ def test_artefacts_are_tried_run_again_and_again_and_refusals_counted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     place = ["--results", str(tmp_path), "--route", "torch-export"]
-    monkeypatch.setattr(tables, "RESULTS", tmp_path)
     monkeypatch.setattr("benchmarks.rows.RESULTS", tmp_path)
     monkeypatch.setattr(export_stability, "model_with", lambda _, method: export.reduced(export.tiny(), method))
     monkeypatch.setattr(export_stability, "some_images", lambda _, count: torch.randn(count, 3, 32, 32))
@@ -168,7 +173,7 @@ def test_artefacts_are_tried_run_again_and_again_and_refusals_counted(
     assert [row["holds"] for row in rows] == ["yes", "yes", "refused"]
     assert [row["batch"] for row in rows] == ["1", "2", ""]
     assert "each image" in rows[2]["refused"]
-    text = tables.TABLES["export"].text()
+    text = TABLES["export"].text()
     assert "| attention_mass | no (1) |" in text
     assert "| unreduced | 0.0e+00 |" in text
 
