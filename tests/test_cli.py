@@ -73,7 +73,14 @@ def test_compare_prints_a_line_per_row_where_there_is_no_terminal(job, vitrim):
 
 
 @pytest.mark.skipif(not embedded.WEIGHTS.exists(), reason="the packaged weights are not there yet")
-def test_compare_runs_on_the_packaged_model_and_images_without_being_told(vitrim, tmp_path):
+def test_compare_runs_on_the_packaged_model_and_images_without_being_told_and_without_network(
+    vitrim, tmp_path, monkeypatch
+):
+    def refuse(*_):
+        raise AssertionError("the network was asked")
+
+    monkeypatch.setattr("socket.socket.connect", refuse)
+    monkeypatch.setattr("socket.getaddrinfo", refuse)
     few = ("--methods", "evit", "--keep-rates", "0.5", "--limit", "40", "--rounds", "1")
     assert "unreduced: top-1 " in vitrim("compare", "--output", str(tmp_path / "out"), *few)
     report = (tmp_path / "out" / "report.html").read_text()

@@ -12,11 +12,12 @@ A_PICTURE = 4  # methods side by side
 RATES = ("0.7", "0.5", "0.3")
 HEAD = """# Gallery
 
-`vitrim draw` makes these pictures of four test images that come with the package, anew each time the site is built.
+`vitrim draw` makes these pictures of four test images in the package, each time the site is built.
 Rose: dropped. Other pale tints: fused into one token. One colour with an edge: merged into one token."""
 SIDE_BY_SIDE = """## Side by side
 
-What the last reducing block leaves at the same keep rate. A method with another amount takes as many multiply-adds."""
+The tokens after the last reducing block, at the same keep rate.
+A method without a keep rate has the multiply-adds of EViT."""
 
 
 def gallery_page(found: Sequence[Facts], images: Sequence[Path], folder: Path) -> str:

@@ -19,7 +19,7 @@ def method_page(facts: Facts, picture: str) -> str:
         f"# {facts.title}",
         prose(facts.does[:1]),
         _names(facts),
-        f"## What becomes of the patches\n\n{_picture(facts, picture)}",
+        f"## What happens to the patches\n\n{_picture(facts, picture)}",
         f"## How it works\n\n{prose([*facts.does[1:], *_explanation(facts)])}",
         _formula(facts),
         f"## Source\n\n{_source(facts)}",
@@ -33,9 +33,9 @@ def methods_table(found: Sequence[Facts]) -> str:
     """The page of all methods."""
     lines = [
         "# All methods\n",
-        "Each method has a page: what it does, its source, its settings, a picture, and what it cost where it was "
-        "measured. `vitrim methods` prints the same names in a terminal. [Methods and their settings](docs/methods.md) "
-        "says how settings are written on the command line.\n",
+        "The page of a method shows what it does, its source, its settings, a picture, and its measured cost if there "
+        "are rows of it. `vitrim methods` prints the same names in a terminal. "
+        "[Methods and their settings](docs/methods.md) explains how to write settings on the command line.\n",
         "| method | names | what it does | from |",
         "|---|---|---|---|",
     ]
@@ -120,8 +120,8 @@ def _settings(facts: Facts) -> str:
     amount = facts.method.amount
     if amount is not None:
         lines.append(
-            f"\nHow much it reduces is set by `{amount.setting}`; {amount.neutral:g} reduces nothing."
-            + ("" if amount.solved else " What a value costs depends on the images, so no budget can be solved for.")
+            f"\nThe strength is set by `{amount.setting}`; {amount.neutral:g} reduces nothing."
+            + ("" if amount.solved else " The cost of a value depends on the images, so no budget can be solved for.")
         )
     if facts.method.varies:
         lines.append("\nImages keep different numbers of tokens, so it is neither compiled nor exported.")

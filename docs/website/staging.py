@@ -95,8 +95,9 @@ def _results() -> str:
     """A page of the recorded rows."""
     lines = [
         "# Measured rows\n",
-        "Every figure in these documents is computed from rows that were appended when they were measured and never "
-        "rewritten. A file's name says what was measured, on what, with which torch, and when.\n",
+        "The tables of speed, accuracy, training and export are computed from these rows. Rows are appended when "
+        "they are measured and never rewritten. A file's name says what was measured, on what, with which torch, and "
+        "when.\n",
         "| file | rows |",
         "|---|---|",
     ]
