@@ -40,6 +40,17 @@ def test_a_hook_that_asks_for_keyword_arguments_finds_one_more(model: nn.Module)
     assert seen == [(1, ["passing"], (2, 4, 48))]
 
 
+def test_a_hook_sees_the_rows_of_all_images_one_after_another_where_they_keep_different_numbers(
+    tiny_vit: Callable[..., nn.Module],
+) -> None:
+    model = vitrim.reduce_tokens(tiny_vit(depth=4), "attention_mass", mass=0.5)
+    seen: list[torch.Size] = []
+    model.get_submodule("blocks.2").register_forward_hook(lambda _, args, out: seen.extend((args[0].shape, out.shape)))
+    model(IMAGES)
+    assert all((images, channels) == (1, 48) for images, _, channels in seen)
+    assert 2 * 65 > seen[0][1] > seen[1][1] > 2
+
+
 def test_what_the_fused_kernel_leaves_out_is_not_called(model: nn.Module) -> None:
     called: list[int] = []
     model.get_submodule("blocks.0.attn.attn_drop").register_forward_hook(lambda *_: called.append(0))

@@ -208,6 +208,15 @@ def test_a_model_that_lost_blocks_is_read_again(vit):
     assert vitrim.features(vit, images()).layers == (1,)
 
 
+def test_a_compiled_model_runs_uncompiled_and_gives_the_same_maps(vit):
+    wanted = vitrim.features(vit, images()).maps[0]
+
+    def refuse(*_):
+        raise AssertionError("it was compiled")
+
+    assert vitrim.features(torch.compile(vit, backend=refuse), images()).maps[0].equal(wanted)
+
+
 def test_no_images_give_no_maps(vit):
     assert vitrim.features(vit, images()[:0]).maps[0].shape == (0, 48, 8, 8)
 
