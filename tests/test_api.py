@@ -160,7 +160,7 @@ def test_an_unknown_setting_is_refused_with_its_name(model: VisionTransformer) -
 
 
 def test_settings_beside_a_ready_made_method_are_refused(model: VisionTransformer) -> None:
-    message = r"settings \['keep_rate'\] go with a method's name; this method is already made: EViT"
+    message = r"keep_rate.*already made: EViT"
     with Unchanged(model), pytest.raises(ValueError, match=message):
         vitrim.reduce_tokens(model, vitrim.EViT(), keep_rate=0.5)
 
@@ -248,7 +248,7 @@ def test_the_examples_in_the_docstrings_hold() -> None:
 
 @pytest.mark.parametrize("value", [1, 0, "yes"])
 def test_pools_patches_is_true_false_or_none(tiny_vit: Callable[..., VisionTransformer], value: Any) -> None:
-    with pytest.raises(ValueError, match="pools_patches is True, False or None"):
+    with pytest.raises(ValueError, match=r"pools_patches.*True, False or None"):
         vitrim.reduce_tokens(tiny_vit(), "tome", r=3, pools_patches=value)
 
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 import vitrim
 from every_method import MERGING, WEIGHTED_MEANS
+from vitrim.core.selection import live_patches
 from vitrim.core.stack import Snapshot
 from vitrim.core.tokens import Tokens
 from vitrim.testing import leaving_blocks
@@ -90,7 +91,7 @@ def weights_of_a_token_sum_to_one(tokens: Tokens) -> None:
     total_BN = torch.zeros(tokens.padded_BNC.shape[:2]).scatter_add(
         1, tokens.source_BP.clamp(min=0), tokens.weight_BP
     )  # dropped patches weigh 0
-    torch.testing.assert_close(total_BN[:, tokens.num_prefix :], tokens.live_patches_BN.float())
+    torch.testing.assert_close(total_BN[:, tokens.num_prefix :], live_patches(tokens).float())
 
 
 @covering_case

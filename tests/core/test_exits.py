@@ -66,7 +66,7 @@ def test_a_method_with_exits_is_written_as_it_always_was() -> None:
 def test_exits_are_no_setting_of_a_method() -> None:
     with pytest.raises(ValueError, match="EViT has no setting exits"):
         method_from_json({"class": "EViT", "settings": {"exits": [1]}})
-    with pytest.raises(ValueError, match="evit: exits are heads to train along"):
+    with pytest.raises(ValueError, match=r"evit: exits.*Exits"):
         vitrim.create_method("evit", exits=(1, 2))
 
 
@@ -79,7 +79,7 @@ def test_losses_of_one_name_are_refused(tiny_vit: Build) -> None:
 def test_two_exits_in_one_block_and_exits_given_twice_are_refused(tiny_vit: Build) -> None:
     with pytest.raises(ValueError, match="own in block 1"):
         vitrim.reduce_tokens(tiny_vit(), OwnExit(layers=(1, 2)), exits=Exits())
-    with pytest.raises(ValueError, match="has exits beside it already"):
+    with pytest.raises(ValueError, match="already has exits"):
         vitrim.reduce_tokens(tiny_vit(), vitrim.METR(method=EViT()), exits=Exits())
 
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from vitrim.core import ops, packing
-from vitrim.core.rotary import NO_POSITION, Rotation
+from vitrim.core.rotary import NO_POSITION, Rotation, positions
 from vitrim.core.tokens import Tokens
 
 B, H, P, R = 2, 3, 6, 8
@@ -89,5 +89,6 @@ def test_selected_images_take_their_positions_along() -> None:
 def test_packed_tokens_are_turned_image_after_image_and_their_prefix_is_not() -> None:
     tokens = some_tokens(2)._replace(position_BK=torch.tensor([[5, 3, 9], [1, 0, 4]]), lengths=(4, 5))
     tokens = tokens._replace(x_BNC=packing.pack(torch.randn(B, 5, 4), (4, 5)).unsqueeze(0))
-    assert tokens.rope_position_BK is not None
-    assert tokens.rope_position_BK.tolist() == [[NO_POSITION, NO_POSITION, 5, 3, NO_POSITION, NO_POSITION, 1, 0, 4]]
+    found = positions(tokens)
+    assert found is not None
+    assert found.tolist() == [[NO_POSITION, NO_POSITION, 5, 3, NO_POSITION, NO_POSITION, 1, 0, 4]]

@@ -6,7 +6,7 @@ import importlib
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -84,6 +84,16 @@ class Backbone:
         """How far each block's reader is from the block, see `check_reader`."""
         pairs = zip(blocks_in(self.blocks), self.readers, strict=True)
         return [check_reader(block, reader, self.spec.channels, self.spec.num_prefix) for block, reader in pairs]
+
+    def pooling(self, pools_patches: bool | None) -> Backbone:
+        """The same backbone for a head that pools patch tokens or does not; None leaves the decision to the library."""
+        if pools_patches is None:
+            return self
+        if not isinstance(pools_patches, bool):
+            raise ValueError(f"pools_patches must be True, False or None, not {pools_patches!r}.")
+        if not pools_patches and self.spec.pools_patches and self.spec.num_classes > 0:
+            raise ValueError(f"the head of {self.spec.name} pools patch tokens: leave pools_patches out.")
+        return replace(self, spec=replace(self.spec, pools_patches=pools_patches))
 
 
 def find_stack(model: nn.Module) -> Installed | None:

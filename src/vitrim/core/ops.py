@@ -13,7 +13,7 @@ from torch import Tensor
 from . import packing, portable
 from .precision import matmul_without_autocast
 from .rotary import NO_POSITION
-from .tokens import AuxOutput, Tokens, is_traced_by_jit, ones_like_size
+from .tokens import AuxOutput, Tokens, ones_like_size
 
 
 def rank(score_BN: Tensor, num_keep: int) -> tuple[Tensor, Tensor]:
@@ -32,7 +32,7 @@ def take(x: Tensor, index_BK: Tensor) -> Tensor:
     B, N = x.shape[:2]
     if x.dim() == 2:
         return x.gather(1, index_BK)
-    if not (torch.is_grad_enabled() or is_traced_by_jit()) and B == 1:
+    if not (torch.is_grad_enabled() or portable.is_traced_by_jit()) and B == 1:
         return x.index_select(1, index_BK[0])
     rows = portable.flat_rows(index_BK, N)
     return x.reshape(B * N, *x.shape[2:]).index_select(0, rows).view(B, index_BK.shape[1], *x.shape[2:])

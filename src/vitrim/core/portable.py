@@ -10,12 +10,15 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .tokens import is_traced_by_jit
-
 
 def writing() -> bool:
-    """Whether a graph is being written for others to run: by torch.export, torch.onnx or torch.jit.trace."""
+    """Whether torch.export, torch.onnx or torch.jit.trace is writing a graph."""
     return torch.compiler.is_exporting() or is_traced_by_jit()
+
+
+def is_traced_by_jit() -> bool:
+    """Whether torch.jit.trace is writing a graph. It may run later with batches of another size."""
+    return bool(torch.jit.is_tracing())  # type: ignore[no-untyped-call]
 
 
 def order(x_BN: Tensor) -> Tensor:

@@ -12,11 +12,11 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from . import packing
+from . import packing, portable
 from .ops import arrange, follow
 from .precision import matmul_without_autocast
 from .rotary import NO_POSITION
-from .tokens import Tokens, is_traced_by_jit
+from .tokens import Tokens
 
 
 def keep_where(tokens: Tokens, kept_BN: Tensor) -> Tokens:
@@ -44,7 +44,7 @@ def fuse_where(tokens: Tokens, kept_BN: Tensor, weight_BN: Tensor) -> Tokens:
     weights at least 0, and if all of an image's are 0, they count alike.
     """
     kept_BN = _checked(tokens, kept_BN)
-    rest_BN = tokens.live_patches_BN & ~kept_BN
+    rest_BN = live_patches(tokens) & ~kept_BN
     kept_B = kept_BN.sum(dim=1).tolist()
     if _keep_all(tokens, kept_B):
         return tokens
@@ -66,11 +66,19 @@ def fuse_where(tokens: Tokens, kept_BN: Tensor, weight_BN: Tensor) -> Tokens:
     return follow(out, tokens, slot_BN, torch.where(kept_BN, 1.0, share_BN.detach()))
 
 
+def live_patches(tokens: Tokens) -> Tensor:
+    """Which patch tokens are not padding: [B, N - prefix], bool."""
+    if tokens.lengths is None:
+        B, N, _ = tokens.x_BNC.shape
+        return tokens.x_BNC.new_ones(B, N - tokens.num_prefix, dtype=torch.bool)
+    return packing.live(tokens.lengths, tokens.x_BNC.device)[:, tokens.num_prefix :]
+
+
 def _checked(tokens: Tokens, kept_BN: Tensor) -> Tensor:
     """What to keep, without padding; ValueError where shapes may not depend on data."""
-    if torch.compiler.is_compiling() or is_traced_by_jit():
+    if torch.compiler.is_compiling() or portable.is_traced_by_jit():
         _refuse()
-    return kept_BN & tokens.live_patches_BN
+    return kept_BN & live_patches(tokens)
 
 
 def _raise() -> None:

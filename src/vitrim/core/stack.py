@@ -16,12 +16,13 @@ from torch import nn
 
 from . import listening
 from .block_reader import BlockReader
+from .block_view import Acting, blank_view
 from .checks import check_reducible, check_shared
 from .hooks import dispatch_like
 from .listening import OutputCollector, Recorder, Snapshot
 from .method import Method
 from .spec import ViTSpec
-from .token_block import Acting, TokenBlock, blank_view
+from .token_block import TokenBlock
 from .tokens import Tokens
 
 UNSHARED = ("_modules", "_compiled_call_impl")  # by the stack with the container that it replaces
@@ -133,7 +134,7 @@ def _refuse_to_cut() -> NoReturn:
 
 def _view(block: nn.Module, reader: BlockReader, method: Method, spec: ViTSpec, layer: int) -> TokenBlock:
     """The block as a TokenBlock on which this built method acts."""
-    made = blank_view(type(block))
+    made = blank_view(TokenBlock, type(block))
     # The very dicts are shared, so that .to(), load_state_dict, optimisers and hooks act on both views at once.
     made.__dict__.update(block.__dict__)
     # Plain attributes, set past nn.Module: registered, they would add keys to the state_dict.

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from . import packing
+from .portable import is_traced_by_jit
 from .renamed import alias
-from .rotary import NO_POSITION
 
 
 class AuxOutput(NamedTuple):
@@ -24,29 +24,29 @@ class AuxOutput(NamedTuple):
 
 
 class Tokens(NamedTuple):
-    """Features and their bookkeeping; a plain pytree, so that compile, export and checkpointing see inside.
+    """Features and their bookkeeping: a plain pytree, so that compile, export and checkpointing see inside.
 
-    Methods never touch the bookkeeping by hand: the functions in `vitrim.core.ops` keep it in step.
+    Methods change tokens through `vitrim.core.ops` alone, which keeps the bookkeeping in step.
 
-    Once a method has kept different numbers of tokens in the images of a batch, the tokens are *packed*: x_BNC is
-    [1, T, C], the rows of all images one after another, size_BN is [1, T], and `lengths` tells them apart. All that
-    counts tokens or patches per image stays [B, ...], padded to the longest image.
+    If the images of a batch keep different numbers of tokens, the tokens are *packed*: x_BNC is [1, T, C], the rows of
+    all images one after another, size_BN is [1, T], and `lengths` has each image's number of rows. Everything else
+    stays [B, ...], padded to the longest image.
     """
 
     x_BNC: Tensor  # features; the prefix (class, distillation, register tokens) first
     num_prefix: int  # length of the prefix, which is never reduced
-    size_BN: Tensor | None = None  # patches each token stands for (None: one each, or nobody asked)
-    traced: bool = False  # whether to follow every patch from here on, in the next two
-    source_BP: Tensor | None = None  # index of the token that holds each patch, -1 dropped (None: its own)
+    size_BN: Tensor | None = None  # patches that each token stands for (None: not counted yet)
+    traced: bool = False  # whether the next two are filled in
+    source_BP: Tensor | None = None  # index of the token that holds each patch, -1 if dropped (None: its own)
     weight_BP: Tensor | None = None  # weight of each patch in that token (None: 1)
-    aux: tuple[AuxOutput, ...] | None = None  # tensors that methods collect for their losses (None: nobody wants them)
-    uses_rope: bool = False  # whether attention rotates each patch token by its position (see core/rotary.py)
-    position_BK: Tensor | None = None  # that position, -1 for nowhere (None: its own, or nobody asks)
+    aux: tuple[AuxOutput, ...] | None = None  # tensors that methods collect for their losses (None: not wanted)
+    uses_rope: bool = False  # whether attention rotates patch tokens by their positions, see core/rotary.py
+    position_BK: Tensor | None = None  # these positions, -1 for no position (None: not changed yet)
     lengths: packing.Lengths | None = None  # tokens of each image, prefix included, if packed (None: all have N)
-    run: Any = None  # the forward that they are part of, a `core.run.Run` (None: none)
+    run: Any = None  # the forward that they are part of, a `core.run.Run`
 
     def with_features(self, x_BNC: Tensor) -> Tokens:
-        """The same tokens with other features. What `_replace` does, in less time: every block asks for it."""
+        """The same tokens with other features. Faster than `_replace`, and every block calls it."""
         return Tokens(x_BNC, *self[1:])
 
     def collect(self, method: str, value: Tensor) -> Tokens:
@@ -58,11 +58,11 @@ class Tokens(NamedTuple):
         return tuple(value for name, value in self.aux or () if name == method)
 
     def to(self, device: torch.device) -> Tokens:
-        """The same on another device."""
+        """The same tokens on another device."""
         if self.x_BNC.device == device:
             return self
         moved: dict[str, Any] = {
-            name: value.to(device) for name, value in self._asdict().items() if isinstance(value, Tensor)
+            key: value.to(device) for key, value in self._asdict().items() if torch.is_tensor(value)
         }
         aux = None if self.aux is None else tuple(AuxOutput(each.method, each.value.to(device)) for each in self.aux)
         return self._replace(**moved, aux=aux)
@@ -74,51 +74,35 @@ class Tokens(NamedTuple):
 
     @property
     def num_patches(self) -> int:
-        """Patch tokens still carried; by the image that has most, if packed."""
+        """Patch tokens of an image; of the longest one if packed."""
         num_tokens = self.x_BNC.shape[1] if self.lengths is None else max(self.lengths)
-        if is_traced_by_jit():  # where sizes are tensors, and methods plan with numbers
+        if is_traced_by_jit():  # sizes are tensors then, and methods plan with numbers
             num_tokens = int(num_tokens)
         return num_tokens - self.num_prefix
 
     @property
     def first_BC(self) -> Tensor:
-        """The first token of each image, the class token where there is one: [B, C]."""
+        """The first token of each image, which is the class token if there is one."""
         if self.lengths is None:
             return self.x_BNC[:, 0]
         return self.x_BNC[0].index_select(0, packing.starts(self.lengths, self.x_BNC.device))
 
     @property
     def padded_BNC(self) -> Tensor:
-        """The features, [B, N, C]; zeros after an image's last token, if packed."""
+        """The features, padded with zeros if packed."""
         return self.x_BNC if self.lengths is None else packing.pad(self.x_BNC[0], self.lengths)
 
     @property
     def patches_BNC(self) -> Tensor:
-        """The features without the prefix: [B, N - num_prefix, C]; padded with zeros, if packed."""
+        """The features without the prefix, [B, N - num_prefix, C], padded with zeros if packed."""
         return self.padded_BNC[:, self.num_prefix :]
 
     @property
     def patch_size_BN(self) -> Tensor:
-        """The sizes without the prefix; ones where nothing was counted yet. Padded with zeros, if packed."""
+        """The sizes without the prefix, padded with zeros if packed; ones if not counted yet."""
         size_BN = ones_like_size(self.x_BNC) if self.size_BN is None else self.size_BN
         padded_BN = size_BN if self.lengths is None else packing.pad(size_BN[0], self.lengths)
         return padded_BN[:, self.num_prefix :]
-
-    @property
-    def rope_position_BK(self) -> Tensor | None:
-        """Rotary positions of the last K tokens, [B, K]; of all tokens if packed, [1, T]."""
-        if self.position_BK is None or self.lengths is None:
-            return self.position_BK
-        prefix = self.position_BK.new_full((len(self.lengths), self.num_prefix), NO_POSITION)
-        return packing.pack(torch.cat([prefix, self.position_BK], dim=1), self.lengths).unsqueeze(0)
-
-    @property
-    def live_patches_BN(self) -> Tensor:
-        """Which of the padded patch tokens are there: [B, N - num_prefix], bool; all, unless packed."""
-        if self.lengths is None:
-            B, N, _ = self.x_BNC.shape
-            return self.x_BNC.new_ones(B, N - self.num_prefix, dtype=torch.bool)
-        return packing.live(self.lengths, self.x_BNC.device)[:, self.num_prefix :]
 
 
 for _old, _new in (("tell", "collect"), ("told", "collected"), ("carry", "aux")):
@@ -128,8 +112,3 @@ for _old, _new in (("tell", "collect"), ("told", "collected"), ("carry", "aux"))
 def ones_like_size(x_BNC: Tensor) -> Tensor:
     """A size of one for every token, [B, N], in at least fp32: bf16 cannot tell 300 from 301 patches."""
     return x_BNC.new_ones(x_BNC.shape[:2], dtype=torch.promote_types(x_BNC.dtype, torch.float32))
-
-
-def is_traced_by_jit() -> bool:
-    """Whether torch.jit.trace is writing a graph, which may then be run with batches of another size."""
-    return bool(torch.jit.is_tracing())  # type: ignore[no-untyped-call]

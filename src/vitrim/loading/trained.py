@@ -10,9 +10,9 @@ from pathlib import Path
 from torch import nn
 
 from ..api import reduce_tokens
+from ..core.block_view import WEIGHTS
 from ..core.exits import TRAINING_ONLY, Exits
 from ..core.method import Method
-from ..core.token_block import WEIGHTS
 from .build import build_for, load_model
 from .positions import adapting
 from .weights import fit, read_checkpoint

@@ -12,9 +12,9 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from ..core.block_view import WEIGHTS
 from ..core.exits import TRAINING_ONLY
 from ..core.notice import VitrimWarning
-from ..core.token_block import WEIGHTS
 from ..text import first_line, shown
 
 # Where training scripts keep the weights; the first that is there is taken.

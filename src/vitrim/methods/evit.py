@@ -1,16 +1,15 @@
 """EViT: Expediting Vision Transformers via Token Reorganizations (Liang et al., ICLR 2022).
 
 Paper: https://arxiv.org/abs/2202.07800. Official code: https://github.com/youweiliang/evit (Apache-2.0).
-The patches to which the class token attends most stay; the others are fused into one token, or dropped.
+The patches to which the class token attends most stay. The others are fused into one token, or dropped.
 
     a_i = mean over heads of softmax(q_cls kᵀ / √d)_i    the score of patch i
     x_fused = Σ a_i x_i    over the patches that do not stay (eq. 3)
 
-As in the official code: the score is the block's own class attention, averaged over heads; the fused token is the
-sum of the dropped features times their raw scores, not renormalised (eq. 3), comes last, and competes in the next
-reduction like any other token; a block that would keep all patches does nothing.
-Different: a distillation token is never pruned, and counts are exact where a float product is not. Feature norms,
-which the official code does not know, weigh as shares of their sum, as attention does.
+As in the official code, the weights of the fused token are not normalised, it comes last, and it competes in the next
+reduction like any other token. A block that would keep all patches does nothing.
+Different: a distillation token is never pruned, counts are exact where a float product is not, and feature norms, a
+scorer of ours, weigh as shares of their sum.
 """
 
 from __future__ import annotations
@@ -34,13 +33,13 @@ class EViT(ScoredMethod):
     Args:
         keep_rate: share of the patches that enter a reducing block, one number or one per layer; above 0, at most 1.
         layers: reducing blocks, 0-based and increasing; None means a quarter of the depth apart (3, 6, 9 of 12).
-        scorer: cls, received or norm, see `patch_scores`; a model without a class token needs one of the last two.
-        fuse: whether the rest is fused (EViT) or dropped (its Table 1 and 2a).
-        tokens: patches to keep in each block, one entry per block, counted before the fused token; None entries follow
-            keep_rate. A count equal to what enters the block does nothing there.
+        scorer: cls, received or norm, see `patch_scores`. A model without a class token needs one of the last two.
+        fuse: whether the others are fused (EViT) or dropped (its Table 1 and 2a).
+        tokens: patches to keep in each block, without the fused token, one entry per block. Entries of None follow
+            keep_rate.
 
     Raises:
-        ValueError: for a setting that no model could take. Where it does not fit a model, `reduce_tokens` says so.
+        ValueError: If no model could take a setting. `reduce_tokens` raises it if the model at hand cannot.
 
     Source:
         Liang et al., ICLR 2022, https://arxiv.org/abs/2202.07800.

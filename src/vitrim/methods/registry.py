@@ -9,13 +9,14 @@ from __future__ import annotations
 import inspect
 import re
 import warnings
-from collections.abc import Callable, Mapping
-from dataclasses import MISSING, fields
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import MISSING, fields, replace
 from functools import cache, partial
 from importlib.metadata import entry_points
 from types import MappingProxyType
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
+from ..core.exits import Exits
 from ..core.method import Method, is_decorated
 from ..core.notice import VitrimWarning
 
@@ -114,6 +115,26 @@ def create_method(name: str, **settings: Any) -> Method:
         unknown = [setting for setting in settings if setting not in own]
         wrong = f"not {' or '.join(unknown)}" if unknown else str(error)
         raise ValueError(f"method {name!r} takes the settings {', '.join(own)}: {wrong}.") from error
+
+
+def resolve_method(method: Method | str, exits: Exits | Sequence[int] | None, settings: Mapping[str, Any]) -> Method:
+    """A method from a name and its settings, or a method as it is, with these exits. ValueError for anything else."""
+    if isinstance(method, str):
+        return create_method(method, **settings, **({} if exits is None else {"exits": exits}))
+    if settings:
+        raise ValueError(
+            f"settings {sorted(settings)} go with a method's name, and this method is already made: {method}."
+        )
+    if not isinstance(method, Method):
+        raise ValueError(
+            f"method must be a method such as EViT(keep_rate=0.7), or one of the names {', '.join(sorted(makers()))}, "
+            f"not a {type(method).__name__}."
+        )
+    if exits is None:
+        return method
+    if method.exits is not None:
+        raise ValueError(f"this method already has exits: {method}.")
+    return replace(method, exits=cast("Exits", exits))
 
 
 def settings_of(name: str) -> dict[str, Any]:

@@ -10,10 +10,10 @@ from torch import Tensor, nn
 
 from ..backbones.reader import find_stack, read_backbone
 from ..core.amount import KEEP_RATE
+from ..core.block_view import WEIGHTS
 from ..core.exits import TRAINING_ONLY
 from ..core.method import plain_settings
 from ..core.stack import TokenStack
-from ..core.token_block import WEIGHTS
 from ..measure.batches import ImageDataset
 from ..measure.evaluate import eval_transform, input_size_of
 from ..measure.macs import count_macs

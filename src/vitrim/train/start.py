@@ -17,8 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from ..api import create_method, reduce_tokens
+from ..core.block_view import WEIGHTS
 from ..core.exits import TRAINING_ONLY
-from ..core.token_block import WEIGHTS
 from ..loading.build import build_model, load_model
 from ..loading.positions import adapting
 from ..loading.weights import fit, read_checkpoint
