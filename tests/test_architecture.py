@@ -37,6 +37,7 @@ UNAWARE = (
     "charts",
     "report",
 )
+FIRST = ("api", "core/tokens", "core/interface", "core/token_block", "methods/evit")  # to be read, in this order
 MAX_FILE_LINES = 250
 MAX_FUNCTION_LINES = 40
 
@@ -91,6 +92,10 @@ def modules(*parts: str) -> Iterator[Path]:
 def test_the_files_are_found() -> None:
     assert {"core.ops", "methods.evit", "backbones.timm", "api"} <= {module_of(path) for path in FILES}
     assert own_imports(SRC / "methods" / "evit.py") >= {"core", "core.scored", "core.tokens"}
+
+
+def test_the_five_files_to_read_first_are_short() -> None:
+    assert sum(len((SRC / f"{name}.py").read_text().splitlines()) for name in FIRST) < 500
 
 
 def test_core_imports_torch_and_itself_only() -> None:

@@ -11,15 +11,11 @@ from .backbones.reader import find_stack, read_backbone
 from .core.exits import Exits
 from .core.method import Method
 from .core.stack import TokenStack
-from .methods import create_method as create_method  # public here
-from .methods import makers, resolve_method
+from .methods import create_method as create_method
+from .methods import list_methods as list_methods
+from .methods import resolve_method
 
 M = TypeVar("M", bound=nn.Module)
-
-
-def list_methods() -> list[str]:
-    """The names that `create_method` and `reduce_tokens` accept."""
-    return sorted(makers())
 
 
 def reduce_tokens(

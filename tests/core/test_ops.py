@@ -117,7 +117,7 @@ def test_fuse_appends_the_plain_weighted_sum_of_the_others(prefix: int) -> None:
         rest = rest_BM[image]
         wanted = (weight_BN[image, rest].unsqueeze(1) * tokens.patches_BNC[image, rest]).sum(dim=0)
         torch.testing.assert_close(fused.x_BNC[image, -1], wanted)
-        assert fused.size_BN[image, -1] == tokens.patch_size_BN[image, rest].sum()
+        assert fused.size_BN[image, -1] == ops.patch_sizes(tokens)[image, rest].sum()
         assert (fused.source_BP[image, rest] == prefix + keep_BK.shape[1]).all()
 
 
@@ -139,8 +139,8 @@ def test_merging_adds_sizes_up(prefix: int) -> None:
     assert merged.size_BN is not None
     assert torch.equal(merged.size_BN[:, :prefix], tokens.size_BN[:, :prefix])
     assert torch.equal(merged.size_BN.sum(dim=1), tokens.size_BN.sum(dim=1))
-    size_K = tokens.patch_size_BN[1, keep_BK[1]].index_add(0, slot_BM[1], tokens.patch_size_BN[1, rest_BM[1]])
-    assert torch.equal(merged.patch_size_BN[1], size_K)
+    size_K = ops.patch_sizes(tokens)[1, keep_BK[1]].index_add(0, slot_BM[1], ops.patch_sizes(tokens)[1, rest_BM[1]])
+    assert torch.equal(ops.patch_sizes(merged)[1], size_K)
 
 
 def test_sizes_are_counted_only_when_somebody_asks() -> None:
@@ -157,7 +157,7 @@ def test_without_weights_each_patch_weighs_its_size(prefix: int, how: str) -> No
     tokens = some_tokens(prefix, sizes=True)
     keep_BK, rest_BM, slot_BM, _ = some_groups()
     by_size = ops.merge(tokens, keep_BK, rest_BM, slot_BM, None, how=how)
-    wanted = ops.merge(tokens, keep_BK, rest_BM, slot_BM, tokens.patch_size_BN, how=how)
+    wanted = ops.merge(tokens, keep_BK, rest_BM, slot_BM, ops.patch_sizes(tokens), how=how)
     for name in ("x_BNC", "size_BN", "source_BP", "weight_BP"):
         assert torch.equal(getattr(by_size, name), getattr(wanted, name))
 

@@ -66,7 +66,7 @@ def test_the_rest_of_each_image_becomes_its_weighted_mean():
     assert out.num_tokens_B == (5, 8, 4)  # the second keeps all and gets no token more
     share_N = torch.where(KEPT[0], 0.0, weight_BN[0]) / torch.where(KEPT[0], 0.0, weight_BN[0]).sum()
     torch.testing.assert_close(out.padded_BNC[0, 4], share_N @ tokens.patches_BNC[0])
-    assert out.patch_size_BN[0].tolist() == [1, 1, 4, 0, 0, 0]
+    assert ops.patch_sizes(out)[0].tolist() == [1, 1, 4, 0, 0, 0]
     assert out.source_BP[0].tolist() == [2, 4, 4, 3, 4, 4]
     torch.testing.assert_close(out.weight_BP[0], torch.where(KEPT[0], 1.0, share_N))
     for i in range(3):

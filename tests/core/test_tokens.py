@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch.utils import _pytree
 
+from vitrim.core import ops
 from vitrim.core.tokens import Tokens
 
 
@@ -15,9 +16,9 @@ def test_without_a_listener_nothing_is_kept_beside_the_features() -> None:
 
 def test_sizes_are_ones_until_somebody_counts() -> None:
     tokens = Tokens(torch.randn(2, 5, 3, dtype=torch.float64), 2)
-    assert torch.equal(tokens.patch_size_BN, torch.ones(2, 3, dtype=torch.float64))
+    assert torch.equal(ops.patch_sizes(tokens), torch.ones(2, 3, dtype=torch.float64))
     counted = tokens._replace(size_BN=torch.tensor([[1.0, 1, 4, 5, 6]]))
-    assert counted.patch_size_BN.tolist() == [[4, 5, 6]]
+    assert ops.patch_sizes(counted).tolist() == [[4, 5, 6]]
 
 
 def test_tokens_are_a_plain_pytree() -> None:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cache
 from typing import Any, NamedTuple, TypeVar
 
+import torch
 from torch import Tensor, nn
 
-from .block_reader import BlockReader
+from .attention import Attention
+from .block_reader import BlockReader, PaddingReader
 from .exits import TRAINING_ONLY
-from .hooks import DISPATCH, dispatch_like, is_watched
+from .hooks import DISPATCH, StandIn, dispatch_like, is_watched
 from .listening import OutputCollector
 from .method import Method
 from .spec import ViTSpec
@@ -87,9 +90,16 @@ class BlockView(nn.Module):
         if passing is None:
             return self._run(x, args, kwargs)
         if isinstance(passing.entering, Tokens) and isinstance(x, Tensor):
-            x = passing.entering.to(x.device).with_features(x)  # hooks may have changed or moved the features
+            x = _on_device(passing.entering, x.device).with_features(x)  # hooks may have changed or moved the features
         passing.leaving = self._run(x, args, kwargs)
         return passing.leaving.x_BNC if isinstance(passing.leaving, Tokens) else passing.leaving
+
+    def residuals(self, tokens: Tokens) -> BlockReader:
+        """The reader, or one that pads: drop-path would take packed images for a single one."""
+        if tokens.lengths is None or not self.training:
+            return self.reader
+        drops = any(getattr(module, "drop_prob", None) for module in self.modules())
+        return PaddingReader(self.reader, tokens.lengths) if drops else self.reader
 
     def own_forward(self, *args: Any, **kwargs: Any) -> Any:
         """The block's own forward, features in and out."""
@@ -112,6 +122,31 @@ class BlockView(nn.Module):
         return blank_view, (type(self).__bases__[0], type(self.block)), self.__dict__ | {"collector": None}
 
 
+def hooked_attention(
+    module: nn.Module, reader: BlockReader, x_BNC: Tensor, mix: Callable[[Tensor], tuple[Tensor, Attention]]
+) -> tuple[Tensor, Attention]:
+    """Call mix(x_BNC) in place of a block's attention, with the hooks of that attention around it."""
+    seen: list[Attention] = []
+
+    def compute(x_BNC: Tensor, *_: Tensor, **__: Any) -> Any:
+        out_BNC, attention = mix(x_BNC)
+        seen.append(attention)
+        return (out_BNC, None) if reader.pairs else out_BNC
+
+    out = StandIn(module, compute)(*[x_BNC] * reader.inputs)
+    return out[0] if reader.pairs else out, seen[-1]
+
+
+def _on_device(tokens: Tokens, device: torch.device) -> Tokens:
+    """The same tokens on another device."""
+    if tokens.x_BNC.device == device:
+        return tokens
+    fields = tokens._asdict().items()
+    moved: dict[str, Any] = {name: value.to(device) for name, value in fields if isinstance(value, Tensor)}
+    aux = None if tokens.aux is None else tuple(each._replace(value=each.value.to(device)) for each in tokens.aux)
+    return tokens._replace(**moved, aux=aux)
+
+
 @cache
 def _view_class(view: type[BlockView], block: type[nn.Module]) -> type[BlockView]:
     names = {"__module__": block.__module__, "__qualname__": block.__qualname__}
@@ -122,3 +157,16 @@ def blank_view(view: type[V], block: type[nn.Module]) -> V:
     """An empty view of a block of this class."""
     made: type[V] = _view_class(view, block)  # type: ignore[arg-type, assignment]  # mypy takes Module for unhashable
     return made.__new__(made)
+
+
+def check_features(x: object) -> None:
+    """ValueError if a block is called with anything but features or tokens."""
+    if isinstance(x, Tensor) or type(x) is Tokens:
+        return
+    if isinstance(x, tuple):
+        raise ValueError("reentrant checkpointing takes tokens apart: checkpoint with use_reentrant=False.")
+    raise ValueError(
+        f"a block of a reduced model takes features as a tensor, not a {type(x).__name__}. torch.fx cannot trace a "
+        "reduced model, because its shapes decide what it computes. Use vitrim.features for the features of blocks, "
+        "vitrim.export_model for a graph, or restore(model) first."
+    )

@@ -13,13 +13,15 @@ from . import schedule
 from .amount import KEEP_RATE, Amount
 from .exits import Criterion, Exits
 from .interface import MethodInterface
-from .renamed import bridge
+from .renamed import alias, bridge
 from .spec import ViTSpec
 from .tokens import Tokens
 
 M = TypeVar("M", bound="Method")
 
 bridge(MethodInterface, "acts", "is_active")
+for _old, _new in (("tell", "collect"), ("told", "collected"), ("carry", "aux")):
+    alias(Tokens, _old, _new)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +59,13 @@ class Method(MethodInterface):
         if self.exits is None:
             return built
         return replace(built, exits=self.exits.build(self.name, built.reducing_layers(spec), spec))
+
+    def fits(self: M, spec: ViTSpec) -> M:
+        """This built method, if its counts can be kept in every block. Else `num_kept` raises ValueError."""
+        num_patches = spec.num_patches
+        for layer in range(spec.depth):
+            num_patches = self.num_kept(layer, num_patches)
+        return self
 
     def reducing_layers(self, spec: ViTSpec) -> tuple[int, ...]:
         """The 0-based blocks where a built method reduces. All of its `layers` count, even at a keep rate of 1."""
@@ -148,10 +157,11 @@ class KeepRateMethod(Method):
 
     def num_attentive(self, layer: int, num_patches: int) -> int:
         """Patches that block `layer` keeps unchanged: ceil(keep_rate * num_patches)."""
-        return schedule.ceil_share(self.rate(layer), num_patches)
+        rate = self.rate(layer)
+        return schedule.ceil_share(rate, num_patches) if rate < 1 else num_patches
 
     def num_kept(self, layer: int, num_patches: int) -> int:
         return self.num_attentive(layer, num_patches)
 
     def is_active(self, layer: int, num_patches: int) -> bool:
-        return self.rate(layer) < 1 and self.num_attentive(layer, num_patches) < num_patches
+        return self.num_attentive(layer, num_patches) < num_patches

@@ -13,7 +13,7 @@ from torch import Tensor
 from . import packing, portable
 from .precision import matmul_without_autocast
 from .rotary import NO_POSITION
-from .tokens import AuxOutput, Tokens, ones_like_size
+from .tokens import AuxOutput, Tokens
 
 
 def rank(score_BN: Tensor, num_keep: int) -> tuple[Tensor, Tensor]:
@@ -63,12 +63,24 @@ def arrange(tokens: Tokens, lengths: packing.Lengths) -> Tokens:
     return tokens._replace(x_BNC=tokens.x_BNC.view(B, N, -1), size_BN=size, lengths=None)
 
 
+def patch_sizes(tokens: Tokens) -> Tensor:
+    """The sizes without the prefix, [B, N - prefix], padded with zeros if packed; ones if not counted yet."""
+    size_BN = ones_like_size(tokens.x_BNC) if tokens.size_BN is None else tokens.size_BN
+    padded_BN = size_BN if tokens.lengths is None else packing.pad(size_BN[0], tokens.lengths)
+    return padded_BN[:, tokens.num_prefix :]
+
+
+def ones_like_size(x_BNC: Tensor) -> Tensor:
+    """A size of one for every token, [B, N], in at least fp32: bf16 cannot tell 300 from 301 patches."""
+    return x_BNC.new_ones(x_BNC.shape[:2], dtype=torch.promote_types(x_BNC.dtype, torch.float32))
+
+
 def keep(tokens: Tokens, keep_BK: Tensor) -> Tokens:
     """Only the patches in keep_BK, in that order; the others are dropped. [B, N] -> [B, prefix + K]."""
     kept = _take_with_prefix(tokens, keep_BK)
     if not tokens.traced:
         return kept
-    return follow(kept, tokens, _slots(tokens, keep_BK), torch.ones_like(tokens.patch_size_BN))
+    return follow(kept, tokens, _slots(tokens, keep_BK), torch.ones_like(patch_sizes(tokens)))
 
 
 def fuse(tokens: Tokens, keep_BK: Tensor, weight_BN: Tensor) -> Tokens:
@@ -85,7 +97,7 @@ def fuse(tokens: Tokens, keep_BK: Tensor, weight_BN: Tensor) -> Tokens:
         return out
     slot_BN = _slots(tokens, keep_BK, others=K)
     if out.size_BN is not None:
-        rest_B1 = torch.where(slot_BN == K, tokens.patch_size_BN, 0.0).sum(dim=1, keepdim=True)
+        rest_B1 = torch.where(slot_BN == K, patch_sizes(tokens), 0.0).sum(dim=1, keepdim=True)
         out = out._replace(size_BN=portable.put_last(out.size_BN, rest_B1))
     if not tokens.traced:
         return out
@@ -114,9 +126,9 @@ def merge(
     out = _take_with_prefix(tokens, keep_BK)
     at_BM = slot_BM + tokens.num_prefix
     if out.size_BN is not None:
-        joining_BM = tokens.patch_size_BN.gather(1, rest_BM)
+        joining_BM = patch_sizes(tokens).gather(1, rest_BM)
         out = out._replace(size_BN=portable.add_at(out.size_BN, at_BM, joining_BM))
-        total_BK = out.patch_size_BN
+        total_BK = patch_sizes(out)
     if weight_BN is not None:
         joining_BM = weight_BN.gather(1, rest_BM)
         total_BK = portable.add_at(weight_BN.gather(1, keep_BK), slot_BM, joining_BM)

@@ -60,6 +60,16 @@ def check_rates(rate: float | Sequence[float], num_layers: int, who: str, what: 
     return rates
 
 
+def check_counts(counts: object, who: str, what: str) -> None:
+    """ValueError unless the counts are None, or a sequence with a whole number of at least 1, or None, per block."""
+    if counts is None:
+        return
+    if not isinstance(counts, Sequence):
+        raise ValueError(f"{who}: {what} needs one entry for each block, not {counts!r}.")
+    if not all(count is None or (is_whole(count) and count >= 1) for count in counts):
+        raise ValueError(f"{who}: {what} must be whole numbers of at least 1, or None, not {tuple(counts)}.")
+
+
 def ceil_share(rate: float, count: int) -> int:
     """ceil(rate * count), at least 1; exact for rates with up to five decimals (0.55 * 100 is above 55 in floats).
 

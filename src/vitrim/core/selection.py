@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from . import packing, portable
-from .ops import arrange, follow
+from .ops import arrange, follow, patch_sizes
 from .precision import matmul_without_autocast
 from .rotary import NO_POSITION
 from .tokens import Tokens
@@ -34,7 +34,7 @@ def keep_where(tokens: Tokens, kept_BN: Tensor) -> Tokens:
     if not tokens.traced:
         return out
     slot_BN = torch.where(kept_BN, kept_BN.cumsum(dim=1) - 1, -1)
-    return follow(out, tokens, slot_BN, torch.ones_like(tokens.patch_size_BN))
+    return follow(out, tokens, slot_BN, torch.ones_like(patch_sizes(tokens)))
 
 
 def fuse_where(tokens: Tokens, kept_BN: Tensor, weight_BN: Tensor) -> Tokens:
@@ -58,7 +58,7 @@ def fuse_where(tokens: Tokens, kept_BN: Tensor, weight_BN: Tensor) -> Tokens:
     fused_BC = matmul_without_autocast(share_BN.to(tokens.x_BNC.dtype).unsqueeze(1), tokens.patches_BNC).squeeze(1)
     out.x_BNC.flatten(0, 1).index_copy_(0, last_F, fused_BC[fuses_B].to(out.x_BNC.dtype))
     if out.size_BN is not None:
-        size_B = torch.where(rest_BN, tokens.patch_size_BN, 0.0).sum(dim=1)
+        size_B = torch.where(rest_BN, patch_sizes(tokens), 0.0).sum(dim=1)
         out.size_BN.flatten().index_copy_(0, last_F, size_B[fuses_B])
     if not tokens.traced:
         return out

@@ -12,9 +12,8 @@ from torch import Tensor
 
 from . import ops, rotary
 from .attention import Attention, max_chunked_tokens
-from .block_reader import BlockReader, PaddingReader
-from .block_view import BlockView
-from .hooks import StandIn, has_hooks
+from .block_view import BlockView, check_features, hooked_attention
+from .hooks import has_hooks
 from .listening import listeners_of
 from .method import Method
 from .rotary import Rotation
@@ -28,7 +27,7 @@ class TokenBlock(BlockView):
 
     def _run(self, x: Tensor | Tokens, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | Tokens:
         """Compute one block, without its hooks. args, kwargs: what the library passes beside the features."""
-        _check_features(x)
+        check_features(x)
         if args or kwargs:
             self.reader.check_call(*args, **kwargs)
         rotation = self.reader.rotation(*args, **kwargs)
@@ -76,13 +75,13 @@ class TokenBlock(BlockView):
         out_BNC, attention = self._attend(tokens, rotation, method)
         if not method.is_active(self.layer, tokens.num_patches):
             del attention  # early, so that its memory can be used again
-            tokens = tokens.with_features(self._residuals(tokens).add_attention(self, tokens.x_BNC, out_BNC))
+            tokens = tokens.with_features(self.residuals(tokens).add_attention(self, tokens.x_BNC, out_BNC))
         else:
-            x = self._residuals(tokens).add_attention(self, tokens.x_BNC, out_BNC)
+            x = self.residuals(tokens).add_attention(self, tokens.x_BNC, out_BNC)
             tokens = method.after_attention(self.layer, tokens.with_features(x), attention)
             del attention, x  # before the MLP, where memory peaks
         del out_BNC
-        tokens = tokens.with_features(self._residuals(tokens).add_mlp(self, tokens.x_BNC))
+        tokens = tokens.with_features(self.residuals(tokens).add_mlp(self, tokens.x_BNC))
         return method.after_block(self.layer, tokens)
 
     def _attend(self, tokens: Tokens, rotation: Rotation | None, method: Method) -> tuple[Tensor, Attention]:
@@ -91,17 +90,11 @@ class TokenBlock(BlockView):
         module, x_BNC = self._modules[reader.attention_name], reader.enter(self, tokens.x_BNC)
         if module is None or not has_hooks(module):
             return self._mix(x_BNC, tokens, rotation, method)
-        seen: list[Attention] = []
+        return hooked_attention(module, reader, x_BNC, lambda x_BNC: self._mix(x_BNC, tokens, rotation, method))
 
-        def compute(x_BNC: Tensor, *_: Tensor, **__: Any) -> Any:
-            out_BNC, attention = self._mix(x_BNC, tokens, rotation, method)
-            seen.append(attention)
-            return (out_BNC, None) if reader.pairs else out_BNC
-
-        out = StandIn(module, compute)(*[x_BNC] * reader.inputs)
-        return out[0] if reader.pairs else out, seen[-1]
-
-    def _mix(self, x_BNC: Tensor, tokens: Tokens, rotation: Rotation | None, method: Method) -> Any:
+    def _mix(
+        self, x_BNC: Tensor, tokens: Tokens, rotation: Rotation | None, method: Method
+    ) -> tuple[Tensor, Attention]:
         attention = self.reader.attention(self, x_BNC)
         if rotation is not None or tokens.size_BN is not None or tokens.lengths is not None:
             attention = attention._replace(lengths=tokens.lengths)
@@ -111,13 +104,6 @@ class TokenBlock(BlockView):
                 attention = attention._replace(bias=tokens.size_BN.log()[:, None, None].to(attention.q_BHND.dtype))
         mixed_BHND = attention.output(max_chunked_tokens=cast(Run, tokens.run).max_chunked_tokens)
         return self.reader.leave(self, mixed_BHND), attention
-
-    def _residuals(self, tokens: Tokens) -> BlockReader:
-        """The reader, or one that pads: drop-path would take packed images for a single one."""
-        if tokens.lengths is None or not self.training:
-            return self.reader
-        drops = any(getattr(module, "drop_prob", None) for module in self.modules())
-        return PaddingReader(self.reader, tokens.lengths) if drops else self.reader
 
     def _end(self, tokens: Tokens) -> Tensor:
         run = cast(Run, tokens.run)
@@ -130,15 +116,3 @@ class TokenBlock(BlockView):
 def _unmerges(method: Method, spec: ViTSpec) -> bool:
     """Whether the head gets every patch back. A head that pools them would count merged ones, or padding, wrongly."""
     return spec.pools_patches and (method.merges or method.varies)
-
-
-def _check_features(x: object) -> None:
-    if isinstance(x, Tensor) or type(x) is Tokens:
-        return
-    if isinstance(x, tuple):
-        raise ValueError("reentrant checkpointing takes tokens apart: checkpoint with use_reentrant=False.")
-    raise ValueError(
-        f"a block of a reduced model takes features as a tensor, not a {type(x).__name__}. torch.fx cannot trace a "
-        "reduced model, because its shapes decide what it computes. Use vitrim.features for the features of blocks, "
-        "vitrim.export_model for a graph, or restore(model) first."
-    )

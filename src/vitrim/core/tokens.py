@@ -8,12 +8,10 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor
 
 from . import packing
 from .portable import is_traced_by_jit
-from .renamed import alias
 
 
 class AuxOutput(NamedTuple):
@@ -57,16 +55,6 @@ class Tokens(NamedTuple):
         """The tensors that the method of this name collected."""
         return tuple(value for name, value in self.aux or () if name == method)
 
-    def to(self, device: torch.device) -> Tokens:
-        """The same tokens on another device."""
-        if self.x_BNC.device == device:
-            return self
-        moved: dict[str, Any] = {
-            key: value.to(device) for key, value in self._asdict().items() if torch.is_tensor(value)
-        }
-        aux = None if self.aux is None else tuple(AuxOutput(each.method, each.value.to(device)) for each in self.aux)
-        return self._replace(**moved, aux=aux)
-
     @property
     def num_tokens_B(self) -> packing.Lengths:
         """Tokens of each image, prefix included."""
@@ -96,19 +84,3 @@ class Tokens(NamedTuple):
     def patches_BNC(self) -> Tensor:
         """The features without the prefix, [B, N - num_prefix, C], padded with zeros if packed."""
         return self.padded_BNC[:, self.num_prefix :]
-
-    @property
-    def patch_size_BN(self) -> Tensor:
-        """The sizes without the prefix, padded with zeros if packed; ones if not counted yet."""
-        size_BN = ones_like_size(self.x_BNC) if self.size_BN is None else self.size_BN
-        padded_BN = size_BN if self.lengths is None else packing.pad(size_BN[0], self.lengths)
-        return padded_BN[:, self.num_prefix :]
-
-
-for _old, _new in (("tell", "collect"), ("told", "collected"), ("carry", "aux")):
-    alias(Tokens, _old, _new)
-
-
-def ones_like_size(x_BNC: Tensor) -> Tensor:
-    """A size of one for every token, [B, N], in at least fp32: bf16 cannot tell 300 from 301 patches."""
-    return x_BNC.new_ones(x_BNC.shape[:2], dtype=torch.promote_types(x_BNC.dtype, torch.float32))

@@ -11,7 +11,17 @@ from .baselines import Random
 from .bat import BeyondAttentive
 from .evit import EViT
 from .metr import METR, title
-from .registry import add, classes, create_method, makers, parameters, register_method, resolve_method, settings_of
+from .registry import (
+    add,
+    classes,
+    create_method,
+    list_methods,
+    makers,
+    parameters,
+    register_method,
+    resolve_method,
+    settings_of,
+)
 from .token_mergence import TokenMergence
 from .tome import ToMe
 
@@ -27,6 +37,7 @@ __all__ = [
     "TokenMergence",
     "classes",
     "create_method",
+    "list_methods",
     "makers",
     "parameters",
     "register_method",

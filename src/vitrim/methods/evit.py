@@ -8,8 +8,7 @@ The patches to which the class token attends most stay. The others are fused int
 
 As in the official code, the weights of the fused token are not normalised, it comes last, and it competes in the next
 reduction like any other token. A block that would keep all patches does nothing.
-Different: a distillation token is never pruned, counts are exact where a float product is not, and feature norms, a
-scorer of ours, weigh as shares of their sum.
+Different: a distillation token is never pruned, counts are exact, and feature norms weigh as shares of their sum.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from dataclasses import dataclass, replace
 from ..core import ops
 from ..core.amount import Amount
 from ..core.attention import Attention
-from ..core.schedule import is_whole
+from ..core.schedule import check_counts
 from ..core.scored import ScoredMethod, check_scorer, patch_scores
 from ..core.spec import ViTSpec
 from ..core.tokens import Tokens
@@ -39,7 +38,7 @@ class EViT(ScoredMethod):
             keep_rate.
 
     Raises:
-        ValueError: If no model could take a setting. `reduce_tokens` raises it if the model at hand cannot.
+        ValueError: If no model can take a setting. `reduce_tokens` raises it for the model at hand.
 
     Source:
         Liang et al., ICLR 2022, https://arxiv.org/abs/2202.07800.
@@ -55,13 +54,7 @@ class EViT(ScoredMethod):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.tokens is None:
-            return
-        if not isinstance(self.tokens, Sequence):
-            raise ValueError(f"{self.name}: tokens needs one entry for each block, not {self.tokens!r}.")
-        counts = tuple(self.tokens)
-        if not all(count is None or (is_whole(count) and count >= 1) for count in counts):
-            raise ValueError(f"{self.name}: tokens must be whole numbers of at least 1, or None, not {counts}.")
+        check_counts(self.tokens, self.name, "tokens")
 
     @property
     def merges(self) -> bool:
@@ -86,10 +79,7 @@ class EViT(ScoredMethod):
         else:  # no block is left for the keep rate
             check_scorer(self, self.scorer, spec)
             built = replace(self, tokens=counts, layers=(), keep_rate=())
-        num_patches = spec.num_patches
-        for layer in range(spec.depth):
-            num_patches = built.num_kept(layer, num_patches)
-        return built
+        return built.fits(spec)
 
     def num_attentive(self, layer: int, num_patches: int) -> int:
         count = None if self.tokens is None else self.tokens[layer]
@@ -102,11 +92,6 @@ class EViT(ScoredMethod):
     def num_kept(self, layer: int, num_patches: int) -> int:
         num_keep = self.num_attentive(layer, num_patches)
         return num_keep + self.fuse if num_keep < num_patches else num_patches
-
-    def is_active(self, layer: int, num_patches: int) -> bool:
-        if self.tokens is None:
-            return super().is_active(layer, num_patches)
-        return self.num_attentive(layer, num_patches) < num_patches
 
     def extra_macs(self, layer: int, num_patches: int, spec: ViTSpec) -> int:
         num_keep = self.num_attentive(layer, num_patches)

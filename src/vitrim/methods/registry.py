@@ -82,6 +82,11 @@ def makers() -> Mapping[str, Callable[..., Method]]:
     return MappingProxyType(_makers)
 
 
+def list_methods() -> list[str]:
+    """The names that `create_method` and `reduce_tokens` accept."""
+    return sorted(makers())
+
+
 def classes() -> Mapping[str, Callable[..., Method]]:
     """The classes of methods, and what makes one with exits, by their own names."""
     _load_packages()
@@ -127,7 +132,7 @@ def resolve_method(method: Method | str, exits: Exits | Sequence[int] | None, se
         )
     if not isinstance(method, Method):
         raise ValueError(
-            f"method must be a method such as EViT(keep_rate=0.7), or one of the names {', '.join(sorted(makers()))}, "
+            f"method must be a method such as EViT(keep_rate=0.7), or one of the names {', '.join(list_methods())}, "
             f"not a {type(method).__name__}."
         )
     if exits is None:

@@ -87,11 +87,7 @@ class ToMe(Method):
         return True
 
     def build(self, spec: ViTSpec) -> ToMe:
-        built = replace(self, r=_per_block(self.r, spec.depth))
-        num_patches = spec.num_patches
-        for layer in range(spec.depth):
-            num_patches = built.num_kept(layer, num_patches)
-        return built
+        return replace(self, r=_per_block(self.r, spec.depth)).fits(spec)
 
     def num_removed(self, layer: int, num_patches: int) -> int:
         """Patches that block `layer` merges away, at most half of them: ValueError above that, unless clamped."""

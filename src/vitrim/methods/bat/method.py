@@ -100,11 +100,7 @@ class BeyondAttentive(ScoredMethod):
         return self.inattentive in ("spatial", "conv")
 
     def build(self, spec: ViTSpec) -> BeyondAttentive:
-        built = super().build(spec)
-        num_patches = spec.num_patches
-        for layer in range(spec.depth):
-            num_patches = built.num_kept(layer, num_patches)
-        return built
+        return super().build(spec).fits(spec)
 
     def _check_counts(self) -> None:
         if self.inattentive in ("fuse", "drop") and self.clusters is not None:
