@@ -1,1 +1,1 @@
-"""Experiments whose rows stand in results/, and the tables that are made of them: `python -m benchmarks`."""
+"""Experiments, their rows in results/, and the tables made from them: `python -m benchmarks`."""

@@ -1,11 +1,11 @@
-"""Run an experiment, or make the tables of its rows:
+"""Run an experiment, or make the tables:
 
     python -m benchmarks NAME --help
     python -m benchmarks speed --model deit_tiny_patch16_224 --batch 1 32
     python -m benchmarks tables
 
-Rows are appended to results/<what>_torch<version>_<date>.csv. What has a row there by the same versions on the same
-machine is not measured again, so a run that was interrupted goes on; --again measures it anew.
+Rows are appended to results/<what>_torch<version>_<date>.csv. Cells that already have a row, of the same versions and
+machine, are skipped, so an interrupted run continues. --again measures them again.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ import importlib
 import sys
 
 EXPERIMENTS = {
-    "speed": "speed-up over the unreduced model, beside the MAC ratio",
-    "suite": "speed and memory, also against the way in which research code works",
-    "packed": "time of batches whose images keep different numbers of tokens",
+    "speed": "speed-up over the unreduced model, and the MAC ratio",
+    "suite": "speed and memory, also relative to research code",
+    "packed": "time of batches with different numbers of tokens per image",
     "training_speed": "time of a training update",
-    "export": "which method goes through which route of export",
+    "export": "which method can be exported by which route",
     "export_speed": "speed of exported models",
-    "export_stability": "whether an artefact gives the same bits in every run",
+    "export_stability": "whether an exported model returns the same bits in every run",
     "export_kept": "whether runtimes keep the same tokens as eager",
     "imagenette": "accuracy after training",
 }

@@ -1,4 +1,4 @@
-"""An experiment as data, and the one way to run it: cell by cell, rows appended at once, nothing measured twice."""
+"""Experiments as data, and the runner: cell by cell, each row saved at once, nothing measured twice."""
 
 from __future__ import annotations
 
@@ -12,39 +12,41 @@ from typing import Any
 import timm
 import torch
 
-from .rows import RESULTS, Row, append, cpu_name, files_of, read, written
+from vitrim.compare.environment import processor_name
 
-Cell = argparse.Namespace  # every option, and of each axis one value
+from .rows import RESULTS, Row, append, files_of, read, written
+
+Cell = argparse.Namespace  # all options, and one value of each axis
 
 
 def machine(cell: Cell) -> dict[str, object]:
-    """Where rows are measured: those of other versions, threads or processors are other rows."""
-    return {"threads": cell.threads, "torch": torch.__version__, "timm": timm.__version__, "cpu": cpu_name()}
+    """Identify the machine: rows of other versions, threads or processors are other rows."""
+    return {"threads": cell.threads, "torch": torch.__version__, "timm": timm.__version__, "cpu": processor_name()}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Experiment:
-    """What is measured, along which axes, and what a row says.
+    """The axes of an experiment, how to measure a cell, and the columns of a row.
 
-    Options of the command line are called as the columns are: `--batch 1 32`.
+    The command-line options have the names of the columns: `--batch 1 32`.
     """
 
     about: str  # for --help
-    file: str  # of the rows, with the cell's values; on: "cpu2", or the device. "speed_{on}_{dtype}"
-    axes: Mapping[str, Sequence[Any]]  # column -> values by default; a cell has one of each
-    measure: Callable[[Cell], Iterable[Mapping[str, object]]]  # its rows, without the columns of axes and place
-    together: Mapping[str, Sequence[Any]] = field(default_factory=dict)  # axes of the rows of one cell
-    options: Mapping[str, Any] = field(default_factory=dict)  # what is no axis, with its default
+    file: str  # file name with values of the cell, such as "speed_{on}_{dtype}"; on: "cpu2" or the device
+    axes: Mapping[str, Sequence[Any]]  # column -> default values; a cell has one value of each
+    measure: Callable[[Cell], Iterable[Mapping[str, object]]]  # yields rows, without the columns of axes and place
+    together: Mapping[str, Sequence[Any]] = field(default_factory=dict)  # axes within a cell, one row per value
+    options: Mapping[str, Any] = field(default_factory=dict)  # other options, with defaults
     choices: Mapping[str, Iterable[Any]] = field(default_factory=dict)
-    applies: Callable[[Cell], bool] = lambda cell: True  # noqa: ARG005  whether there is such a cell
-    place: Callable[[Cell], Mapping[str, object]] = machine  # columns that tell where
-    settles: Callable[[Row, Cell], bool] = lambda row, cell: True  # noqa: ARG005  whether an earlier row is enough
+    applies: Callable[[Cell], bool] = lambda cell: True  # noqa: ARG005  whether the cell exists
+    place: Callable[[Cell], Mapping[str, object]] = machine  # columns that identify the machine
+    settles: Callable[[Row, Cell], bool] = lambda row, cell: True  # noqa: ARG005  whether an earlier row suffices
     holds: Callable[[Row], bool] = lambda row: True  # noqa: ARG005  False for a row that is a failure
     prepare: Callable[[Sequence[Cell]], None] = lambda cells: None  # noqa: ARG005  before the first cell
 
 
 def run(experiment: Experiment, arguments: Sequence[str] | None = None) -> int:
-    """Measure the cells that have no rows yet. Returns 1 if a row does not hold, else 0."""
+    """Measure the cells without rows. Returns 1 if a row failed, else 0."""
     options = parse(experiment, arguments)
     if "threads" not in experiment.together:
         torch.set_num_threads(options.threads)
@@ -52,9 +54,9 @@ def run(experiment: Experiment, arguments: Sequence[str] | None = None) -> int:
     todo = [cell for cell in cells if options.again or not is_settled(experiment, cell)]
     for cell in cells:
         if cell not in todo:
-            print(*values_of(cell, experiment.axes).values(), "has its rows already", sep="  ")
+            print(*values_of(cell, experiment.axes).values(), "already measured", sep="  ")
     if len(todo) < len(cells):
-        print(f"{len(cells) - len(todo)} of {len(cells)} cells left out; --again measures them anew")
+        print(f"{len(cells) - len(todo)} of {len(cells)} cells skipped; --again measures them again")
     experiment.prepare(todo)
     failed = 0
     for cell in todo:
@@ -68,12 +70,12 @@ def run(experiment: Experiment, arguments: Sequence[str] | None = None) -> int:
         append(file_of(experiment, cell), rows, cell.results)
         failed += sum(not experiment.holds(row) for row in rows)
     if failed:
-        print(f"{failed} rows do not hold")
+        print(f"{failed} rows failed")
     return 1 if failed else 0
 
 
 def cells_of(experiment: Experiment, options: argparse.Namespace) -> Iterator[Cell]:
-    """One cell for each combination of the axes' values."""
+    """Yield a cell for each combination of axis values."""
     for values in itertools.product(*(getattr(options, axis) for axis in experiment.axes)):
         cell = Cell(**vars(options) | dict(zip(experiment.axes, values, strict=True)))
         if experiment.applies(cell):
@@ -81,7 +83,7 @@ def cells_of(experiment: Experiment, options: argparse.Namespace) -> Iterator[Ce
 
 
 def is_settled(experiment: Experiment, cell: Cell) -> bool:
-    """Whether each row of the cell is there, measured in the same place; or one that stands for all, as refusals do."""
+    """Whether all rows of the cell exist, from the same machine. A refusal stands for all rows of its cell."""
     own = {**values_of(cell, experiment.axes), **experiment.place(cell)}
     there = [row for path in files_of(file_of(experiment, cell), cell.results) for row in read(path)]
     there = [row for row in there if fits(row, own) and experiment.settles(row, cell)]
@@ -97,18 +99,18 @@ def fits(row: Row, values: Mapping[str, object]) -> bool:
 
 
 def file_of(experiment: Experiment, cell: Cell) -> str:
-    """What the file of the cell's rows is called, without versions and day."""
+    """The file name for the rows of a cell, without version and date."""
     device = getattr(cell, "device", "cpu")
     return experiment.file.format(on=f"cpu{cell.threads}" if device == "cpu" else device, **vars(cell))
 
 
 def values_of(cell: Cell, names: Iterable[str]) -> dict[str, object]:
-    """Some of the cell's values."""
+    """Return some values of a cell, by name."""
     return {name: getattr(cell, name) for name in names}
 
 
 def parse(experiment: Experiment, arguments: Sequence[str] | None) -> argparse.Namespace:
-    """The options of the command line."""
+    """Parse the command line."""
     name = experiment.measure.__module__.rpartition(".")[2]
     parser = argparse.ArgumentParser(
         prog=f"python -m benchmarks {name}",
@@ -121,7 +123,7 @@ def parse(experiment: Experiment, arguments: Sequence[str] | None) -> argparse.N
     for name, value in common.items():
         if name not in experiment.together:
             add(parser, name, Path if name == "results" else type(value), experiment, default=value)
-    parser.add_argument("--again", action="store_true", help="measure what has rows already")
+    parser.add_argument("--again", action="store_true", help="measure cells that already have rows")
     return parser.parse_args(arguments)
 
 

@@ -1,4 +1,4 @@
-"""Which method goes through which route: every method on a tiny random ViT, written, run at batch 1 and 7, compared."""
+"""Which method can be exported by which route: each on a tiny random ViT, compared with eager at batch 1 and 7."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from vitrim.export.route import ROUTES, find_route
 
 from .experiment import Cell, Experiment
 
-VARIANTS: dict[str, dict[str, Any]] = {  # beside every registered method: settings that run other operations
+VARIANTS: dict[str, dict[str, Any]] = {  # settings that run other operations, besides all registered methods
     "beyond_attentive, kmeans": {"inattentive": "kmeans"},
     "beyond_attentive, conv": {"inattentive": "conv"},
     "beyond_attentive, mlp": {"inattentive": "mlp"},
@@ -33,12 +33,12 @@ BATCH_SIZES = (1, 7)
 
 
 def every_method() -> list[str]:
-    """The names of methods and variants, and of none."""
+    """Names of all methods and variants, and "unreduced"."""
     return ["unreduced", *vitrim.list_methods(), *VARIANTS]
 
 
 def reduced(model: nn.Module, method: str) -> nn.Module:
-    """The model with the method or variant of that name."""
+    """Reduce the model by a method or variant."""
     if method == "unreduced":
         return model
     name = method.partition(",")[0]
@@ -46,14 +46,14 @@ def reduced(model: nn.Module, method: str) -> nn.Module:
 
 
 def moderate(name: str) -> dict[str, Any]:
-    """An amount that a small model can take, by what the method says of it."""
+    """Return an amount that suits a small model."""
     amount = vitrim.create_method(name).amount
     assert amount is not None
     return {amount.setting: 5 if isinstance(amount, PerBlock) else 0.5 if amount.solved else 0.8}
 
 
 def software(route: str) -> str:
-    """The libraries that a route takes, with their versions; nothing where one is missing."""
+    """Versions of the libraries of a route. Empty if one is missing."""
     found = find_route(route)
     return "" if found.missing() else " ".join(f"{name} {version}" for name, version in versions(found).items())
 
@@ -63,7 +63,7 @@ def place(cell: Cell) -> dict[str, object]:
 
 
 def measure(cell: Cell) -> Iterator[dict[str, object]]:
-    """The worst difference of logits, or why there is none."""
+    """Measure the largest difference of logits, or record why the export was refused."""
     images = torch.randn(14, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     start, worst, refused = time.perf_counter(), "", ""
     with tempfile.TemporaryDirectory() as folder:
@@ -83,17 +83,17 @@ def measure(cell: Cell) -> Iterator[dict[str, object]]:
 
 
 def tiny() -> nn.Module:
-    """A ViT of 4 blocks and 64 patches with random weights."""
+    """Make a random ViT with 4 blocks and 64 patches."""
     torch.manual_seed(0)
     model = VisionTransformer(img_size=32, patch_size=4, embed_dim=48, depth=4, num_heads=3, num_classes=10).eval()
     for weight in model.parameters():
         if weight.ndim > 1:
-            nn.init.normal_(weight, std=0.1)  # so that blocks matter
+            nn.init.normal_(weight, std=0.1)  # large enough for the blocks to matter
     return model
 
 
 EXPERIMENT = Experiment(
-    about=f"{__doc__}\n\n`python -m benchmarks tables` then makes the table of docs/export.md anew.\n",
+    about=f"{__doc__}\n\n`python -m benchmarks tables` then updates the table of docs/export.md.\n",
     file="export",
     axes={"route": tuple(ROUTES), "method": every_method()},
     choices={"route": ROUTES, "method": every_method()},

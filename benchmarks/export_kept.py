@@ -1,4 +1,4 @@
-"""Whether runtimes keep the same tokens as eager: where each patch ends up, as a graph of its own tells."""
+"""Whether runtimes keep the same tokens as eager, by a graph that also returns the token of each patch."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from .experiment import Cell, Experiment
 from .export import every_method, place
 from .export_stability import TOLERANCE, model_with, some_images
 
-ABOUT = """Whether runtimes keep the same tokens as eager: where each patch ends up.
+ABOUT = """Whether runtimes keep the same tokens as eager.
 
-A graph made for this check gives, beside the logits, the token that holds each patch after the last block. The model is
-the one that comes with vitrim, on its own test images.
+The exported graph returns, besides the logits, the token that holds each patch after the last block. The model is the
+packaged one, on its own test images.
 """
 BATCH_SIZE = 8
 
 
 class WithSources(nn.Module):
-    """A reduced model whose logits are followed by the index of the token that holds each patch: [B, K + P]."""
+    """A reduced model that returns its logits and the index of the token that holds each patch: [B, K + P]."""
 
     def __init__(self, model: nn.Module):
         super().__init__()
@@ -48,7 +48,7 @@ class WithSources(nn.Module):
 
 
 def measure(cell: Cell) -> Iterator[dict[str, object]]:
-    """Images whose patches ended up elsewhere, and those whose logits are apart."""
+    """Count the images with other tokens, and those whose logits differ."""
     route, images = find_route(cell.route), some_images(cell.model, cell.images)
     plain = model_with(cell.model, cell.method).eval()
     model = WithSources(plain).eval()

@@ -1,4 +1,4 @@
-"""Speed of exported models: reduced against unreduced by the same route, and against eager."""
+"""Speed of exported models: relative to the unreduced model by the same route, and to eager."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ import timm
 import torch
 
 import vitrim
+from vitrim.compare.environment import processor_name
 from vitrim.export.route import ROUTES, find_route
 
 from .experiment import Cell, Experiment
 from .export import software
 from .methods import METHODS
-from .rows import cpu_name
 
-ABOUT = """Speed of exported models: reduced against unreduced by the same route, and against eager.
+ABOUT = """Speed of exported models: relative to the unreduced model by the same route, and to eager.
 
-Each artefact is first compared with eager at the same batch sizes. Weights and images are random: speed does not depend
-on them. Two ways take turns in one process.
+Each exported model is first compared with eager at the same batch sizes. Weights and images are random, since speed
+does not depend on them. Both models of a ratio take turns in one process.
 """
 
 
@@ -56,8 +56,8 @@ def measure(cell: Cell) -> Iterator[dict[str, object]]:
 
 
 def place(cell: Cell) -> dict[str, object]:
-    """Where, and by which versions of the route's libraries."""
-    return {"threads": cell.threads, "versions": software(cell.route), "cpu": cpu_name()}
+    """Identify the machine and the versions of the route's libraries."""
+    return {"threads": cell.threads, "versions": software(cell.route), "cpu": processor_name()}
 
 
 EXPERIMENT = Experiment(

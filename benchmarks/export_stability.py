@@ -1,4 +1,4 @@
-"""Whether every exported artefact gives the same bits in every run, and eager's numbers."""
+"""Whether exported models return the same bits in every run, and agree with eager."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from .experiment import Cell, Experiment
 from .export import every_method, place, reduced
 from .rows import Row, last_of, newest
 
-ABOUT = """Whether every exported artefact gives the same bits in every run, and eager's numbers.
+ABOUT = """Whether exported models return the same bits in every run, and agree with eager.
 
-Each artefact is loaded for 1, 2 and 4 threads and run --runs times at batch 1, 7 and 32 on the same images: all runs
-must give the same bits, and be within the tolerance of eager. The model is the one that comes with vitrim, on its own
-test images, or a timm model with random weights (--model). Exits with 1 if a row does not hold, or if an artefact is
-refused that `python -m benchmarks export` could write.
+Each exported model is loaded with 1, 2 and 4 threads, and run --runs times at batch 1, 7 and 32 on the same images. All
+runs must return the same bits, within the tolerance of eager. The model is the packaged one, on its own test images, or
+a timm model with random weights (--model). Exits with 1 if a row fails, or if an export is refused that
+`python -m benchmarks export` could do.
 """
 TOLERANCE = 1e-4
 REFUSED = "refused"
@@ -33,7 +33,7 @@ NUMBERS = ("threads", "batch", "runs", "other_runs", "worst_difference")
 
 
 def measure(cell: Cell) -> Iterator[dict[str, object]]:
-    """A row for each number of threads and batch size, or one that says why there is none."""
+    """Yield a row for each number of threads and batch size, or one row for a refusal."""
     route = find_route(cell.route)
     model, images = model_with(cell.model, cell.method), some_images(cell.model, max(2, *cell.batch))
     with tempfile.TemporaryDirectory() as folder:
@@ -56,7 +56,7 @@ def measure(cell: Cell) -> Iterator[dict[str, object]]:
 
 
 def repeated(model: nn.Module, runner: Runner, x_BCHW: Tensor, runs: int) -> tuple[int, float]:
-    """How many runs gave other bits than the first, and the worst difference from eager over all of them."""
+    """Count the runs with other bits than the first, and find the largest difference from eager."""
     with torch.inference_mode():
         expected = model(x_BCHW)
         outputs = [runner(x_BCHW.contiguous()).clone() for _ in range(runs)]
@@ -65,14 +65,14 @@ def repeated(model: nn.Module, runner: Runner, x_BCHW: Tensor, runs: int) -> tup
 
 
 def model_with(name: str, method: str) -> nn.Module:
-    """The model with the method or variant of that name."""
+    """Make a model reduced by a method or variant."""
     torch.manual_seed(0)
     return reduced(vitrim.load_model(name) if name == MODEL_NAME else timm.create_model(name).eval(), method)
 
 
 @cache
 def some_images(name: str, count: int) -> Tensor:
-    """So many: the model's own, or random ones."""
+    """Return `count` images: those of the packaged model, or random ones."""
     if name != MODEL_NAME:
         return torch.randn(count, 3, 224, 224, generator=torch.Generator().manual_seed(0))
     with tempfile.TemporaryDirectory() as folder:
@@ -80,7 +80,7 @@ def some_images(name: str, count: int) -> Tensor:
 
 
 def holds(row: Row) -> bool:
-    """A refusal holds where `export` was refused too."""
+    """Whether a row passes. A refusal passes if `export` was refused too."""
     if row["holds"] != REFUSED:
         return row["holds"] == "yes"
     tried = last_of(newest("export_torch*.csv")[1], "method", "route")

@@ -1,4 +1,4 @@
-"""The imagenette experiment: do METR, TM and BAT win back what EViT loses when trained with it?"""
+"""Imagenette: do METR, TM and BAT recover the accuracy that EViT loses, if trained?"""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ from vitrim.loading.weights import fit, read_checkpoint
 from .experiment import Cell, Experiment
 from .rows import Row
 
-ABOUT = """The imagenette experiment: do METR, TM and BAT win back what EViT loses when trained with it?
+ABOUT = """Imagenette: do METR, TM and BAT recover the accuracy that EViT loses, if trained?
 
-Fine-tunes DeiT-Tiny in every cell of {EViT, EViT+METR, TM, BAT} x {0.7, 0.5, 0.3} and unreduced, three seeds each, from
-one common start. The table of docs/training.md is made of the rows, which come from
+Fine-tunes DeiT-Tiny for {EViT, EViT+METR, TM, BAT} x {0.7, 0.5, 0.3} and unreduced, with three seeds each, from the
+same start. The rows of the table in docs/training.md come from
 
     python -m benchmarks imagenette --data imagenette2-128 --start out/base/model
     python -m benchmarks imagenette ... --method metr-lr10 --keep-rate 0.3
     python -m benchmarks imagenette ... --method evit metr --keep-rate 0.3 --epochs 1.36 --output out/imagenette-401
 
-A run of training that is finished in --output is not run again.
+Training runs that are finished in --output are not repeated.
 """
 RECIPE = Path(__file__).resolve().parents[1] / "recipes" / "imagenette" / "reduced.py"
 METHODS = ("unreduced", "evit", "metr", "metr-lr10", "token_mergence", "beyond_attentive")
@@ -38,7 +38,7 @@ QUALITY_IMAGES = 300  # for the agreement of class attention; overlaps are of th
 
 
 def applies(cell: Cell) -> bool:
-    """The unreduced model is trained once for a seed, and nothing else keeps everything."""
+    """Whether the cell exists: only the unreduced model has keep rate 1."""
     return (cell.method == "unreduced") == (cell.keep_rate == 1.0)
 
 
@@ -47,7 +47,7 @@ def place(_: Cell) -> dict[str, object]:
 
 
 def settles(row: Row, cell: Cell) -> bool:
-    """A run of another length is another one."""
+    """Whether the row has as many updates as the finished run."""
     summary = folder_of(cell) / "summary.json"
     return summary.exists() and row["updates"] == str(json.loads(summary.read_text())["updates"])
 
@@ -57,13 +57,13 @@ def folder_of(cell: Cell) -> Path:
 
 
 def prepare(cells: Sequence[Cell]) -> None:
-    """Train, some cells at once."""
+    """Train all cells, several at a time."""
     with ThreadPoolExecutor(cells[0].processes if cells else 1) as pool:
         list(pool.map(train, cells))
 
 
 def train(cell: Cell) -> None:
-    """Run, or finish, one cell in a process of its own with one thread."""
+    """Train a cell, or continue it, in its own process with one thread."""
     folder = folder_of(cell)
     if (folder / "summary.json").exists():
         return
@@ -87,7 +87,7 @@ def train(cell: Cell) -> None:
 
 
 def measure(cell: Cell) -> Iterator[dict[str, object]]:
-    """The summary of a finished run, and how early class attention agrees with the last block's."""
+    """Yield the summary of a finished run, and the agreement of early class attention with the last block."""
     folder = folder_of(cell)
     summary = json.loads((folder / "summary.json").read_text())
     recipe = summary["recipe"]

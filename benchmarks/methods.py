@@ -1,4 +1,4 @@
-"""The methods that are measured, by the names that they have in tables."""
+"""The methods to measure, by their names in tables."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a packed batch costs: images that keep different numbers of tokens, against the time that their MACs imply."""
+"""Cost of packed batches: images with different numbers of tokens, relative to the time that their MACs imply."""
 
 from __future__ import annotations
 
@@ -17,19 +17,18 @@ from vitrim.measure.evaluate import input_size_of
 
 from .experiment import Cell, Experiment
 
-ABOUT = """What a packed batch costs: images that keep different numbers of tokens, against what their MACs imply.
+ABOUT = """Cost of packed batches: images with different numbers of tokens, relative to what their MACs imply.
 
-The images of a batch keep --fewest to --most patches, evenly spread and in shuffled order, from the first block on,
-through the engine. The time implied is that of the unreduced batch times MACs(packed) / MACs(unreduced), both counted
-image by image on a forward. Both models take turns in one process. `over_unreduced` is the packed time over the
-unreduced one: where the longest image keeps all its patches, padding to it costs at least the unreduced time. Weights
-are random: speed does not depend on them.
+From the first block on, the images of a batch keep --fewest to --most patches, evenly spread and shuffled. The implied
+time is that of the unreduced batch times MACs(packed) / MACs(unreduced), both counted image by image. Both models take
+turns in one process. `over_unreduced` is the packed time divided by the unreduced one: if the longest image keeps all
+its patches, padding to it costs at least the unreduced time. Weights are random, since speed does not depend on them.
 """
 
 
 @dataclass(frozen=True, kw_only=True)
 class Given(Method):
-    """Image i of a batch keeps its first num_patches[i] patches, from before the first block on."""
+    """Keep the first num_patches[i] patches of image i, before the first block."""
 
     name = "given"
 
@@ -58,7 +57,7 @@ def measure(cell: Cell) -> Iterator[dict[str, object]]:
     models = {"unreduced": base, "packed": vitrim.reduce_tokens(clone_sharing_weights(base), Given(num_patches=counts))}
     size = input_size_of(base)
     timings = vitrim.benchmark(models, size, batch_size=cell.batch, rounds=cell.rounds, dtype=cell.dtype)
-    time = timings["unreduced"].speed_over(timings["packed"])  # of the packed batch, in the unreduced one's
+    time = timings["unreduced"].speed_over(timings["packed"])  # of the packed batch, relative to the unreduced one
     yield {
         "patches": f"{min(counts)} to {max(counts)}",
         "macs_share": share,

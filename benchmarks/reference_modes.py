@@ -1,13 +1,13 @@
-"""How research code runs token reduction, written by us as the other side of a comparison; never part of the library.
+"""Token reduction in the style of research code, written for comparison only.
 
-Two ways, on the weights of a plain timm ViT with a class token, and with the library's numbers as the result:
+There are two modes. Both run on the weights of a plain timm ViT with a class token, and compute the library's numbers:
 
-- the matrix way: softmax(q k^T) is formed in every block, scores are read from it, rows are gathered and scattered.
-  So the authors' code of EViT (https://arxiv.org/abs/2202.07800) and ToMe (https://arxiv.org/abs/2210.09461) works;
-  TM (https://arxiv.org/abs/2306.04897) has no public code and is run in the same way.
-- the masks way: as models are trained that decide per image (https://arxiv.org/abs/2106.02034), and as some are
-  measured: every token stays in the batch to the end, and dead ones are masked out of the attention. Only dropping
-  can be run so (EViT without fusion); the class token's logits are those of removal.
+- matrix: each block forms softmax(q k^T), reads scores from it, and gathers and scatters rows. The authors' code of
+  EViT (https://arxiv.org/abs/2202.07800) and ToMe (https://arxiv.org/abs/2210.09461) works like this. TM
+  (https://arxiv.org/abs/2306.04897) has no public code, and runs in the same way.
+- masks: every token stays in the batch, and dropped ones are masked out of the attention. Input-adaptive models are
+  trained (https://arxiv.org/abs/2106.02034), and sometimes measured, like this. It only works for dropping (EViT
+  without fusion). The logits of the class token are those of removal.
 
 B images, N tokens, C channels, H heads, D channels per head, K tokens kept, M others.
 """
@@ -26,16 +26,16 @@ from vitrim.core.method import Method
 
 
 class State(NamedTuple):
-    """What flows from block to block."""
+    """The state passed from block to block."""
 
     x_BNC: Tensor
     size_BN: Tensor | None = None  # patches in each token (ToMe)
-    live_BN: Tensor | None = None  # False for the dead (masks)
+    live_BN: Tensor | None = None  # False for dropped tokens (masks)
     num_live: int = 0  # live patches of each image (masks)
 
 
 class ReferenceMode(nn.Module):
-    """A ViT whose blocks form the whole attention matrix; subclasses reduce tokens. Images to logits."""
+    """A ViT whose blocks form the full attention matrix. Subclasses reduce tokens."""
 
     def __init__(self, model: VisionTransformer, method: Method):
         super().__init__()
@@ -95,7 +95,7 @@ class MatrixEViT(ReferenceMode):
 
 
 class MatrixTokenMergence(ReferenceMode):
-    """TM: each other patch joins the kept one of highest cosine similarity, weighted by importance."""
+    """TM: each dropped patch is merged into the kept one of highest cosine similarity, weighted by importance."""
 
     def reduce(self, layer: int, state: State, matrix_BHNN: Tensor, k_BHND: Tensor) -> State:
         x_BNC, patches = state.x_BNC, state.x_BNC[:, 1:]
@@ -125,7 +125,7 @@ class MatrixToMe(ReferenceMode):
         size_BN = x_BNC.new_ones(x_BNC.shape[:2]) if state.size_BN is None else state.size_BN
         metric = unit(k_BHND.mean(dim=1))
         similarity = metric[:, ::2] @ metric[:, 1::2].transpose(1, 2)
-        similarity[:, 0] = -torch.inf  # the class token proposes to nobody
+        similarity[:, 0] = -torch.inf  # the class token is never merged
         best_BA, partner_BA = similarity.max(dim=-1)
         order_BA = best_BA.argsort(dim=1, descending=True, stable=True)
         taken_BR, stay_BA = order_BA[:, :r], order_BA[:, r:].sort(dim=1).values
@@ -136,7 +136,7 @@ class MatrixToMe(ReferenceMode):
 
 
 class MaskedEViT(ReferenceMode):
-    """EViT without fusion, where nothing is removed: the dead stay in the batch, and nobody attends to them."""
+    """EViT without fusion, by masks: dropped tokens stay in the batch, but no token attends to them."""
 
     def reduce(self, layer: int, state: State, matrix_BHNN: Tensor, k_BHND: Tensor) -> State:
         num_keep = self.method.num_attentive(layer, state.num_live)
@@ -152,9 +152,9 @@ class MaskedEViT(ReferenceMode):
 
 
 def reference_modes(model: VisionTransformer, method: Method) -> dict[str, ReferenceMode]:
-    """The ways in which research code would run this method on this model: of 'matrix' and 'masks' those that exist.
+    """Return the modes that exist for this method: 'matrix' and 'masks'.
 
-    ValueError for a model that no reference mode runs.
+    Raises ValueError for a model that no reference mode can run.
     """
     if type(method) is vitrim.EViT and method.scorer == "cls":
         masks = {} if method.fuse else {"masks": MaskedEViT(model, method)}
@@ -167,29 +167,29 @@ def reference_modes(model: VisionTransformer, method: Method) -> dict[str, Refer
 
 
 def best(matrix_BHNN: Tensor, num_keep: int) -> tuple[Tensor, Tensor]:
-    """Class attention of the patches, mean over heads, and the num_keep best of them."""
+    """Return the class attention of the patches, mean over heads, and the indices of the num_keep best."""
     score_BN = matrix_BHNN[:, :, 0, 1:].mean(dim=1)
     return score_BN, score_BN.topk(num_keep, dim=1).indices
 
 
 def others(keep_BK: Tensor, num_patches: int) -> Tensor:
-    """The patches not kept, [B, M], as authors find them: all positions, the kept ones set to 0, are sorted again."""
-    place_BN = torch.arange(num_patches, device=keep_BK.device).expand(len(keep_BK), -1)
-    return place_BN.scatter(1, keep_BK, 0).sort(dim=1).values[:, keep_BK.shape[1] :]
+    """Return the patches not kept, [B, M], as authors do: set the kept positions to 0 and sort all again."""
+    position_BN = torch.arange(num_patches, device=keep_BK.device).expand(len(keep_BK), -1)
+    return position_BN.scatter(1, keep_BK, 0).sort(dim=1).values[:, keep_BK.shape[1] :]
 
 
 def rows(x_BNC: Tensor, index_BK: Tensor) -> Tensor:
-    """[B, N, C] to [B, K, C]."""
+    """Gather rows: [B, N, C] -> [B, K, C]."""
     return x_BNC.gather(1, index_BK.unsqueeze(-1).expand(-1, -1, x_BNC.shape[-1]))
 
 
 def unit(x_BNC: Tensor) -> Tensor:
-    """Rows of length one."""
+    """Normalise rows to length 1."""
     return x_BNC / x_BNC.norm(dim=-1, keepdim=True)
 
 
 def halve(x_BNC: Tensor, taken_BR: Tensor, stay_BA: Tensor, into_BR: Tensor) -> Tensor:
-    """Even rows that stay, then odd rows with the taken ones added to theirs."""
+    """Concatenate the even rows that stay, and the odd rows with the taken ones added."""
     even, odd = x_BNC[:, ::2], x_BNC[:, 1::2]
     index = into_BR.unsqueeze(-1).expand(-1, -1, x_BNC.shape[-1])
     return torch.cat([rows(even, stay_BA), odd.scatter_add(1, index, rows(even, taken_BR))], dim=1)

@@ -1,10 +1,9 @@
-"""Rows of results/: appended, never rewritten; the file's name tells what was measured where and when."""
+"""Rows in results/. They are appended, never rewritten. The file name says what was measured, where and when."""
 
 from __future__ import annotations
 
 import csv
 import datetime
-import platform
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -18,7 +17,7 @@ RESULTS = Path(__file__).resolve().parents[1] / "results"
 
 
 def written(values: Mapping[str, object], decimals: int = 3) -> dict[str, str]:
-    """Numbers as text, a ratio's three in columns of their own; nothing for None."""
+    """Write numbers as text. A Spread takes three columns, and None is empty."""
     return {
         name: "" if value is None else f"{value:.{decimals}f}" if isinstance(value, float) else str(value)
         for name, value in columns(values).items()
@@ -26,7 +25,7 @@ def written(values: Mapping[str, object], decimals: int = 3) -> dict[str, str]:
 
 
 def append(what: str, rows: Sequence[Mapping[str, object]], folder: Path = RESULTS) -> Path:
-    """Append rows to <what>_torch<version>_<today>.csv; what: 'speed_cpu2_fp32'."""
+    """Append rows to <what>_torch<version>_<today>.csv, where `what` is such as 'speed_cpu2_fp32'."""
     today = datetime.datetime.now(datetime.timezone.utc).date()
     path = folder / f"{what}_torch{version('torch').partition('+')[0]}_{today}.csv"
     folder.mkdir(parents=True, exist_ok=True)
@@ -35,7 +34,7 @@ def append(what: str, rows: Sequence[Mapping[str, object]], folder: Path = RESUL
         with path.open(newline="") as file:
             columns = next(csv.reader(file))
         if set(columns) != set(rows[0]):
-            raise ValueError(f"{path} has other columns: rename it, for rows are never rewritten.")
+            raise ValueError(f"{path} has other columns: rename it, because rows are never rewritten.")
         header = False
     else:
         header = True
@@ -49,29 +48,22 @@ def append(what: str, rows: Sequence[Mapping[str, object]], folder: Path = RESUL
 
 
 def files_of(what: str, folder: Path = RESULTS) -> list[Path]:
-    """The files of such rows, of any version and day, the newest last."""
+    """List the files of these rows, of any version and date, newest last."""
     return sorted(folder.glob(f"{what}_torch*.csv"), key=lambda path: path.stem[-10:])
 
 
-def cpu_name() -> str:
-    """The processor's model name where the system tells it."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
-
-
 def newest(pattern: str) -> tuple[Path, list[Row]]:
-    """The last file of that pattern, by the date in its name, and its rows."""
+    """Return the newest file that matches, by the date in its name, and its rows."""
     path = max(RESULTS.glob(pattern), key=lambda path: path.stem[-10:])
     return path, read(path)
 
 
 def last_of(rows: list[Row], *cell: str) -> list[Row]:
-    """Of the rows with the same values there, the last, in the first one's place."""
+    """Of rows with equal values in these columns, keep the last, at the position of the first."""
     return list({tuple(row[key] for key in cell): row for row in rows}.values())
 
 
 def read(path: Path) -> list[Row]:
-    """The rows of a file, older names of columns replaced."""
+    """Read the rows of a file. Old column names are replaced."""
     with path.open(newline="") as file:
         return [{OLD_COLUMNS.get(name, name): value for name, value in row.items()} for row in csv.DictReader(file)]

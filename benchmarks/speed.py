@@ -1,4 +1,4 @@
-"""How much of each method's MAC ratio arrives on the clock: speed-up over the unreduced model."""
+"""Speed-up of each method over the unreduced model, relative to its MAC ratio."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from vitrim.measure.benchmark import DTYPES, clone_sharing_weights
 from .experiment import Cell, Experiment
 from .methods import METHODS
 
-ABOUT = """How much of each method's MAC ratio arrives on the clock: speed-up over the unreduced model.
+ABOUT = """Speed-up of each method over the unreduced model, relative to its MAC ratio.
 
-Weights are random: speed does not depend on them. Every method of a table takes its turn in every round of one process.
+Weights are random, since speed does not depend on them. All methods take turns in every round of one process.
 """
 
 

@@ -1,4 +1,4 @@
-"""Speed and memory of each method against the unreduced model, and against the way in which research code works."""
+"""Speed and memory of each method, relative to the unreduced model and to research code."""
 
 from __future__ import annotations
 
@@ -22,22 +22,22 @@ from .methods import METHODS
 from .reference_modes import MaskedEViT, ReferenceMode, reference_modes
 from .rows import Row, written
 
-ABOUT = """Speed and memory of each method against the unreduced model, and against the way research code works.
+ABOUT = """Speed and memory of each method, relative to the unreduced model and to research code.
 
     python -m benchmarks suite                       # EViT on DeiT-S, 224 to 1024 px, batch 1 to 128
     python -m benchmarks suite --method "ToMe r=13" "TM 0.7" --img-size 224 --batch 1 32 --dtype fp32 bf16
     python -m benchmarks suite --device cuda --compile reduce-overhead --dtype fp16 bf16
 
-Weights are random: speed does not depend on them. In each cell, the unreduced model, the method, and its reference
-modes (reference_modes.py: the full attention matrix, and masks in place of removal) take turns in one process, on the
-same weights, once it is seen that their logits are equal. Ratios are taken within a round: medians, 10th and 90th
-percentiles. A cell, or a way in it, that would take more time or memory than allowed is a row that says so.
---malloc keep: freed memory is kept. --compile: no, default, or another mode of torch.compile. --min-rounds: a cell with
-time for fewer is skipped. --memory-gib: for the attention matrices of the matrix way.
+Weights are random, since speed does not depend on them. In each cell, the unreduced model, the method and its
+reference modes take turns in one process, on the same weights, after a check that their logits are equal. The reference
+modes (reference_modes.py) use the full attention matrix, or masks instead of removal. Ratios are taken within a round:
+median, 10th and 90th percentile. A cell or mode beyond the allowed time or memory gets a row that says so.
+--malloc keep: keep freed memory. --compile: no, default, or another mode of torch.compile. --min-rounds: skip a cell
+with time for fewer rounds. --memory-gib: limit for the attention matrices of the matrix mode.
 """
-EQUAL = 1e-3  # of the largest logit: equal up to rounding, and to patches whose scores are equal up to rounding
+EQUAL = 1e-3  # relative to the largest logit: rounding, and patches whose scores are equal up to rounding
 GIB = 2**30
-# What glibc must not do between two forwards: give memory back, only to fault it in again page by page.
+# glibc must not return memory between two forwards, only to fault it in again page by page.
 KEEP = {"MALLOC_MMAP_THRESHOLD_": str(4 * GIB), "MALLOC_TRIM_THRESHOLD_": str(16 * GIB)}
 COUNTS = ("mac_ratio", "speedup", "speedup_p10", "speedup_p90", "speedup_per_mac_ratio")
 OVER = ("over_matrix", "over_matrix_p10", "over_matrix_p90", "over_masks", "over_masks_p10", "over_masks_p90")
@@ -46,19 +46,19 @@ MEASURED = ("gmacs", *COUNTS, "latency_ms", *OVER, "matrix_speedup", *MEMORY, "d
 
 
 def settles(row: Row, cell: Cell) -> bool:
-    """Whether an earlier row is as full as these options could make it."""
+    """Whether an earlier row was allowed as much time and memory, or skipped nothing."""
     minutes, memory = float(row["cell_minutes"]), float(row["memory_gib"])
     return row["skipped"] == "" or (minutes >= cell.cell_minutes and memory >= cell.memory_gib)
 
 
 def place(cell: Cell) -> dict[str, object]:
-    """The machine, its device, and how it gives memory."""
+    """Identify the machine, the device and the memory allocator."""
     device = torch.cuda.get_device_name() if cell.device == "cuda" else cell.device
     return machine(cell) | {"device": device, "malloc": cell.malloc}
 
 
 def prepare(cells: Sequence[Cell]) -> None:
-    """Start again with other rules for freed memory, where they are asked for."""
+    """Restart the process with other rules for freed memory, if asked for."""
     wanted = any(cell.malloc == "keep" for cell in cells)
     if wanted and os.environ.get("MALLOC_TRIM_THRESHOLD_") != KEEP["MALLOC_TRIM_THRESHOLD_"]:
         os.execve(sys.executable, sys.orig_argv, os.environ | KEEP)
@@ -74,7 +74,7 @@ def input_size(cell: Cell) -> tuple[int, int, int]:
 
 
 def numbers_of(cell: Cell) -> dict[str, str]:
-    """The measured part of a cell's row, 'skipped' included."""
+    """Measure the columns of a row, including 'skipped'."""
     method = METHODS[cell.method]
     macs, reduced_macs = (meta_macs(cell, acting) for acting in (None, method))
     budget = Budget(cell, cell.batch / macs_per_second(cell))
@@ -96,7 +96,7 @@ def numbers_of(cell: Cell) -> dict[str, str]:
         difference = largest_difference(model, references, cell, cell.device)
         if difference > EQUAL:
             return {"skipped": f"outputs of the reference mode differ by {difference:.1e}"}
-        timings = time_ways({"unreduced": base, "vitrim": model, **references}, cell, rounds, cell.device)
+        timings = time_modes({"unreduced": base, "vitrim": model, **references}, cell, rounds, cell.device)
     except torch.OutOfMemoryError as error:
         return {"skipped": f"out of memory: {str(error).splitlines()[0]}"}
     numbers = {"skipped": skipped, "gmacs": f"{reduced_macs / 1e9:.4f}"}
@@ -105,24 +105,24 @@ def numbers_of(cell: Cell) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class Budget:
-    """How many rounds the minutes of a cell allow."""
+    """The number of rounds within the minutes of a cell."""
 
     cell: Cell
-    seconds_per_mac: float  # of one image's multiply-adds, for a batch
+    seconds_per_mac: float  # seconds of a batch, per multiply-add of an image
 
     def rounds(self, macs: float) -> int:
-        """Rounds of that many multiply-adds an image, all ways together, when another three are not counted."""
+        """Return the number of rounds, besides three for warm-up. macs: per image, over all modes."""
         return min(self.cell.rounds, int(60 * self.cell.cell_minutes / (macs * self.seconds_per_mac)) - 3)
 
     def why(self, macs: float) -> str:
-        """That even the fewest rounds take too long."""
+        """Explain that even the fewest rounds take too long."""
         minutes = (self.cell.min_rounds + 3) * macs * self.seconds_per_mac / 60
         fewest, allowed = self.cell.min_rounds, self.cell.cell_minutes
         return f"about {minutes:.2g} minutes for {fewest} rounds, of {allowed:g} allowed"
 
 
 def too_large(cell: Cell, base: Any) -> str:
-    """Why the attention matrix cannot be formed; empty if it can."""
+    """Explain why the attention matrix is too large. Empty if it is not."""
     tokens = base.patch_embed.num_patches + 1
     size = 2 * cell.batch * base.blocks[0].attn.num_heads * tokens**2 * DTYPES[cell.dtype].itemsize / GIB
     if size <= cell.memory_gib:
@@ -131,21 +131,21 @@ def too_large(cell: Cell, base: Any) -> str:
 
 
 def extra_work(references: dict[str, ReferenceMode], macs: int, reduced_macs: int) -> int:
-    """Multiply-adds that would take as long: masks save none, and passes over the matrix double the time, roughly."""
+    """Estimate the work in multiply-adds: masks save nothing, and passes over the matrix roughly double the time."""
     return sum(2 * (macs if type(way) is MaskedEViT else reduced_macs) for way in references.values())
 
 
-def time_ways(ways: dict[str, nn.Module], cell: Cell, rounds: int, device: str) -> dict[str, Timing]:
-    """All ways of a cell in turns."""
+def time_modes(models: dict[str, nn.Module], cell: Cell, rounds: int, device: str) -> dict[str, Timing]:
+    """Time all modes of a cell in turns."""
     mode = {"no": False, "default": True}.get(cell.compile, cell.compile)
     size, batch = input_size(cell), cell.batch
     return benchmark(
-        ways, size, batch_size=batch, rounds=rounds, warmup=2, device=device, dtype=cell.dtype, compile=mode
+        models, size, batch_size=batch, rounds=rounds, warmup=2, device=device, dtype=cell.dtype, compile=mode
     )
 
 
 def ratios(timings: dict[str, Timing], mac_ratio: float) -> dict[str, str]:
-    """What the row says of the times and the memory."""
+    """Compute the columns for times and memory."""
     own, base, matrix, masks = (timings.get(way) for way in ("vitrim", "unreduced", "matrix", "masks"))
     assert own is not None and base is not None
     values: dict[str, object] = {"mac_ratio": mac_ratio, "speedup": own.speedup}
@@ -163,7 +163,7 @@ def ratios(timings: dict[str, Timing], mac_ratio: float) -> dict[str, str]:
 
 
 def meta_macs(cell: Cell, method: Method | None) -> int:
-    """Multiply-adds of one image, counted without computing anything."""
+    """Count the multiply-adds of an image on the meta device."""
     with torch.device("meta"):
         model = timm.create_model(cell.model, img_size=cell.img_size).eval()
     return count_macs(model if method is None else vitrim.reduce_tokens(model, method), input_size(cell))
@@ -173,7 +173,7 @@ RATES: dict[tuple[str, str], float] = {}
 
 
 def macs_per_second(cell: Cell) -> float:
-    """Of the unreduced model at 224 px; measured once."""
+    """Measure the speed of the unreduced model at 224 px, once."""
     key = (cell.model, cell.dtype)
     if key not in RATES:
         model = timm.create_model(cell.model, img_size=224).eval().to(cell.device, DTYPES[cell.dtype])
@@ -184,7 +184,7 @@ def macs_per_second(cell: Cell) -> float:
 
 @torch.inference_mode()
 def largest_difference(model: nn.Module, references: dict[str, ReferenceMode], cell: Cell, device: str) -> float:
-    """Between the logits of the ways in fp32, relative to the largest logit, on one image."""
+    """Return the largest difference of logits between modes, relative to the largest logit, in fp32 on one image."""
     x_BCHW = torch.randn(1, *input_size(cell), device=device)
     logits = model(x_BCHW)
     return max(

@@ -1,4 +1,4 @@
-"""How much of each method's MAC ratio arrives in training: time of an update against the unreduced model's."""
+"""Training speed of each method: time of an update, relative to the unreduced model and to its MAC ratio."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from vitrim.train.task import ClassificationTask
 from .experiment import Cell, Experiment
 from .methods import LEARNED, METHODS
 
-ABOUT = """How much of each method's MAC ratio arrives in training: time of an update against the unreduced model's.
+ABOUT = """Training speed of each method: time of an update, relative to the unreduced model and to its MAC ratio.
 
-An update is forward, losses, backward and AdamW, in fp32, on random images; METR's includes its heads and losses. Every
-model takes its turn in every round of one process. The MAC ratio is of one forward, heads left out.
+An update is forward, losses, backward and AdamW, in fp32, on random images. For METR it includes heads and losses. All
+models take turns in every round of one process. The MAC ratio is that of a forward without exit heads.
 """
 MEASURED = METHODS | LEARNED
 
@@ -45,7 +45,7 @@ def measure(cell: Cell) -> Iterator[dict[str, object]]:
 
 
 def update_of(model: torch.nn.Module, x_BCHW: torch.Tensor, labels_B: torch.Tensor) -> Callable[[], None]:
-    """One training update of a model, as a function."""
+    """Return a function that runs one training update."""
     task = ClassificationTask(model.train())
     optimizer = torch.optim.AdamW(model.parameters(), 1e-5, fused=True)
 

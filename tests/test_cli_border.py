@@ -55,7 +55,7 @@ def test_short_memory_of_any_class_says_what_to_do(raising, error):
     assert "--batch-size" in said
 
 
-def test_an_error_that_nobody_foresaw_takes_one_line_and_can_be_found(raising, monkeypatch):
+def test_an_unexpected_error_takes_one_line_and_can_be_found(raising, monkeypatch):
     code, said = raising(Odd("first\nsecond"))
     assert (code, said.split(" (")[0]) == (2, "error: Odd: first")
     assert "VITRIM_DEBUG=1" in said
@@ -88,7 +88,7 @@ def test_numbers_beyond_all_sense(capsys, option, value, tmp_path):
     (said,) = capsys.readouterr().err.splitlines()
     assert end.value.code == 2
     assert option in said
-    assert "nobody foresaw" not in said
+    assert "unexpected" not in said
 
 
 PYTREE = "<enum 'KernelPreference'> is an Enum subclass and is now natively supported by torch.compile."

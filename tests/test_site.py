@@ -158,7 +158,7 @@ def test_parameters_are_found_in_docstrings_of_both_styles() -> None:
 def test_comments_behind_fields_describe_them() -> None:
     found = comments(vitrim.Timing)
     assert found["latency_ms"] == "of one batch"
-    assert comments(vitrim.ClsQuality)["overlaps"].endswith("found; by chance it would be the keep rate itself")
+    assert comments(vitrim.ClsQuality)["overlaps"].endswith("finds; at random it would be the keep rate")
     lines = google("Speed.\n\nMore.", ("latency_ms", "rounds"), found)
     assert lines == ["Speed.", "", "More.", "", "Args:", "    latency_ms: of one batch", ""]
 

@@ -17,6 +17,7 @@ from .version import __version__ as __version__
 if TYPE_CHECKING:
     from .api import create_method, list_methods, method_of, reduce_tokens, restore
     from .backbones.reader import UnsupportedModel
+    from .class_attention import ClsQuality, cls_quality
     from .core.exits import Exits
     from .core.method import Method
     from .dense import DenseFeatures, features
@@ -30,13 +31,12 @@ if TYPE_CHECKING:
     from .loading.from_pretrained import from_pretrained
     from .measure.batches import ImageBatches
     from .measure.benchmark import Timing, benchmark
-    from .measure.cls_quality import ClsQuality, cls_quality
+    from .measure.budget.targets import method_for_keep_rate, method_for_macs
     from .measure.diversity import diversity
     from .measure.evaluate import Score
     from .measure.folder import evaluate_folder, load_images
     from .measure.macs import count_macs
     from .measure.pixels import ImageDataError
-    from .measure.targets import method_for_keep_rate, method_for_macs
     from .measure.turns import Spread
     from .methods import (
         BAT,
@@ -137,13 +137,13 @@ _HOME = {  # what each module has
     ".measure.batches": "ImageBatches",
     ".measure.benchmark": "Timing benchmark",
     ".early_exit.calibration": "AnytimeScore ExitRecord calibrate_anytime record_exits",
-    ".measure.cls_quality": "ClsQuality cls_quality",
+    ".class_attention": "ClsQuality cls_quality",
     ".measure.diversity": "diversity",
     ".measure.evaluate": "Score",
     ".measure.folder": "evaluate_folder load_images",
     ".measure.macs": "count_macs",
     ".measure.pixels": "ImageDataError",
-    ".measure.targets": "method_for_keep_rate method_for_macs",
+    ".measure.budget.targets": "method_for_keep_rate method_for_macs",
     ".measure.turns": "Spread",
     ".methods": "BAT METR TM AttentionMass BeyondAttentive EViT Random ToMe TokenMergence register_method",
     ".saving.hub": "push_to_hub",

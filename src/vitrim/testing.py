@@ -19,7 +19,8 @@ from .backbones.reader import find_stack, read_backbone
 from .core.listening import Listener, listening
 from .core.method import Method, is_decorated
 from .core.tokens import Tokens
-from .measure.macs import block_macs, count_macs
+from .measure.budget.formula import block_macs
+from .measure.macs import count_macs
 
 DEPTH, IMAGES = 4, 6
 

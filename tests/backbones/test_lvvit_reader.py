@@ -15,8 +15,9 @@ from every_method import FIXED, amount
 from vitrim.backbones.reader import find_stack, read_backbone
 from vitrim.core.stack import TokenStack
 from vitrim.loading.build import build_model
-from vitrim.measure.macs import count_macs, reduced_macs, token_counts
-from vitrim.measure.targets import method_for_keep_rate, method_for_macs
+from vitrim.measure.budget.formula import reduced_macs, token_counts
+from vitrim.measure.budget.targets import method_for_keep_rate, method_for_macs
+from vitrim.measure.macs import count_macs
 from vitrim.models.lvvit import LVViT
 
 EVERY_METHOD = pytest.mark.parametrize("name", FIXED)

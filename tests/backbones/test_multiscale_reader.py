@@ -13,8 +13,9 @@ import vitrim
 from every_method import EVERYWHERE, FIXED, in_layers
 from vitrim.backbones.reader import find_stack, read_backbone
 from vitrim.core.block_reader import UnreadableReader
-from vitrim.measure.macs import block_macs, count_macs, reduced_macs, token_counts
-from vitrim.measure.targets import method_for_macs
+from vitrim.measure.budget.formula import block_macs, reduced_macs, token_counts
+from vitrim.measure.budget.targets import method_for_macs
+from vitrim.measure.macs import count_macs
 from vitrim.models.multiscale import MultiscaleViT
 
 FUSED = 2  # blocks that carry both groups

@@ -12,8 +12,8 @@ from torchvision import models
 import vitrim
 from library_models import DEPTH, images, stack_of, torchvision_vit
 from vitrim.backbones.reader import find_stack, read_backbone
+from vitrim.class_attention import cls_quality
 from vitrim.core.tokens import Tokens
-from vitrim.measure.cls_quality import cls_quality
 from vitrim.measure.evaluate import eval_transform, evaluate, input_size_of
 
 FAST = "_native_multi_head_attention"

@@ -23,7 +23,7 @@ def test_settings_go_to_the_methods_that_have_them_and_are_named():
 
 
 def test_a_setting_that_no_method_has_is_refused():
-    with pytest.raises(ValueError, match="tome cannot be given layers"):
+    with pytest.raises(ValueError, match=r"tome.*layers"):
         configurations(["tome"], [0.5], settings={"layers": (1, 2)})
 
 
@@ -36,10 +36,10 @@ def test_a_name_that_fixes_a_setting_does_not_take_it():
 @pytest.mark.parametrize(
     ("amount", "value", "match"),
     [
-        ("keep_rate", 0, "above 0 and at most 1, not 0"),
-        ("keep_rate", 1.5, r"above 0 and at most 1, not 1\.5"),
-        ("keep_rate", float("nan"), "above 0 and at most 1, not nan"),
-        ("gmacs", 0, "above 0, not 0"),
+        ("keep_rate", 0, "above 0.*not 0"),
+        ("keep_rate", 1.5, r"at most 1.*not 1\.5"),
+        ("keep_rate", float("nan"), "not nan"),
+        ("gmacs", 0, "GMACs.*not 0"),
     ],
 )
 def test_amounts_out_of_range_are_refused(amount, value, match):
@@ -56,11 +56,11 @@ def test_masses_are_for_methods_that_keep_a_share_of_the_attention():
     ]
     assert [each.varies for each in found] == [False, True, True]
     assert [each.setting for each in configurations(["attention_mass"])] == ["mass 0.9"]
-    with pytest.raises(ValueError, match="attention_mass has no keep_rate: its amount is mass"):
+    with pytest.raises(ValueError, match=r"attention_mass.*keep_rate.*mass"):
         configurations(["attention_mass"], [0.7])
-    with pytest.raises(ValueError, match="evit has no mass"):
+    with pytest.raises(ValueError, match=r"evit.*mass"):
         configurations(["evit"], [0.7], mass=[0.9])
-    with pytest.raises(ValueError, match=r"mass is above 0 and at most 1, not 1\.5"):
+    with pytest.raises(ValueError, match=r"mass.*at most 1.*1\.5"):
         configurations(["attention_mass"], mass=[1.5])
 
 
@@ -72,16 +72,16 @@ def test_amounts_go_to_the_methods_that_they_suit_and_a_method_that_none_suits_d
     ]
     unfit, fit = configurations(["evit", "tome"], r=[3])
     assert (unfit.key, fit.key) == (("evit", "r 3"), ("tome", "r 3"))
-    with pytest.raises(ValueError, match="evit has no r"):
+    with pytest.raises(ValueError, match=r"evit.*\br\b"):
         unfit.make(tiny_vit())
-    with pytest.raises(ValueError, match="evit has no r"):
+    with pytest.raises(ValueError, match=r"evit.*\br\b"):
         configurations(["evit"], [0.7], r=[3])
 
 
 def test_r_is_a_whole_number():
     assert Configuration("tome", "r", 3).setting == "r 3"
     for value in (-1, 2.5):
-        with pytest.raises(ValueError, match="r is a whole number"):
+        with pytest.raises(ValueError, match=r"\br\b.*whole number"):
             Configuration("tome", "r", value)
 
 
@@ -104,7 +104,7 @@ def test_a_macs_target_is_met_from_below(tiny_vit):
 
 @pytest.mark.parametrize(("name", "amount", "value"), [("evit", "keep_rate", 0.5), ("attention_mass", "mass", 0.9)])
 def test_layers_that_the_model_lacks_are_refused_before_any_weights_are_needed(tiny_vit, name, amount, value):
-    with pytest.raises(ValueError, match=r"layers \(40,\) do not fit a model with blocks 0 to"):
+    with pytest.raises(ValueError, match=r"layers \(40,\).*blocks 0 to"):
         Configuration(name, amount, value, (("layers", (40,)),)).make(tiny_vit())
 
 

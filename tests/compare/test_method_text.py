@@ -42,13 +42,13 @@ def test_text_is_read(text: str, wanted: list[tuple[str, dict[str, Any]]]) -> No
     [
         ("", "empty"),
         ("evit fuse=maybe", "True or False"),
-        ("evit fusee=true", "no setting fusee.*keep_rate, layers, scorer, fuse"),
-        ("evit fuse", "no method is called 'evit fuse'"),
+        ("evit fusee=true", "fusee.*keep_rate, layers, scorer, fuse"),
+        ("evit fuse", "method.*'evit fuse'"),
         ("evit fuse=true loud", "name=value"),
         ("evit fuse=", "name=value"),
         ("evit fuse=true fuse=false", "twice"),
-        ("evit layers=[3,6", r"lacks a \]"),
-        ("nothing a=1", "no method is called 'nothing'"),
+        ("evit layers=[3,6", r"layers=.*\]"),
+        ("nothing a=1", "method.*'nothing'"),
     ],
 )
 def test_what_cannot_be_meant_is_refused_in_a_line(text: str, words: str) -> None:
@@ -81,9 +81,9 @@ def test_settings_say_how_much_or_leave_it_to_the_amounts_that_are_given() -> No
 @pytest.mark.parametrize(
     ("text", "given", "words"),
     [
-        ("evit keep_rate=0.5; tome r=8", {"keep_rates": [0.7]}, "leave out keep_rate"),
-        ("tome r=8", {"gmacs": [1.0], "r": [9]}, "leave out gmacs and r"),
-        ("evit layers=[3]; random layers=[4]", {"settings": {"layers": (5,)}}, "layers is set behind"),
+        ("evit keep_rate=0.5; tome r=8", {"keep_rates": [0.7]}, "keep_rate"),
+        ("tome r=8", {"gmacs": [1.0], "r": [9]}, "gmacs and r"),
+        ("evit layers=[3]; random layers=[4]", {"settings": {"layers": (5,)}}, "layers"),
     ],
 )
 def test_options_that_nothing_would_use_are_refused(text: str, given: dict[str, Any], words: str) -> None:

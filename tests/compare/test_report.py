@@ -103,7 +103,7 @@ def test_the_page_holds_rows_charts_pictures_skipped_files_environment_and_comma
 
 def test_a_run_of_the_unreduced_model_alone_has_a_report(run, tmp_path):
     Page(render(Run(run.identity, run.environment, run.commands, rows=ROWS[:1]), tmp_path))
-    with pytest.raises(ValueError, match="at least the unreduced model's row"):
+    with pytest.raises(ValueError, match="unreduced model"):
         render(Run(run.identity, run.environment, run.commands), tmp_path)
 
 
@@ -141,18 +141,18 @@ def test_only_the_runs_own_pictures_come_into_the_page(run, tmp_path, name):
     Image.new("RGB", (8, 8)).save(tmp_path / "secret.png")
     (tmp_path / "pictures" / "link.png").symlink_to(tmp_path / "secret.png")
     sample = {"image": name, "name": "", "label": "", "tracks": []}
-    with pytest.raises(ValueError, match="has no picture"):
+    with pytest.raises(ValueError, match="picture"):
         render(replace(run, pictures=(sample,)), tmp_path)
 
 
 def test_a_picture_is_a_png_of_moderate_size(run, tmp_path):
     (tmp_path / "pictures" / "0.png").write_bytes(b"BM no png")
-    with pytest.raises(ValueError, match="has no picture"):
+    with pytest.raises(ValueError, match="picture"):
         render(run, tmp_path)
 
 
 def test_the_first_row_is_the_unreduced_model(run, tmp_path):
-    with pytest.raises(ValueError, match="as its first"):
+    with pytest.raises(ValueError, match=r"first.*unreduced|unreduced.*first"):
         render(replace(run, rows=ROWS[1:]), tmp_path)
 
 

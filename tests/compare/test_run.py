@@ -14,10 +14,11 @@ from PIL import Image
 from small_job import MODEL, small_job
 from vitrim.backbones.reader import find_stack
 from vitrim.compare import run as compare_module
+from vitrim.compare.bench import UNREDUCED_KEY
 from vitrim.compare.configuration import configurations
 from vitrim.compare.identity import images_hash
 from vitrim.compare.job import Watcher
-from vitrim.compare.run import UNREDUCED, compare
+from vitrim.compare.run import compare
 from vitrim.loading.build import load_model
 from vitrim.measure.folder import evaluate_folder
 from vitrim.measure.images import ImageDataError, list_images
@@ -52,7 +53,7 @@ def finished(tmp_path_factory):
 def test_a_comparison_writes_rows_report_and_pictures(tmp_path):
     watcher = Counter()
     run = compare(small_job(tmp_path, ["evit", "tome"], [0.7, 0.5]), watcher)
-    keys = [UNREDUCED, *((method, f"keep {rate}") for method in ("evit", "tome") for rate in (0.7, 0.5))]
+    keys = [UNREDUCED_KEY, *((method, f"keep {rate}") for method in ("evit", "tome") for rate in (0.7, 0.5))]
     assert [row.key for row in run.rows] == watcher.finished == keys
     assert watcher.steps == {"images", "accuracy", "speed at batch 4", "speed at batch 1"}
     out = tmp_path / "out"
@@ -92,7 +93,7 @@ def test_an_interrupted_job_goes_on_without_redoing_rows(tmp_path):
     assert not (tmp_path / "out" / "report.html").exists()
     after = Counter()
     run = compare(job, after)
-    assert before.finished == [UNREDUCED, ("evit", "keep 0.5")]
+    assert before.finished == [UNREDUCED_KEY, ("evit", "keep 0.5")]
     assert after.finished == [("tome", "keep 0.5")]
     assert [row.key for row in run.rows] == [*before.finished, *after.finished]
     assert [track["method"] for track in run.pictures[0]["tracks"]] == ["evit", "tome"]
@@ -110,7 +111,7 @@ def test_a_finished_job_loads_no_image_again(tmp_path, monkeypatch):
 def test_a_method_that_does_not_fit_gets_a_line_that_says_why_and_the_others_their_rows(tmp_path):
     job = small_job(tmp_path, configurations=configurations(["evit", "tome"], [0.5], r=[9]))
     run = compare(job)
-    assert [row.key for row in run.rows] == [UNREDUCED, ("evit", "keep 0.5"), ("tome", "keep 0.5")]
+    assert [row.key for row in run.rows] == [UNREDUCED_KEY, ("evit", "keep 0.5"), ("tome", "keep 0.5")]
     (refused,) = run.refused
     assert refused.key == ("tome", "r 9")
     assert "r = 9 in block 0 is too large" in refused.reason
@@ -138,7 +139,7 @@ def test_a_configuration_that_fails_while_it_is_measured_does_not_stop_the_other
         assert [each.key for each in run.refused] == [("evit", "keep 0.5")]
         with pytest.raises(ValueError, match="not finite"):
             compare(small_job(tmp_path, ["evit"], output=tmp_path / "alone"))
-    assert [row.key for row in run.rows] == [UNREDUCED, ("tome", "keep 0.5")]
+    assert [row.key for row in run.rows] == [UNREDUCED_KEY, ("tome", "keep 0.5")]
     again = compare(job)
     assert (len(again.rows), again.refused) == (3, ())
 
@@ -155,16 +156,16 @@ def test_more_methods_and_rates_can_be_added_later(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "difference"),
     [
-        ({"limit": 3}, "number of images is 6, and now it is 3"),
-        ({"batch_size": 2}, "batch size is 4, and now it is 2"),
-        ({"dtype": "bf16"}, "dtype is fp32, and now it is bf16"),
-        ({"img_size": 80}, "weights is"),
-        ({"seed": 1}, "seed is 0, and now it is 1"),
+        ({"limit": 3}, "number of images.* 6.* 3"),
+        ({"batch_size": 2}, "batch size.* 4.* 2"),
+        ({"dtype": "bf16"}, "dtype.* fp32.* bf16"),
+        ({"img_size": 80}, "weights"),
+        ({"seed": 1}, "seed.* 0.* 1"),
     ],
 )
 def test_another_run_is_refused_in_the_same_folder(finished, tmp_path, changes, difference):
     shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
-    with pytest.raises(ValueError, match=f"holds another run: its {difference}"):
+    with pytest.raises(ValueError, match=f"another run.*{difference}"):
         compare(small_job(tmp_path, **changes))
 
 
@@ -172,7 +173,7 @@ def test_changed_labels_are_another_run(finished, tmp_path):
     shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
     table = tmp_path / "images" / "labels.csv"
     table.write_text(table.read_text().replace("5.png,5", "5.png,7"))
-    with pytest.raises(ValueError, match="holds another run: its images is"):
+    with pytest.raises(ValueError, match=r"another run.*images"):
         compare(small_job(tmp_path))
 
 
@@ -188,7 +189,7 @@ def test_the_place_of_the_data_does_not_matter(finished, tmp_path):
 def test_a_bad_image_stops_the_job_unless_it_may_be_skipped(tmp_path):
     job = small_job(tmp_path)
     (tmp_path / "images" / "3.png").write_bytes(b"no image")
-    with pytest.raises(ImageDataError, match=r"3\.png is not an image"):
+    with pytest.raises(ImageDataError, match=r"3\.png.*image"):
         compare(job)
     run = compare(small_job(tmp_path, skip_bad=True, output=tmp_path / "skipping"))
     assert list(run.skipped_files) == ["3.png"]
@@ -199,7 +200,7 @@ def test_a_bad_image_stops_the_job_unless_it_may_be_skipped(tmp_path):
 def test_nothing_is_written_before_everything_is_checked(tmp_path):
     job = small_job(tmp_path)
     (tmp_path / "images" / "labels.csv").write_text("file,label\n0.png,1000\n")
-    with pytest.raises(ImageDataError, match=r"the label of 0\.png is '1000'"):
+    with pytest.raises(ImageDataError, match=r"label.*0\.png.*'1000'"):
         compare(job)
     assert not (tmp_path / "out").exists()
 
@@ -235,7 +236,7 @@ def test_an_assumed_order_of_classes_is_told_in_every_output(tmp_path):
         (data / f"c{i:04}").mkdir(parents=True)
     shutil.copy(job.data / "0.png", data / "c0007")
     run = compare(replace(job, data=data))
-    assert "the order of the classes is assumed: the sorted folders (c0000, c0001, c0002, ...)" in run.assumption
+    assert "order of the classes" in run.assumption and "(c0000, c0001, c0002, ...)" in run.assumption
     assert run.assumption in (job.output / "report.html").read_text()
     assert json.loads((job.output / "results.json").read_text())["assumption"] == run.assumption
     assert "assumed" in (job.output / "results.csv").read_text()

@@ -50,7 +50,7 @@ def test_rows_whose_percentiles_have_their_older_names_are_read(tmp_path):
     speedup = open_run(tmp_path, IDENTITY, {}, "a").rows[0].speedup
     assert (speedup.low, speedup.median, speedup.high) == (0.9, 1.0, 1.1)
     file.write_text(older.replace('"speedup_low"', '"slowest"'))
-    with pytest.raises(ValueError, match="speedup of a row"):
+    with pytest.raises(ValueError, match="speedup"):
         open_run(tmp_path, IDENTITY, {}, "a")
 
 
@@ -62,7 +62,7 @@ def test_a_run_of_an_older_version_is_read_and_not_mixed_with_new_rows(tmp_path)
         "1.63 (1.34 to 3.17)",
     ]
     shutil.copytree(OLDER, tmp_path / "run")
-    with pytest.raises(ValueError, match=r"holds another run: its labels is None.*--replace"):
+    with pytest.raises(ValueError, match=r"another run.*labels.*None.*--replace"):
         open_run(tmp_path / "run", run.identity | {"labels": "labels.csv"}, {}, "vitrim compare")
 
 
@@ -74,7 +74,7 @@ def test_every_command_of_a_run_is_kept_once(tmp_path):
 
 def test_another_run_is_refused_by_its_first_difference(tmp_path):
     write_run(tmp_path, open_run(tmp_path, IDENTITY, {}, "a"))
-    with pytest.raises(ValueError, match="holds another run: its batch size is 4, and now it is 8"):
+    with pytest.raises(ValueError, match=r"another run.*batch size.*4.*8"):
         open_run(tmp_path, IDENTITY | {"batch size": 8, "seed": 1}, {}, "a")
 
 
@@ -85,7 +85,7 @@ def test_another_run_is_replaced_where_that_is_asked_for_and_nothing_else_lies_t
     (tmp_path / "pictures" / "0.png").write_bytes(b"")
     assert open_run(tmp_path, IDENTITY, {}, "a", replaces=True) == old
     (tmp_path / "notes.txt").write_text("mine")
-    with pytest.raises(ValueError, match=r"holds notes\.txt beside the run"):
+    with pytest.raises(ValueError, match=r"notes\.txt"):
         open_run(tmp_path, IDENTITY | {"seed": 1}, {}, "b", replaces=True)
     assert read_run(tmp_path / "results.json") == old
     (tmp_path / "notes.txt").unlink()
@@ -99,7 +99,7 @@ def test_another_run_is_replaced_where_that_is_asked_for_and_nothing_else_lies_t
 def test_results_of_another_program_are_refused(tmp_path):
     for content in ("no json", "[1]", '{"rows": [{"method": "evit"}]}', '{"epochs": 3}'):
         (tmp_path / "results.json").write_text(content)
-        with pytest.raises(ValueError, match="not written by this version of vitrim"):
+        with pytest.raises(ValueError, match=r"results.json.*version of vitrim"):
             open_run(tmp_path, IDENTITY, {}, "a")
 
 
@@ -107,9 +107,9 @@ def test_a_folder_with_other_files_is_refused(tmp_path):
     check_output(tmp_path)
     check_output(tmp_path / "new")
     (tmp_path / "thesis.tex").write_text("")
-    with pytest.raises(ValueError, match=r"holds files, but no results.json of an earlier run"):
+    with pytest.raises(ValueError, match=r"no results\.json"):
         check_output(tmp_path)
-    with pytest.raises(ValueError, match="is a file: name a folder"):
+    with pytest.raises(ValueError, match=r"thesis.tex is a file"):
         check_output(tmp_path / "thesis.tex")
 
 
@@ -136,7 +136,7 @@ def test_a_folder_that_another_process_works_in_is_refused_until_it_ends(tmp_pat
     )
     with other:
         assert other.stdout.readline() == "held\n"
-        with pytest.raises(ValueError, match=rf"another vitrim \(process {other.pid}\) is at work"), locked(tmp_path):
+        with pytest.raises(ValueError, match=rf"process {other.pid}\b"), locked(tmp_path):
             pass
         other.kill()
         other.wait()
@@ -156,25 +156,25 @@ def change(content, where, value):
 @pytest.mark.parametrize(
     ("where", "value", "told"),
     [
-        (("rows", 0, "top1"), "x", "top1 of a row cannot be x"),
+        (("rows", 0, "top1"), "x", "top1.* x"),
         (("rows", 0, "top1"), 101, "top1"),
         (("rows", 0, "speedup"), None, "speedup"),
         (("rows", 0, "speedup_p10"), -1.0, "speedup"),
         (("rows", 0, "speedup_p90"), "fast", "speedup"),
-        (("rows", 0, "gmacs"), float("nan"), "gmacs of a row cannot be nan"),
+        (("rows", 0, "gmacs"), float("nan"), "gmacs.* nan"),
         (("rows", 0, "tokens"), 5, "tokens"),
         (("rows", 0, "tokens"), ["many"], "tokens"),
         (("rows", 0, "num_images"), 0, "num_images"),
         (("rows", 0, "latency_1_ms"), 10**400, "latency_1_ms"),
         (("rows",), 5, "rows"),
         (("pictures",), [5], "pictures"),
-        (("pictures",), [{"image": 5, "name": "", "label": "", "tracks": []}], "image cannot be 5"),
+        (("pictures",), [{"image": 5, "name": "", "label": "", "tracks": []}], "image.* 5"),
         (("commands",), "a", "commands"),
         (("skipped_files",), [None], "skipped_files"),
         (("environment",), [], "environment"),
-        (("epochs",), 3, "does not hold"),
+        (("epochs",), 3, "identity, environment, commands"),
         (("refused",), [5], "refused"),
-        (("refused",), [{"method": "tome", "setting": "r 9", "reason": 9}], "reason cannot be 9"),
+        (("refused",), [{"method": "tome", "setting": "r 9", "reason": 9}], "reason.* 9"),
     ],
 )
 def test_values_that_vitrim_does_not_write_are_refused(tmp_path, where, value, told):
@@ -189,7 +189,7 @@ def test_results_nested_too_deeply_or_no_file_are_refused(tmp_path):
     for make in (lambda path: path.write_text("[" * 10**6), os.mkfifo):
         (tmp_path / "results.json").unlink(missing_ok=True)
         make(tmp_path / "results.json")
-        with pytest.raises(ValueError, match="not written by this version"):
+        with pytest.raises(ValueError, match=r"results.json.*version"):
             read_run(tmp_path / "results.json")
 
 

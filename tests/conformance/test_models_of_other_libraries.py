@@ -16,7 +16,8 @@ import vitrim
 from library_models import DEPTH, PATCHES, images, output, stack_of
 from vitrim.backbones.reader import find_stack, read_backbone
 from vitrim.core.stack import Snapshot
-from vitrim.measure.macs import count_macs, reduced_macs
+from vitrim.measure.budget.formula import reduced_macs
+from vitrim.measure.macs import count_macs
 from vitrim.testing import leaving_blocks
 
 every_case = pytest.mark.parametrize(("family", "name"), CASES, ids=["-".join(case) for case in CASES])

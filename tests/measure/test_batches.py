@@ -62,7 +62,7 @@ def test_images_stay_in_memory_if_they_fit(folder):
 @pytest.mark.parametrize("settings", [{}, {"max_bytes": 0}, {"max_bytes": 0, "num_workers": 2}], ids=str)
 def test_the_first_bad_image_is_an_error_of_one_line(folder, settings):
     (folder / "1" / "7.png").write_bytes(b"no image")
-    with pytest.raises(ImageDataError, match=r"7\.png is not an image .* --skip-bad") as error:
+    with pytest.raises(ImageDataError, match=r"7\.png.*image.*--skip-bad") as error:
         list(load(folder, **settings))
     assert "\n" not in str(error.value)
 
@@ -109,13 +109,13 @@ def test_images_are_transformed_by_one_thread_and_the_number_of_threads_comes_ba
 
 
 def test_a_batch_size_below_one_is_refused(folder):
-    with pytest.raises(ValueError, match="batch size must be at least 1, not 0"):
+    with pytest.raises(ValueError, match=r"batch size.*at least 1.*0"):
         load(folder, batch_size=0)
 
 
 @pytest.mark.parametrize("batch_size", [1.5, "4", True])
 def test_a_batch_size_of_another_kind_is_refused(folder, batch_size):
-    with pytest.raises(ValueError, match="whole number of images"):
+    with pytest.raises(ValueError, match=r"batch size.*whole number"):
         load(folder, batch_size=batch_size)
 
 

@@ -100,8 +100,8 @@ def test_twins_share_their_weights_in_another_precision_too(tiny_vit):
     pairs = list(zip(model.parameters(), reduced.parameters(), strict=True))
     assert all(a is b for a, b in pairs)
     copies = {}
-    placed = [module._placed(each, torch.device("cpu"), torch.bfloat16, copies) for each in (model, reduced)]
-    for a, b in zip(*(each.parameters() for each in placed), strict=True):
+    moved = [module.moved(each, torch.device("cpu"), torch.bfloat16, copies) for each in (model, reduced)]
+    for a, b in zip(*(each.parameters() for each in moved), strict=True):
         assert a.dtype == torch.bfloat16
         assert a.data_ptr() == b.data_ptr()
     assert all(a.dtype == torch.float32 for a, _ in pairs)
@@ -163,9 +163,9 @@ def test_a_model_already_reduced_is_faster_than_the_whole(tiny_vit):
         ({"batch_size": 0}, "batch_size=0"),
         ({"rounds": 0}, "rounds=0"),
         ({"warmup": -1}, "warmup=-1"),
-        ({"dtype": "int8"}, "dtype must be one of fp32, bf16, fp16, not 'int8'"),
-        ({"device": "gpu"}, "device 'gpu' cannot be used"),
-        ({"baseline": "b"}, "baseline 'b' is not among the models a"),
+        ({"dtype": "int8"}, "dtype.*fp32, bf16, fp16.*'int8'"),
+        ({"device": "gpu"}, "device 'gpu'"),
+        ({"baseline": "b"}, "baseline 'b'.* a"),
     ],
     ids=str,
 )
@@ -176,7 +176,7 @@ def test_settings_that_make_no_sense_are_errors(settings, match):
 
 
 def test_no_model_at_all_is_an_error():
-    with pytest.raises(ValueError, match="at least one model"):
+    with pytest.raises(ValueError, match="one model"):
         benchmark({})
 
 
@@ -203,16 +203,16 @@ def test_however_many_models_are_compiled_none_runs_uncompiled(tiny_vit):
     "changes", [{"batch_size": 1.5}, {"batch_size": "a"}, {"rounds": True}, {"rounds": float("nan")}, {"warmup": -1}]
 )
 def test_numbers_of_another_kind_are_refused(changes):
-    with pytest.raises(ValueError, match="all whole numbers"):
+    with pytest.raises(ValueError, match="whole number"):
         benchmark({"a": nn.Identity()}, SMALL, **changes)
 
 
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
-        ({"models": [nn.Identity()]}, "by its name"),
-        ({"images_ICHW": "x"}, "at least one image"),
-        ({"input_size": (3, 8)}, "size of images"),
+        ({"models": [nn.Identity()]}, "name"),
+        ({"images_ICHW": "x"}, "one image"),
+        ({"input_size": (3, 8)}, "size.*height and width"),
     ],
 )
 def test_arguments_of_another_kind_are_refused(changes, reason):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -47,8 +48,8 @@ def test_folders_named_by_whole_numbers_are_those_classes_and_some_are_enough(tm
 @pytest.mark.parametrize(
     ("names", "message"),
     [
-        (("1", "2", "3"), "the folder 3 would be class 3, and the model has the classes 0 to 2"),
-        (("7", "07"), "the folders 07 and 7 are both class 7"),
+        (("1", "2", "3"), "folder 3.*0 to 2"),
+        (("7", "07"), "07 and 7.*class 7"),
         (("9" * 200,), "200|has 1 class folders"),
     ],
 )
@@ -71,19 +72,19 @@ def test_a_model_s_names_that_are_numbers_come_before_their_values(tmp_path: Pat
 
 @pytest.mark.parametrize("third", ["cow", "2"])
 def test_folders_of_which_only_some_have_a_name_of_the_model_are_refused(tmp_path: Path, third: str) -> None:
-    with pytest.raises(ImageDataError, match=f"{third} is none of the 3 classes of the model, and ant is"):
+    with pytest.raises(ImageDataError, match=f"{third}.*3 classes.*ant"):
         list_images(tree(tmp_path, "ant", "zebra", third), 3, names=known("zebra", "ant", "bee"))
 
 
 def test_folders_of_which_none_has_a_name_of_the_model_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(ImageDataError, match=r"the folder ameise is none of the model's classes \(zebra"):
+    with pytest.raises(ImageDataError, match=r"ameise.*class.*zebra"):
         list_images(tree(tmp_path, "ameise", "biene"), 2, names=known("zebra", "ant"))
 
 
 def test_two_folders_of_one_class_and_a_name_of_two_classes_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(ImageDataError, match="the folders Ant and ant are both class 1"):
+    with pytest.raises(ImageDataError, match=r"Ant and ant.*class 1"):
         list_images(tree(tmp_path / "twice", "ant", "Ant"), 2, names=known("bee", "ANT"))
-    with pytest.raises(ImageDataError, match="'crane' is the name of the classes 0 and 1"):
+    with pytest.raises(ImageDataError, match=r"'crane'.*classes 0 and 1"):
         list_images(tree(tmp_path / "crane", "crane"), 2, names=known("crane", "crane"))
     exact = list_images(tree(tmp_path / "exact", "us", "US"), 2, names=known("US", "us"))
     assert by_folder(exact) == {"US": 0, "us": 1}
@@ -114,7 +115,7 @@ def test_a_list_of_names_beside_the_folders_gives_their_order_and_must_not_contr
     tree(tmp_path, "ant", "zebra")
     (tmp_path / "classes.txt").write_text("zebra\nant\n")
     assert by_folder(list_images(tmp_path, 2)) == {"ant": 1, "zebra": 0}
-    with pytest.raises(ImageDataError, match=r"classes.txt calls class 0 'zebra', which is class 1"):
+    with pytest.raises(ImageDataError, match=r"classes.txt.*0.*'zebra'.*1"):
         list_images(tmp_path, 2, names=known("ant", "zebra"))
 
 
@@ -123,7 +124,7 @@ def test_a_table_may_give_the_model_s_names_and_its_list_of_names_must_not_contr
     (tmp_path / "labels.csv").write_text("file,label\nx/a.png,Ant\n")
     assert list_images(tmp_path, 2, names=known("zebra", "ant")).labels == (1,)
     (tmp_path / "classes.txt").write_text("ant\nzebra\n")
-    with pytest.raises(ImageDataError, match=r"classes.txt calls class 0 'ant', which is class 1"):
+    with pytest.raises(ImageDataError, match=r"classes.txt.*0.*'ant'.*1"):
         list_images(tmp_path, 2, names=known("zebra", "ant"))
 
 
@@ -134,11 +135,11 @@ def test_an_assumed_order_is_told_by_evaluate_and_the_command(
     transformers.ViTImageProcessor(size={"height": 16, "width": 16}).save_pretrained(tmp_path / "model")
     model.save_pretrained(tmp_path / "model")
     data = tree(tmp_path / "data", "cat", "dog")
-    sentence = r"the order of the classes is assumed: the sorted folders (cat, dog) are taken for the classes 0 to 1"
     with pytest.raises(SystemExit):
         app(["evaluate", "--model", f"transformers:{tmp_path / 'model'}", "--data", str(data)])
-    assert f"note: {sentence}" in capsys.readouterr().out
+    assert re.search(r"note: .*assumed.*\(cat, dog\).*0 to 1", capsys.readouterr().out)
 
     own = transformers.ViTForImageClassification.from_pretrained(tmp_path / "model")  # as a user loads it
     score = evaluate_folder(own, data)
-    assert (score.num_images, sentence in score.assumption) == (2, True)
+    assert score.num_images == 2
+    assert "assumed" in score.assumption and "(cat, dog)" in score.assumption

@@ -106,25 +106,25 @@ def test_logits_that_are_not_finite_are_an_error(bad):
 
 
 def test_a_label_beyond_the_classes_is_an_error():
-    with pytest.raises(ValueError, match="a label is 10, and the model has classes 0 to 9"):
+    with pytest.raises(ValueError, match=r"label.* 10.* 0 to 9"):
         evaluate(Answers(), [(logits([1]), labels(10))])
 
 
 def test_no_image_at_all_is_an_error():
-    with pytest.raises(ValueError, match="no image to evaluate: 1 could not be read"):
+    with pytest.raises(ValueError, match=r"no image.* 1 "):
         evaluate(Answers(), [Batch(torch.empty(0), torch.empty(0, dtype=torch.long), ("bad.png",))])
 
 
 def test_a_model_without_logits_is_an_error():
-    with pytest.raises(ValueError, match=r"logits \[batch, classes\]; \(1, 3, 8, 8\) came out"):
+    with pytest.raises(ValueError, match=r"logits.*\(1, 3, 8, 8\)"):
         evaluate(nn.Identity(), [(torch.zeros(1, 3, 8, 8), labels(1))])
 
 
 @pytest.mark.parametrize("device", ["cuda:77", "gpu", "tpu0"])
 def test_a_device_that_is_not_here_is_an_error(device):
-    with pytest.raises(ValueError, match=f"device '{device}' cannot be used; this machine has cpu"):
+    with pytest.raises(ValueError, match=f"device '{device}'.* cpu"):
         check_device(device)
-    with pytest.raises(ValueError, match="cannot be used"):
+    with pytest.raises(ValueError, match=f"device '{device}'"):
         evaluate(Answers(), [(logits([1]), labels(1))], device=device)
 
 
@@ -161,7 +161,7 @@ def test_the_transform_follows_the_size_and_settings_of_a_timm_model():
 
 
 def test_a_model_of_unknown_size_is_an_error():
-    with pytest.raises(ValueError, match="Linear does not say for which image size"):
+    with pytest.raises(ValueError, match=r"Linear.*size"):
         input_size_of(nn.Linear(2, 2))
 
 
@@ -187,7 +187,7 @@ def test_a_folder_is_evaluated_like_its_images_one_by_one(tiny_vit, tmp_path):
 
 
 def test_a_model_that_does_not_say_its_classes_is_an_error(tmp_path):
-    with pytest.raises(ValueError, match="Linear does not say its num_classes"):
+    with pytest.raises(ValueError, match=r"Linear.*num_classes"):
         evaluate_folder(nn.Linear(2, 2), tmp_path)
 
 

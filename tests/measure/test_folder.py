@@ -66,15 +66,15 @@ def test_a_transform_of_ones_own_takes_the_place_of_the_models(tiny_vit: Make, t
 
 def test_accuracy_of_images_without_labels_is_refused(tiny_vit: Make, tmp_path: Path) -> None:
     paint(tmp_path, "a.png")
-    with pytest.raises(vitrim.ImageDataError, match="images, but no labels"):
+    with pytest.raises(vitrim.ImageDataError, match="no labels"):
         vitrim.evaluate_folder(tiny_vit(), tmp_path)
-    with pytest.raises(vitrim.ImageDataError, match="images, but no labels"):
+    with pytest.raises(vitrim.ImageDataError, match="no labels"):
         vitrim.load_images(tiny_vit(), tmp_path, labels=True)
     batches = vitrim.load_images(tiny_vit(), tmp_path)
-    with pytest.raises(ValueError, match=r"-1.*needs images with labels"):
+    with pytest.raises(ValueError, match=r"-1.*labels"):
         vitrim.measure.evaluate.evaluate(tiny_vit(), batches)
     exits = vitrim.reduce_tokens(tiny_vit(depth=4), vitrim.METR(method=vitrim.EViT(layers=(1,)), exits=(1,)))
-    with pytest.raises(ValueError, match=r"-1.*needs images with labels"):
+    with pytest.raises(ValueError, match=r"-1.*labels"):
         vitrim.record_exits(exits, batches)
     assert vitrim.cls_quality(tiny_vit(), batches)[0].num_images == 1  # labels play no part
 

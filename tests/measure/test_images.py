@@ -119,12 +119,12 @@ def test_a_limit_spreads_over_classes_in_whatever_order_the_table_lists_them(tmp
 
 @pytest.mark.parametrize("limit", [0, -3])
 def test_a_limit_below_one_is_refused(tmp_path, limit):
-    with pytest.raises(ValueError, match=f"at least 1, not {limit}"):
+    with pytest.raises(ValueError, match=f"at least 1.* {limit}"):
         list_images(tree(tmp_path, {"a": 1}), 1, limit=limit)
 
 
 def test_a_missing_folder_is_named(tmp_path):
-    refused(tmp_path / "nowhere", "there is no folder .*nowhere")
+    refused(tmp_path / "nowhere", "no folder .*nowhere")
 
 
 def test_a_file_is_not_a_folder(tmp_path):
@@ -132,69 +132,69 @@ def test_a_file_is_not_a_folder(tmp_path):
 
 
 def test_an_empty_folder_is_refused(tmp_path):
-    refused(tmp_path, "holds no images: wanted labels.csv")
+    refused(tmp_path, "no images.*labels.csv")
 
 
 def test_class_folders_without_images_are_refused(tmp_path):
-    refused(tree(tmp_path, {"a": 0, "b": 0}), "holds no images")
+    refused(tree(tmp_path, {"a": 0, "b": 0}), "no images")
 
 
 def test_images_without_labels_are_refused(tmp_path):
     save(tmp_path / "a.png")
-    refused(tmp_path, "images, but no labels")
+    refused(tmp_path, "no labels")
 
 
 def test_train_and_val_folders_are_pointed_to(tmp_path):
     tree(tmp_path, {"train": 1, "val": 1})
-    refused(tmp_path, "train and val, not classes: pass .*val")
+    refused(tmp_path, "train and val.*pass .*val")
 
 
 def test_another_number_of_class_folders_is_refused(tmp_path):
     tree(tmp_path, dict.fromkeys("abcde", 1))
-    refused(tmp_path, r"5 class folders \(a, b, c, ...\), and the model has 1000 classes", num_classes=1000)
+    refused(tmp_path, r"5 class folders \(a, b, c, .*1000 classes", num_classes=1000)
 
 
 def test_a_wordnet_folder_outside_the_label_set_is_named(tmp_path):
     tree(tmp_path, {"n01440764": 1, "n99999999": 1})
-    refused(tmp_path, "n99999999 is none of the 1000 ImageNet classes", num_classes=1000)
+    refused(tmp_path, "n99999999.*1000 ImageNet classes", num_classes=1000)
 
 
 @pytest.mark.parametrize("text", ["", "name,class\na.png,1\n", "a.png,1\n", "file,label,extra\na.png,1,2\n"])
 def test_a_table_needs_its_header(tmp_path, text):
-    refused(table(tmp_path, text), "must begin with the line file,label")
+    refused(table(tmp_path, text), "begin.*file,label")
 
 
 def test_a_table_without_rows_is_refused(tmp_path):
-    refused(table(tmp_path, "file,label\n"), "lists no images")
+    refused(table(tmp_path, "file,label\n"), "no images")
 
 
 @pytest.mark.parametrize("label", ["2", "-1", "cat", "1.0", ""])
 def test_a_label_that_is_no_class_is_named_with_its_line(tmp_path, label):
     text = f"file,label\na.png,1\nb.png,{label}\n"
-    refused(table(tmp_path, text), f"labels.csv, line 3: the label of b.png is '{label}'.*0 to 1")
+    refused(table(tmp_path, text), f"labels.csv, line 3.*b.png.*'{label}'.*0 to 1")
 
 
 def test_a_row_with_too_many_entries_is_named(tmp_path):
-    refused(table(tmp_path, "file,label\na.png,1,2\n"), "line 2: wanted a file and a label, and 3 entries came")
+    refused(table(tmp_path, "file,label\na.png,1,2\n"), "line 2.* 3 entries")
 
 
 def test_a_listed_file_that_is_missing_is_named(tmp_path):
-    refused(table(tmp_path, "file,label\na.png,1\nc.png,0\n"), "line 3: there is no file c.png")
+    refused(table(tmp_path, "file,label\na.png,1\nc.png,0\n"), "line 3.*no file c.png")
 
 
 def test_a_file_listed_twice_is_named(tmp_path):
-    refused(table(tmp_path, "file,label\na.png,1\nb.png,1\na.png,0\n"), "line 4: a.png is listed before, in line 2")
+    refused(table(tmp_path, "file,label\na.png,1\nb.png,1\na.png,0\n"), "line 4.*a.png.* line 2")
 
 
 def test_a_table_that_is_not_text_is_refused(tmp_path):
     (tmp_path / "labels.csv").write_bytes(b"\xff\xfe\x00file,label")
-    refused(tmp_path, "not a table in UTF-8 text")
+    refused(tmp_path, "UTF-8")
 
 
 def test_class_names_must_be_as_many_as_the_classes(tmp_path):
     table(tmp_path, "file,label\na.png,1\n")
     (tmp_path / "classes.txt").write_text("only\n", encoding="utf-8")
-    refused(tmp_path, "classes.txt names 1 classes, one a line, and the model has 2")
+    refused(tmp_path, "classes.txt.* 1 classes.* 2")
 
 
 @pytest.mark.parametrize(("channels", "mode"), [(1, "L"), (3, "RGB")])
@@ -212,7 +212,7 @@ def test_a_palette_with_transparency_opens_without_a_warning(tmp_path):
 
 
 def test_another_number_of_channels_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="the model takes 4"):
+    with pytest.raises(ValueError, match=r"RGB.* 4"):
         open_image(save(tmp_path / "a.png"), 4)
 
 
@@ -233,7 +233,7 @@ def test_a_file_that_is_no_whole_image_is_named(tmp_path, kind):
         path.write_text("hello" if kind == "text" else "", encoding="utf-8")
     elif kind == "bomb":
         huge_png(path, 30_000)
-    with pytest.raises(ImageDataError, match=r"bad\.(jpg|png) is not an image that can be read") as error:
+    with pytest.raises(ImageDataError, match=r"bad\.(jpg|png).*image") as error:
         open_image(path, 3)
     assert "\n" not in str(error.value)
 
@@ -258,9 +258,9 @@ def test_files_without_labels_are_listed_evenly(tmp_path: Path) -> None:
 
 
 def test_a_missing_image_or_a_folder_in_its_place_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ImageDataError, match=r"there is no file .*absent\.png"):
+    with pytest.raises(ImageDataError, match=r"no file .*absent\.png"):
         open_image(tmp_path / "absent.png", 3)
-    with pytest.raises(ImageDataError, match="is a folder, and an image file is wanted"):
+    with pytest.raises(ImageDataError, match="is a folder"):
         open_image(tmp_path, 3)
 
 
@@ -268,7 +268,7 @@ def test_pipes_and_devices_are_no_images(tmp_path):
     os.mkfifo(tmp_path / "pipe.png")
     (tmp_path / "device.png").symlink_to("/dev/zero")
     for name in ("pipe.png", "device.png"):  # of which nobody would see the end
-        with pytest.raises(ImageDataError, match="a pipe or a device"):
+        with pytest.raises(ImageDataError, match=rf"{name}.*pipe"):
             open_image(tmp_path / name, 3)
 
 
@@ -282,12 +282,12 @@ def test_a_damaged_exif_is_ignored_without_a_word(tmp_path, recwarn):
 def test_names_out_of_a_table_are_shown_on_one_line_and_short(tmp_path):
     refused(table(tmp_path, 'file,label\n"a\x1b[31m\n.png",1\n'), r"no file a\\x1b\[31m \.png in")
     (tmp_path / "labels.csv").write_text(f"file,label\na.png,{'9' * 5000}\n")
-    with pytest.raises(ImageDataError, match=r"label of a\.png is") as error:
+    with pytest.raises(ImageDataError, match=r"label.*a\.png") as error:
         list_images(tmp_path, 2)
     assert len(str(error.value)) < 600
 
 
 @pytest.mark.parametrize("limit", [1.5, float("nan"), True, "9"])
 def test_a_limit_of_another_kind_is_refused(tmp_path, limit):
-    with pytest.raises(ValueError, match="limit on images"):
+    with pytest.raises(ValueError, match=r"limit.*whole number"):
         list_images(tree(tmp_path, {"0": 1, "1": 1}), 2, limit)

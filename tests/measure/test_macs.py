@@ -14,7 +14,8 @@ from torch.utils import flop_counter
 import vitrim
 from every_method import FIXED, amount
 from vitrim.backbones.reader import read_backbone
-from vitrim.measure.macs import block_macs, count_macs, reduced_macs, token_counts
+from vitrim.measure.budget.formula import block_macs, reduced_macs, token_counts
+from vitrim.measure.macs import count_macs
 
 # Keep rate, tokens after blocks 3, 6, 9 with and without fusion, and GMACs of DeiT-T, S, B with, and S without fusion.
 TABLE = [
@@ -209,8 +210,8 @@ class Sparse(nn.Module):
 @pytest.mark.parametrize(
     ("model", "named"),
     [
-        (nn.Sequential(nn.Linear(16, 4), Elsewhere(4, 2)), "of 1 cannot be counted"),
-        (Sparse(), "_sparse_addmm cannot be counted"),
+        (nn.Sequential(nn.Linear(16, 4), Elsewhere(4, 2)), " 1 .*counted"),
+        (Sparse(), "_sparse_addmm"),
     ],
     ids=["layer", "operation"],
 )
@@ -241,13 +242,13 @@ def test_flex_attention_is_counted():
 
 @pytest.mark.parametrize("size", ["abc", 7, (3, 32), (3, 32, 0), (3, 32.0, 32), (3, None, 32)])
 def test_a_size_that_is_none_is_refused(tiny_vit, size):
-    with pytest.raises(ValueError, match="size of images is channels, height and width"):
+    with pytest.raises(ValueError, match=r"size.*channels, height and width"):
         count_macs(tiny_vit(), size)
 
 
 @pytest.mark.parametrize("images", ["x", [], torch.ones(3, 32, 32), torch.ones(0, 3, 32, 32)])
 def test_images_that_are_none_are_refused(tiny_vit, images):
-    with pytest.raises(ValueError, match="at least one image"):
+    with pytest.raises(ValueError, match="one image"):
         count_macs(tiny_vit(), images_ICHW=images)
 
 
@@ -285,13 +286,13 @@ def test_another_thread_may_use_the_model_meanwhile(tiny_vit):
     ],
 )
 def test_what_is_no_model_is_refused_by_whatever_measures(measure):
-    with pytest.raises(TypeError, match=r"a model is a torch.nn.Module, not"):
+    with pytest.raises(TypeError, match=r"torch\.nn\.Module"):
         measure()
 
 
 @pytest.mark.parametrize("gmacs", ["x", None, True, float("nan"), [0.1]])
 def test_a_target_of_another_kind_is_refused(tiny_vit, gmacs):
-    with pytest.raises(ValueError, match="positive number of GMACs"):
+    with pytest.raises(ValueError, match="GMACs"):
         vitrim.method_for_macs(tiny_vit(), "evit", gmacs)
 
 

@@ -46,15 +46,15 @@ def test_16_bits_of_the_other_byte_order_and_of_a_graymap_are_read(tmp_path: Pat
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        (np.array([[0, 70000]], np.int32), "integers of 32 bits from 0 to 70000"),
-        (np.array([[-1, 70]], np.int32), "integers of 32 bits from -1 to 70"),
-        (np.array([[0, 200]], np.int32), "integers of 32 bits from 0 to 200"),
-        (np.array([[0, 255.0]], np.float32), "floats from 0 to 255"),
-        (np.array([[0, np.nan]], np.float32), "floats from nan to nan"),
+        (np.array([[0, 70000]], np.int32), "32 bits.* 0 to 70000"),
+        (np.array([[-1, 70]], np.int32), "32 bits.* -1 to 70"),
+        (np.array([[0, 200]], np.int32), "32 bits.* 0 to 200"),
+        (np.array([[0, 255.0]], np.float32), "float.* 0 to 255"),
+        (np.array([[0, np.nan]], np.float32), "float.* nan to nan"),
     ],
 )
 def test_pixels_of_an_unknown_range_are_refused(tmp_path: Path, values: np.ndarray, message: str) -> None:
-    with pytest.raises(ImageDataError, match=rf"odd\.tif has {message}.*: save it with 8 bits a channel"):
+    with pytest.raises(ImageDataError, match=rf"odd\.tif.*{message}.* 8 bits"):
         open_image(save(tmp_path / "odd.tif", Image.fromarray(values)), 1)
 
 
@@ -78,7 +78,7 @@ def test_damaged_exif_leaves_an_image_as_it_is(tmp_path: Path) -> None:
 def test_a_large_picture_opens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 60)  # Pillow warns above, and refuses above twice as many
     assert open_image(save(tmp_path / "a.png", Image.new("L", (10, 10))), 1).size == (10, 10)
-    with pytest.raises(ImageDataError, match=r"exceeds limit of 120 pixels.*: make it smaller"):
+    with pytest.raises(ImageDataError, match=r"b\.png.*120 pixels.*smaller"):
         open_image(save(tmp_path / "b.png", Image.new("L", (20, 10))), 1)
 
 
@@ -120,5 +120,5 @@ def test_links_count_at_every_depth_and_loops_end(tmp_path: Path) -> None:
 def test_a_link_to_nothing_is_named_not_left_out(tmp_path: Path) -> None:
     os.symlink(tmp_path / "gone.png", tmp_path / "a.png")
     (path,) = list_files(tmp_path, 9)
-    with pytest.raises(ImageDataError, match=r"there is no file .*a\.png"):
+    with pytest.raises(ImageDataError, match=r"no file .*a\.png"):
         open_image(path, 3)

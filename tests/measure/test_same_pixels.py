@@ -139,11 +139,11 @@ def test_a_crop_that_is_not_square_is_followed(tmp_path: Path) -> None:
         (
             "ViTImageProcessor",
             {"do_resize": False},
-            "do_resize false and no crop, which does not make all images alike",
+            "do_resize false",
         ),
-        ("BitImageProcessor", {"size": EDGE, "do_center_crop": False}, "the size .*40.*does not make all images alike"),
-        ("ViTImageProcessor", {"size": SIDE, "image_mean": [0.5]}, "1 values of image_mean, and the model takes 3"),
-        ("ViTImageProcessor", {"size": SIDE, "image_std": [0.5] * 4}, "4 values of image_std"),
+        ("BitImageProcessor", {"size": EDGE, "do_center_crop": False}, "size.*40"),
+        ("ViTImageProcessor", {"size": SIDE, "image_mean": [0.5]}, " 1 .*image_mean.* 3"),
+        ("ViTImageProcessor", {"size": SIDE, "image_std": [0.5] * 4}, " 4 .*image_std"),
     ],
 )
 def test_an_image_processor_that_cannot_be_followed_is_refused_by_its_entry(
@@ -159,5 +159,5 @@ def test_a_size_that_the_model_refuses_is_told(tmp_path: Path) -> None:
     config = transformers.ViTConfig(**sizes, image_size=32, patch_size=8)
     transformers.ViTForImageClassification(config).save_pretrained(tmp_path)
     transformers.ViTImageProcessor(size={"height": 64, "width": 64}).save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match=r"makes images of 64 x 64 pixels .*, and the model takes 32"):
+    with pytest.raises(ValueError, match=r"64 x 64.* 32"):
         build_model(f"transformers:{tmp_path}")

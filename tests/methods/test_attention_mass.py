@@ -8,7 +8,7 @@ import torch
 import vitrim
 from conformance import families
 from vitrim.backbones.reader import read_backbone
-from vitrim.measure.macs import reduced_macs, token_counts
+from vitrim.measure.budget.formula import reduced_macs, token_counts
 from vitrim.methods.attention_mass import within_mass
 from vitrim.testing import leaving_blocks
 

@@ -14,7 +14,8 @@ from torch import Tensor
 import vitrim
 from vitrim.backbones.reader import read_backbone
 from vitrim.core.stack import Snapshot
-from vitrim.measure.macs import count_macs, reduced_macs
+from vitrim.measure.budget.formula import reduced_macs
+from vitrim.measure.macs import count_macs
 
 LEARNED = ("conv", "mlp")
 LAYERS = (1, 2)

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 import vitrim
 from vitrim.backbones.reader import read_backbone
-from vitrim.measure.macs import count_macs, reduced_macs
+from vitrim.measure.budget.formula import reduced_macs
+from vitrim.measure.macs import count_macs
 from vitrim.models.multiscale import MultiscaleViT, from_deit
 
 SMALL: dict[str, Any] = {

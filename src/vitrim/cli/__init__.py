@@ -1,4 +1,4 @@
-"""The command line. Commands import what they need when they run, so that --help answers at once."""
+"""The command line. Each command imports what it needs when it runs, so that --help stays fast."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ app = typer.Typer(
     cls=OneLineErrors,
     add_completion=False,
     pretty_exceptions_enable=False,
-    rich_markup_mode="rich",
-    help="Vision Transformers made faster by carrying fewer tokens.",
+    rich_markup_mode="markdown",
+    help="Make Vision Transformers faster by carrying fewer tokens.",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 

@@ -1,4 +1,4 @@
-"""`vitrim anytime`: accuracy against measured speed where images leave early, and where they do not."""
+"""`vitrim anytime`: accuracy and measured speed of early exits."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 import typer
 
 from . import options, tables, terminal
+from .models import load_with_exits
 from .reduction import ONE, Reduction, reducing
-from .trained import load_with_exits
 from .values import LIST, SHARES, Several, number, numbers, whole
 
 if TYPE_CHECKING:
@@ -25,40 +25,43 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Row:
-    """One way to run the model."""
+class Variant:
+    """One way to run the model: at a threshold, or without exits."""
 
     setting: str
     model: nn.Module
     top1: float  # percent
-    shares: tuple[float, ...] | None  # percent that leave at each exit, the end last; None without exits
-    gmacs: float  # mean of an image
+    shares: tuple[float, ...] | None  # percent of images that leave at each exit, then at the end; None without exits
+    gmacs: float  # mean per image
 
 
 @reducing
 def anytime(
-    model: Annotated[str, typer.Argument(help="Name of a timm model, or a folder of save_pretrained.")],
+    model: options.ModelArgument,
     checkpoint: options.Checkpoint = None,
     images: options.Images = None,
     reduction: Reduction = ONE,
     thresholds: Annotated[
         Several | None,
-        typer.Option("--thresholds", "--threshold", parser=numbers(0), metavar=LIST, help="Of exits: 0.5,0.7,0.9"),
+        typer.Option(
+            "--thresholds", "--threshold", parser=numbers(0), metavar=LIST, help="Exit thresholds: 0.5,0.7,0.9"
+        ),
     ] = None,
-    by: Annotated[str, typer.Option(help="confidence or entropy.")] = "confidence",
+    by: Annotated[str, typer.Option(help="Exit criterion: confidence or entropy.")] = "confidence",
     target_drop: Annotated[
         float | None,
         typer.Option(
-            parser=number(0, 100), help="Find the cheapest threshold that loses at most so many points of top-1."
+            parser=number(0, 100), help="Find the cheapest threshold that loses at most this many points of top-1."
         ),
     ] = None,
     static: Annotated[
-        Several | None, typer.Option(parser=SHARES, metavar=LIST, help="Keep rates to run without exits: 0.7,0.5,0.3")
+        Several | None,
+        typer.Option(parser=SHARES, metavar=LIST, help="Keep rates to run without exits: 0.7,0.5,0.3"),
     ] = None,
     limit: options.Limit = None,
     batch_size: options.BatchSize = 32,
     timing_images: Annotated[
-        int, typer.Option(parser=whole(1), help="Time on so many of the images, evenly spread.")
+        int, typer.Option(parser=whole(1), help="Number of images for timing, evenly spread.")
     ] = 128,
     rounds: options.Rounds = 10,
     device: options.Device = "cpu",
@@ -66,18 +69,18 @@ def anytime(
     amp: options.Amp = False,
     skip_bad: options.SkipBad = False,
     img_size: options.ImgSize = None,
-    output: Annotated[Path | None, typer.Option(help="Write the rows to this .csv file, too.")] = None,
+    output: Annotated[Path | None, typer.Option(help="Also write the rows to this .csv file.")] = None,
 ) -> None:
-    """Images leave a model that was trained with METR at the first exit that is sure of them.
+    """Measure early exits: each image leaves at the first exit whose prediction is certain enough.
 
-    One table: accuracy, where images leave, mean multiply-adds, and speed measured in turns on real images, for
-    thresholds and for static keep rates of the same weights.
+    The model must be trained with METR. The table compares thresholds with the model without exits, and with static
+    keep rates of the same weights: accuracy, where images leave, mean multiply-adds, and speed on real images.
     """
     from ..early_exit.calibration import record_exits
     from ..measure.benchmark import benchmark
 
     wanted = thresholds or (() if target_drop is not None else (0.5, 0.7, 0.9))
-    tables.check_output(output)
+    tables.check_output(output, ".csv")
     if images is None:
         raise ValueError("pass --images FOLDER: images with a labels.csv, or one sub-folder of images per class.")
     net = load_with_exits(model, checkpoint, reduction, img_size)
@@ -87,9 +90,9 @@ def anytime(
     scores = [record.at(value) for value in wanted]
     if target_drop is not None:
         scores.append(record.cheapest(max_drop=target_drop))
-    rows = _static_rows(net, static or (), batches, device, amp, record)
-    rows += [_exit_row(net, score) for score in scores]
-    rows = list({row.setting: row for row in rows}.values())  # the same setting twice is one row
+    rows = _without_exits(net, static or (), batches, device, amp, record)
+    rows += [_with_exits(net, score) for score in scores]
+    rows = list({row.setting: row for row in rows}.values())  # drop repeated settings
     sample_ICHW = batches.sample(timing_images)
     with terminal.progress_bar("rounds of timing") as progress:
         timings = benchmark(
@@ -105,23 +108,21 @@ def anytime(
     _show(rows, timings, record)
     typer.echo(f"{len(record.right_IF)} images; speed on {len(sample_ICHW)} of them, against the model without exits.")
     if target_drop is not None:
-        _tell(scores[-1], target_drop)
-    if output is not None:
-        tables.write_csv(output, [_record(row, timings[row.setting], record) for row in rows])
+        _show_cheapest(scores[-1], target_drop)
+    tables.write_csv(output, [_record(row, timings[row.setting], record) for row in rows])
 
 
-def _static_rows(
+def _without_exits(
     net: nn.Module, rates: Sequence[float], batches: ImageBatches, device: str, amp: bool, record: ExitRecord
-) -> list[Row]:
-    """The model as it is, without exits, and at other keep rates."""
+) -> list[Variant]:
+    """Measure the model without exits: as it is, and at other keep rates."""
     from ..backbones.reader import find_stack
+    from ..measure.budget.adaptive import images_to_count_on
     from ..measure.evaluate import evaluate
     from ..measure.macs import count_macs
-    from ..measure.varying import images_to_count_on
 
-    to_count_on = images_to_count_on(net, batches)
-    full = Row("no exits", net, record.at(_never(record)).top1, None, count_macs(net, images_ICHW=to_count_on) / 1e9)
-    rows = [full]
+    macs = count_macs(net, images_ICHW=images_to_count_on(net, batches))
+    rows = [Variant("no exits", net, record.at(_never(record)).top1, None, macs / 1e9)]
     for rate in rates:
         other = copy.deepcopy(net)
         found = find_stack(other)
@@ -129,22 +130,23 @@ def _static_rows(
         found.stack.set_method(found.stack.method.at_keep_rate(rate))
         with terminal.progress_bar(f"images, keep {rate:g}") as progress:
             top1 = evaluate(other, batches, device=device, amp=amp, progress=progress).top1
-        rows.append(Row(f"no exits, keep {rate:g}", other, top1, None, count_macs(other) / 1e9))
+        rows.append(Variant(f"no exits, keep {rate:g}", other, top1, None, count_macs(other) / 1e9))
     return rows
 
 
-def _exit_row(net: nn.Module, score: AnytimeScore) -> Row:
+def _with_exits(net: nn.Module, score: AnytimeScore) -> Variant:
     from ..early_exit.model import anytime
 
     name = f"{score.by} {score.thresholds[0]:.4g}" if math.isfinite(score.thresholds[0]) else f"{score.by} never"
-    return Row(name, anytime(net, score.thresholds, score.by), score.top1, score.shares, score.macs / 1e9)
+    return Variant(name, anytime(net, score.thresholds, score.by), score.top1, score.shares, score.macs / 1e9)
 
 
 def _never(record: ExitRecord) -> float:
+    """Return the threshold at which no image leaves early."""
     return math.inf if record.by == "confidence" else -math.inf
 
 
-def _show(rows: Sequence[Row], timings: dict[str, Timing], record: ExitRecord) -> None:
+def _show(rows: Sequence[Variant], timings: dict[str, Timing], record: ExitRecord) -> None:
     left = [f"after {layer}" for layer in record.exits]
     numbers = ("top-1 %", *left, "at the end", "GMACs", "images/s", "speed-up", "10th to 90th percentile")
     table = terminal.table("setting", numbers=numbers)
@@ -156,14 +158,14 @@ def _show(rows: Sequence[Row], timings: dict[str, Timing], record: ExitRecord) -
     terminal.show(table)
 
 
-def _tell(chosen: AnytimeScore, target: float) -> None:
+def _show_cheapest(chosen: AnytimeScore, target: float) -> None:
     typer.echo(
         f"{chosen.by} {chosen.thresholds[0]:.6g} is the cheapest threshold that loses at most {target:g} points of "
-        "top-1, chosen and measured on the same images: expect somewhat less on new ones."
+        "top-1. It was chosen and measured on the same images: expect slightly lower accuracy on new ones."
     )
 
 
-def _record(row: Row, time: Timing, record: ExitRecord) -> dict[str, object]:
+def _record(row: Variant, time: Timing, record: ExitRecord) -> dict[str, object]:
     from ..measure.turns import columns
 
     names = [*(f"share_after_{layer}" for layer in record.exits), "share_at_the_end"]

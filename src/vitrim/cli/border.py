@@ -1,4 +1,4 @@
-"""Where errors leave the command line: each in one line on standard error, with an exit code that says its kind."""
+"""Errors of the command line: one line on standard error, and an exit code for each kind."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from ..text import shortened, shown
 from .noise import quietly
 
 USER_ERROR, INTERRUPTED, TERMINATED = 2, 130, 143
-CLOSED_PIPE = 1  # as click and rich have it
-LONGEST = 2000  # characters of an error's line
+CLOSED_PIPE = 1  # as in click and rich
+LONGEST = 2000  # characters of an error message
 LONGEST_WORD = 400
 DEBUG = "VITRIM_DEBUG"
-UsageError: Any = typer.BadParameter.__base__  # typer has come with and without click; this is in both
+UsageError: Any = typer.BadParameter.__base__  # typer ships with click or without it; this class exists in both
 
 
 class OneLineErrors(TyperGroup):
-    """Every error takes one line; VITRIM_DEBUG=1 shows where it came from."""
+    """Print every error in one line. VITRIM_DEBUG=1 shows the traceback."""
 
     def main(self, *args: Any, **extra: Any) -> Any:
-        """Run, and exit: with 2 after an error, with 130 after Ctrl-C, with 143 after SIGTERM."""
-        for stream in (sys.stdout, sys.stderr):  # names of files may hold what the terminal cannot show
+        """Run and exit: with 2 after an error, 130 after Ctrl-C, 143 after SIGTERM."""
+        for stream in (sys.stdout, sys.stderr):  # the terminal may not be able to show a file name
             if hasattr(stream, "reconfigure"):
                 stream.reconfigure(errors="backslashreplace")
         try:
@@ -39,18 +39,18 @@ class OneLineErrors(TyperGroup):
                 if sys.stdout is not None:
                     sys.stdout.flush()
         except UsageError as error:
-            say(error.format_message())
+            print_error(error.format_message())
             sys.exit(USER_ERROR)
-        except Exception as error:  # whatever torch, Python or a file has led to
+        except Exception as error:  # any error of torch, Python or a file
             _leave_closed_pipe(error)
             if os.environ.get(DEBUG):
                 raise
-            say(message(error))
+            print_error(message(error))
             sys.exit(USER_ERROR)
         sys.exit(result if isinstance(result, int) else 0)
 
     def invoke(self, *args: Any, **extra: Any) -> Any:
-        """Run the command; Ctrl-C and SIGTERM end it with one line, after everything is cleaned up."""
+        """Run the command. After Ctrl-C or SIGTERM, clean up and print one line."""
         try:
             return super().invoke(*args, **extra)
         except KeyboardInterrupt as error:
@@ -60,23 +60,23 @@ class OneLineErrors(TyperGroup):
 
 
 class Terminated(KeyboardInterrupt):
-    """SIGTERM or SIGHUP: like Ctrl-C, so that all that cleans up after that does so now."""
+    """SIGTERM or SIGHUP, as a KeyboardInterrupt: the same clean-up runs as after Ctrl-C."""
 
 
 @contextmanager
 def terminated_cleanly() -> Iterator[None]:
-    """Inside, SIGTERM and SIGHUP raise Terminated, where nobody else handles or ignores them."""
+    """Raise Terminated on SIGTERM and SIGHUP, unless they are handled or ignored already."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     owner = os.getpid()
 
     def stop(number: int, _: object) -> None:
-        if os.getpid() != owner:  # a process that was forked off; it ends as if there were no handler
+        if os.getpid() != owner:  # a forked process ends as if there were no handler
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
             return
-        signal.signal(number, signal.SIG_IGN)  # a second one must not stop the cleaning up
+        signal.signal(number, signal.SIG_IGN)  # a second signal must not stop the clean-up
         raise Terminated
 
     numbers = [each for each in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(each) is signal.SIG_DFL]
@@ -91,21 +91,21 @@ def terminated_cleanly() -> Iterator[None]:
 
 @contextmanager
 def keeping(what: str) -> Iterator[None]:
-    """Ctrl-C and SIGTERM inside tell what is kept of the work."""
+    """Add to Ctrl-C and SIGTERM a message about the work that is kept."""
     try:
         yield
     except KeyboardInterrupt as error:
         raise type(error)(what) from None
 
 
-def say(text: str) -> None:
-    """Tell an error in one line."""
+def print_error(text: str) -> None:
+    """Print an error in one line."""
     words = (shortened(word, LONGEST_WORD) for word in shown(text, 10 * LONGEST).split())
     typer.echo(f"error: {shortened(' '.join(words), LONGEST)}", err=True)
 
 
 def message(error: Exception) -> str:
-    """What an error tells a user; of one that nobody foresaw, how to see more."""
+    """Return the message of an error. For an unexpected one, add how to see its traceback."""
     if (known := failures.reason(error)) is not None:
         return known
     if isinstance(error, OSError) and error.filename and error.strerror:
@@ -114,13 +114,13 @@ def message(error: Exception) -> str:
     if isinstance(error, (ValueError, OSError)) and text:
         return text
     first = text.splitlines()[0].rstrip(".:") if text else ""
-    return f"{type(error).__name__}{f': {first}' if first else ''} (nobody foresaw this; {DEBUG}=1 shows where it is)."
+    return f"{type(error).__name__}{f': {first}' if first else ''} (unexpected error; {DEBUG}=1 shows the traceback)."
 
 
 def _leave_closed_pipe(error: Exception) -> None:
-    """Exit without a word where whoever reads our output has stopped reading, as `head` does."""
+    """Exit silently if the reader of our output has stopped reading, as `head` does."""
     if not isinstance(error, BrokenPipeError):
         return
-    with suppress(OSError, ValueError):  # what is left in the buffer must not be tried again at exit
+    with suppress(OSError, ValueError):  # do not write the rest of the buffer at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     sys.exit(CLOSED_PIPE)

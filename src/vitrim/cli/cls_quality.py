@@ -1,4 +1,4 @@
-"""`vitrim cls-quality`: how well early class attention predicts the last block's."""
+"""`vitrim cls-quality`: how well class attention in early blocks predicts that of the last block."""
 
 from __future__ import annotations
 
@@ -12,17 +12,19 @@ from .options import DEFAULT_MODEL, LIST
 from .values import SHARES, Several
 
 if TYPE_CHECKING:
-    from ..measure.cls_quality import ClsQuality
+    from ..class_attention import ClsQuality
 
 KEEP_RATES = Several((0.7, 0.5, 0.3))
 
 
 def cls_quality(
-    model: Annotated[str, typer.Argument(help="Name of a timm model, or a folder of save_pretrained.")] = DEFAULT_MODEL,
+    model: Annotated[
+        str, typer.Argument(help="Name of a timm model, or a folder written by save_pretrained.")
+    ] = DEFAULT_MODEL,
     checkpoint: options.Checkpoint = None,
     images: options.Images = None,
     keep_rates: Annotated[
-        Several, typer.Option(parser=SHARES, metavar=LIST, help="Shares of patches whose overlap is told.")
+        Several, typer.Option(parser=SHARES, metavar=LIST, help="Shares of patches to compare: 0.7,0.5,0.3")
     ] = KEEP_RATES,
     limit: options.Limit = None,
     batch_size: options.BatchSize = 32,
@@ -30,25 +32,26 @@ def cls_quality(
     amp: options.Amp = False,
     skip_bad: options.SkipBad = False,
     img_size: options.ImgSize = None,
-    output: Annotated[Path | None, typer.Option(help="Write the rows to this .csv file, too.")] = None,
+    output: Annotated[Path | None, typer.Option(help="Also write the rows to this .csv file.")] = None,
 ) -> None:
-    """How well the class token's attention in each block predicts that of the last block, with all tokens carried.
+    """Measure how well the class attention of each block predicts that of the last block.
 
-    Spearman's rank correlation over patches, and the share of the most attended patches in common; means over images,
-    with standard errors. What a checkpoint holds of a method, exit heads say, plays no part.
+    Reports Spearman's rank correlation over patches, and the overlap of the most attended patches, as means over images
+    with standard errors. The model keeps all its tokens. Exit heads and other weights of a method are ignored.
     """
+    from .. import class_attention
     from ..loading.trained import load_without_method
-    from ..measure.cls_quality import cls_quality as measure
 
-    tables.check_output(output)
+    tables.check_output(output, ".csv")
     with options.image_folder(model, images) as folder:
         net = load_without_method(model, checkpoint, img_size)
         batches = options.batches_for(net, folder, limit, batch_size, skip_bad, max_bytes=0)
         with terminal.progress_bar("images") as progress:
-            rows = measure(net, batches, keep_rates=keep_rates, device=device, amp=amp, progress=progress)
+            rows = class_attention.cls_quality(
+                net, batches, keep_rates=keep_rates, device=device, amp=amp, progress=progress
+            )
     _show(rows)
-    if output is not None:
-        tables.write_csv(output, [_record(row) for row in rows])
+    tables.write_csv(output, [_record(row) for row in rows])
 
 
 def _show(rows: tuple[ClsQuality, ...]) -> None:
@@ -62,8 +65,8 @@ def _show(rows: tuple[ClsQuality, ...]) -> None:
     chance = ", ".join(f"{rate:g}" for rate in rates)
     terminal.show(table)
     typer.echo(
-        f"class attention against block {rows[-1].layer}'s, mean ± standard error over {rows[0].num_images} images; "
-        f"by chance: correlation 0, overlap {chance}."
+        f"class attention against block {rows[-1].layer}; mean ± standard error over {rows[0].num_images} images; "
+        f"at random: correlation 0, overlap {chance}."
     )
 
 

@@ -1,4 +1,4 @@
-"""`vitrim compare`, the main job."""
+"""`vitrim compare`: measure many methods, and write a report."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @reducing
 def compare(
-    output: Annotated[Path, typer.Option(help="Folder for the results; the same command goes on where it stopped.")],
+    output: Annotated[Path, typer.Option(help="Folder for the results. The same command continues a stopped run.")],
     model: options.Model = DEFAULT_MODEL,
     checkpoint: options.Checkpoint = None,
     data: options.Data = None,
@@ -36,14 +36,14 @@ def compare(
     skip_bad: options.SkipBad = False,
     seed: options.Seed = 0,
     img_size: options.ImgSize = None,
-    replace: Annotated[bool, typer.Option("--replace", help="Remove another run that lies in --output.")] = False,
+    replace: Annotated[bool, typer.Option("--replace", help="Remove another run found in --output.")] = False,
 ) -> None:
     """Measure accuracy, multiply-adds and speed of many methods, and write a report.
 
-    Without --model and --data it runs on the small model and the 1,000 images in the package.
+    By default it uses the small model and the 1,000 images in the package.
     """
+    from ..compare import run
     from ..compare.job import Job
-    from ..compare.run import compare as run_job
     from .live import watcher_for_terminal
 
     found = reduction.configurations(default=(0.9, 0.7, 0.5))
@@ -68,14 +68,14 @@ def compare(
             replaces=replace,
             command=shlex.join(["vitrim", *sys.argv[1:]]),
         )
-        with keeping(f"finished rows are kept in {output}, the same command goes on from there."):
-            run = run_job(job, watcher)
-    options.note(run.assumption)
-    typer.echo(f"{output / 'report.html'} is ready, with results.csv and results.json beside it.{_skipped(run)}")
+        with keeping(f"finished rows are kept in {output}; the same command continues from there."):
+            finished = run.compare(job, watcher)
+    options.note(finished.assumption)
+    typer.echo(f"wrote {output / 'report.html'}, results.csv and results.json.{_skipped(finished)}")
 
 
 def _skipped(run: Run) -> str:
     count = len(run.skipped_files)
     if count == 0:
         return ""
-    return " 1 file that is no image was skipped." if count == 1 else f" {count} files that are no images were skipped."
+    return f" Skipped {count} file{'s' if count > 1 else ''} that could not be read."

@@ -1,4 +1,4 @@
-"""What `vitrim compare` shows while it runs: a table that fills up in a terminal, plain lines elsewhere."""
+"""Progress of `vitrim compare`: a live table in a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from ..compare.job import Watcher
 from ..compare.run_folder import Key, Refusal, Row, Run
 from . import terminal
 
-AROUND = 7  # lines of the terminal that are not rows: head, rules, progress
+AROUND = 7  # lines of the terminal without a row: header, rules, progress
 
 
 @contextmanager
 def watcher_for_terminal() -> Iterator[Watcher]:
-    """A live table if standard output is a terminal, else plain lines."""
+    """Yield a live table if standard output is a terminal, else plain lines."""
     console = Console()
     if not console.is_terminal:
         yield PlainLines()
         return
-    # Redrawn only between steps of the work: a drawing thread would disturb the timing.
+    # Redraw only between steps of the work: a drawing thread would disturb the timing.
     live = Live(console=console, auto_refresh=False)
     try:
         yield LiveTable(live)
@@ -35,45 +35,45 @@ def watcher_for_terminal() -> Iterator[Watcher]:
 
 
 class PlainLines(Watcher):
-    """One line per finished row."""
+    """Print one line per finished row."""
 
     def begins(self, keys: Sequence[Key], run: Run) -> None:
-        """Say how much there is to do."""
+        """Print the number of rows."""
         finished = sum(run.row(key) is not None for key in keys)
-        self._tell(f"{len(keys)} rows, {finished} of them finished before" if finished else f"{len(keys)} rows")
+        self._print(f"{len(keys)} rows, {finished} of them already finished" if finished else f"{len(keys)} rows")
         for refusal in run.refused:
             self.refuses(refusal)
 
     def finishes(self, row: Row) -> None:
-        """The row's numbers."""
+        """Print the numbers of the row."""
         cells = _cells(row)
         name, change = " ".join(cells[:2]).strip(), cells[3] and f" ({cells[3]})"
         speedup = cells[7] and f", {cells[7]}"
-        self._tell(f"{name}: top-1 {cells[2]} %{change}, {cells[4]} GMACs, {cells[6]} images/s{speedup}")
+        self._print(f"{name}: top-1 {cells[2]} %{change}, {cells[4]} GMACs, {cells[6]} images/s{speedup}")
 
     def refuses(self, refusal: Refusal) -> None:
-        """Why there is no such row."""
-        self._tell(_told(refusal))
+        """Print why the row could not be measured."""
+        self._print(_line(refusal))
 
-    def _tell(self, line: str) -> None:
+    def _print(self, line: str) -> None:
         sys.stdout.write(line + "\n")
         sys.stdout.flush()
 
 
 class LiveTable(Watcher):
-    """All rows, filled in as they are finished; the one at work shows its step, rate and time left."""
+    """Show all rows, filled in as they finish, and the step, rate and time left of the current one."""
 
     def __init__(self, live: Live):
         self.live = live
         self.keys: Sequence[Key] = ()
         self.rows: dict[Key, Row] = {}
         self.refused: tuple[Refusal, ...] = ()
-        self.at_work: tuple[Key, str] | None = None
+        self.current: tuple[Key, str] | None = None  # the row in progress, and its step
         self.progress = Text()
         self.step_start = self.last_drawn = 0.0
 
     def begins(self, keys: Sequence[Key], run: Run) -> None:
-        """Draw the table with the rows that are finished already."""
+        """Draw the table with the rows that are already finished."""
         self.live.start()
         self.keys = keys
         self.rows = {row.key: row for row in run.rows}
@@ -81,10 +81,10 @@ class LiveTable(Watcher):
         self._draw()
 
     def works(self, key: Key, step: str, done: int, total: int) -> None:
-        """Say how far the step is."""
+        """Show the progress of a step."""
         now = time.monotonic()
-        if self.at_work != (key, step):
-            self.at_work, self.step_start = (key, step), now
+        if self.current != (key, step):
+            self.current, self.step_start = (key, step), now
         row = f"row {self.keys.index(key) + 1} of {len(self.keys)}"
         self.progress = _progress(f"{row}, {' '.join(key).strip()}", step, done, total, now - self.step_start)
         if now - self.last_drawn >= terminal.REFRESH_SECONDS:
@@ -93,14 +93,14 @@ class LiveTable(Watcher):
     def finishes(self, row: Row) -> None:
         """Fill in the row."""
         self.rows[row.key] = row
-        self.at_work, self.progress = None, Text()
+        self.current, self.progress = None, Text()
         self._draw()
 
     def refuses(self, refusal: Refusal) -> None:
-        """Say why there is no such row."""
+        """Show why the row could not be measured."""
         self.keys = [key for key in self.keys if key != refusal.key]
         self.refused += (refusal,)
-        self.at_work, self.progress = None, Text()
+        self.current, self.progress = None, Text()
         self._draw()
 
     def _draw(self) -> None:
@@ -108,8 +108,8 @@ class LiveTable(Watcher):
         self.live.update(self.shown(), refresh=True)
 
     def shown(self) -> Group:
-        """The progress of the row at work, the table, and what could not be measured."""
-        return Group(self.progress, self._table(), *(Text(_told(each)) for each in self.refused))
+        """The progress of the current row, the table, and the configurations that could not be measured."""
+        return Group(self.progress, self._table(), *(Text(_line(each)) for each in self.refused))
 
     def _table(self) -> Table:
         numbers = ("top-1 %", "change", "GMACs", "ratio", "images/s", "speed-up")
@@ -118,12 +118,12 @@ class LiveTable(Watcher):
             if key in self.rows:
                 table.add_row(*_cells(self.rows[key]))
             else:
-                working = self.at_work is not None and self.at_work[0] == key
-                table.add_row(*key, *[""] * 5, "at work" if working else "", style=None if working else "dim")
+                working = self.current is not None and self.current[0] == key
+                table.add_row(*key, *[""] * 5, "running" if working else "", style=None if working else "dim")
         return table
 
     def _visible(self) -> Sequence[Key]:
-        """All rows if they fit the terminal or all is done; else those up to a little past the one at work."""
+        """All rows if they fit the terminal or all are finished; else the rows up to just past the current one."""
         room = self.live.console.height - AROUND - len(self.refused)
         if len(self.keys) <= room or all(key in self.rows for key in self.keys):
             return self.keys
@@ -133,7 +133,7 @@ class LiveTable(Watcher):
 
 
 def _cells(row: Row) -> list[str]:
-    """Method, setting, top-1, change, GMACs, MAC ratio, images/s, speed-up with spread."""
+    """Method, setting, top-1, change, GMACs, MAC ratio, images/s, and speed-up with its range."""
     numbers = [f"{row.top1:.2f}", f"{-row.drop or 0.0:+.2f}", f"{row.gmacs:.4f}", f"{row.mac_ratio:.2f}x"]
     speed = f"{row.images_per_s:.4g}"
     setting = row.key[1]
@@ -143,7 +143,7 @@ def _cells(row: Row) -> list[str]:
     return [row.method, setting, *numbers, speed, spread]
 
 
-def _told(refusal: Refusal) -> str:
+def _line(refusal: Refusal) -> str:
     return f"{' '.join(refusal.key)}: {refusal.not_measured}"
 
 

@@ -1,4 +1,4 @@
-"""`vitrim evaluate`, `vitrim benchmark` and `vitrim macs`: one number at a time."""
+"""`vitrim evaluate`, `vitrim benchmark` and `vitrim macs`: measure one thing."""
 
 from __future__ import annotations
 
@@ -7,12 +7,16 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from . import options, saved, terminal
+from . import options, terminal
+from .models import load_reduced
 from .options import DEFAULT_MODEL
 from .reduction import COMPARED, ONE, Reduction, reducing
 from .values import Several
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import torch
     from torch import nn
 
     from ..compare.configuration import Configuration
@@ -37,9 +41,9 @@ def evaluate(
     seed: options.Seed = 0,
     img_size: options.ImgSize = None,
 ) -> None:
-    """Top-1 and top-5 of a model on a folder of images, with or without token reduction.
+    """Measure top-1 and top-5 of a model on a folder of images, with or without token reduction.
 
-    A folder of save_pretrained is measured as it was saved, unless --method asks for another reduction.
+    A folder written by save_pretrained keeps its saved reduction, unless --method is given.
     """
     from ..measure.folder import evaluate_folder
     from ..quantize import check_torchao, quantize_int8
@@ -48,9 +52,9 @@ def evaluate(
         check_torchao()
     wanted = reduction.configuration()
     with options.image_folder(model, data) as folder:
-        net, what = _reduced(model, checkpoint, img_size, wanted, seed)
+        net, name = load_reduced(model, checkpoint, img_size, wanted, seed)
         if int8:
-            net, what = quantize_int8(net), f"{what}, int8"
+            net, name = quantize_int8(net), f"{name}, int8"
         with terminal.progress_bar("images") as progress:
             score = evaluate_folder(
                 net,
@@ -64,26 +68,10 @@ def evaluate(
             )
     skipped = f", {len(score.skipped)} skipped: {', '.join(score.skipped)}" if score.skipped else ""
     typer.echo(
-        f"{what}: top-1 {score.top1:.2f} %, top-5 {score.top5:.2f} % of {score.num_images} images "
+        f"{name}: top-1 {score.top1:.2f} %, top-5 {score.top5:.2f} % of {score.num_images} images "
         f"({score.num_images / score.seconds:.3g} images/s, decoding included){skipped}"
     )
     options.note(score.assumption)
-
-
-def _reduced(
-    model: str, checkpoint: Path | None, img_size: int | None, wanted: Configuration | None, seed: int
-) -> tuple[nn.Module, str]:
-    """The model as it is asked for, and what to call it."""
-    from ..api import reduce_tokens
-    from ..compare.fitting import fit
-    from ..loading.build import load_checked
-
-    if wanted is None:
-        return saved.load(model, checkpoint, img_size)
-    net, fitting = load_checked(model, checkpoint, img_size, lambda net: fit(net, [wanted], seed))
-    options.note(fitting.assumption)
-    ((name, method),) = fitting.named.items()
-    return reduce_tokens(net, method), f"{model}, {name}"
 
 
 @reducing
@@ -97,55 +85,73 @@ def benchmark(
     compile_: options.Compile = False,
     int8: options.Int8 = False,
     img_size: options.ImgSize = None,
-    json_file: Annotated[Path | None, typer.Option("--json", help="Write the numbers to this file, too.")] = None,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Also write the numbers to this .json file.")] = None,
 ) -> None:
-    """Speed of methods, measured in turns with the unreduced model; random weights and images do for that."""
+    """Measure the speed of methods, in turns with the unreduced model.
+
+    Weights and images are random.
+    """
     import copy
 
     from ..api import reduce_tokens
     from ..compare.environment import environment
     from ..compare.fitting import fit
     from ..loading.build import build_model
-    from ..measure import benchmark as turns
-    from ..measure.evaluate import input_size_of
+    from ..measure.benchmark import clone_sharing_weights
     from ..measure.forwards import check_device
     from ..measure.macs import count_macs
     from ..quantize import quantize_int8
 
     found = reduction.configurations()
     if json_file is not None and not json_file.resolve().parent.is_dir():
-        raise ValueError(f"there is no folder {json_file.parent} to write {json_file.name} into.")
-    place, net = check_device(device), build_model(model, img_size=img_size)
+        raise ValueError(f"--json: there is no folder {json_file.parent} for {json_file.name}.")
+    used, net = check_device(device), build_model(model, img_size=img_size)
     fitting = fit(net, found, check=_fixed)
     models = {"unreduced": net}
-    models |= {name: reduce_tokens(turns.clone_sharing_weights(net), method) for name, method in fitting.named.items()}
+    models |= {name: reduce_tokens(clone_sharing_weights(net), method) for name, method in fitting.named.items()}
     if int8:
         models |= {f"{name}, int8": quantize_int8(copy.deepcopy(each)) for name, each in models.items()}
     gmacs_of = {name: count_macs(each) / 1e9 for name, each in models.items()}
     rows: list[dict[str, Any]] = []
     for size in batch_sizes:
         with terminal.progress_bar(f"rounds at batch {size}") as progress:
-            timings = turns.benchmark(
-                models,
-                input_size_of(net),
-                batch_size=size,
-                rounds=rounds,
-                device=device,
-                dtype=cast(Any, dtype),
-                compile=compile_,
-                progress=progress,
-            )
+            timings = _timings(models, size, rounds, used, dtype, compile_, progress)
         rows += [_speed(name, size, gmacs_of, timing) for name, timing in timings.items()]
-    about = {"model": model, "dtype": dtype, "compiled": compile_, "environment": environment(place)}
+    about = {"model": model, "dtype": dtype, "compiled": compile_, "environment": environment(used)}
     _show_speeds(rows, fitting)
     _write_json(json_file, about, rows, fitting)
 
 
+def _timings(
+    models: dict[str, nn.Module],
+    batch_size: int,
+    rounds: int,
+    device: torch.device,
+    dtype: str,
+    compile_: bool,
+    progress: Callable[[int, int], None],
+) -> dict[str, Timing]:
+    from ..measure.benchmark import benchmark
+    from ..measure.evaluate import input_size_of
+
+    return benchmark(
+        models,
+        input_size_of(models["unreduced"]),
+        batch_size=batch_size,
+        rounds=rounds,
+        device=device,
+        dtype=cast(Any, dtype),
+        compile=compile_,
+        progress=progress,
+    )
+
+
 def _fixed(configuration: Configuration, *_: object) -> None:
+    """Raise ValueError for an input-adaptive method."""
     if configuration.varies:
         raise ValueError(
-            f"{configuration.method} keeps in each image what that image needs: its cost is measured on real images "
-            "with trained weights, by `vitrim compare`."
+            f"{configuration.method} is input-adaptive: measure its cost on real images with trained weights, by "
+            "`vitrim compare`."
         )
 
 
@@ -197,12 +203,13 @@ def macs(
     reduction: Reduction = COMPARED,
     img_size: options.ImgSize = None,
 ) -> None:
-    """Tokens after each block and multiply-adds, by formula and counted on a forward; loads no weights."""
+    """Count multiply-adds, by formula and in a forward pass, and tokens after each block. Loads no weights."""
     from ..api import reduce_tokens
     from ..backbones.reader import read_backbone
     from ..compare.fitting import fit
     from ..loading.build import build_model
-    from ..measure.macs import count_macs, reduced_macs, token_counts
+    from ..measure.budget.formula import reduced_macs, token_counts
+    from ..measure.macs import count_macs
 
     found = reduction.configurations()
     net = build_model(model, img_size=img_size)

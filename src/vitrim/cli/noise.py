@@ -1,6 +1,6 @@
-"""What libraries say on standard error before every result, and nobody can act on; and our own warnings as one line.
+"""Quieter standard error: hide messages that no user can act on, and print our own warnings in one line.
 
-Left out is what is listed here, by logger and words; whatever else a library says gets through.
+Only the messages listed here are hidden, by logger and pattern.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from ..core.notice import VitrimWarning
 from ..text import shown
 
 KNOWN: Mapping[str, re.Pattern[str]] = {
-    # torch 2.15, when transformers 5 brings in torchao 0.18: about an enum of torchao's
+    # torch 2.15, if transformers 5 imports torchao 0.18: about an enum of torchao
     "torch.utils._pytree": re.compile(r"^<enum '\w+'> is an Enum subclass and is now natively supported"),
-    # torch 2.15 with CUDA built in, where there is no GPU, when it compiles for the CPU
+    # torch 2.15 built with CUDA, on a machine without a GPU, when it compiles for the CPU
     "torch.utils.cpp_extension": re.compile(r"^No CUDA runtime is found, using CUDA_HOME="),
 }
 LONGEST = 1000  # characters of a warning
@@ -27,7 +27,7 @@ LONGEST = 1000  # characters of a warning
 
 @contextmanager
 def quietly() -> Iterator[None]:
-    """Inside, the terminal hears of our own warnings in one line, and of the known ones not at all."""
+    """Print our own warnings in one line, and hide the known messages."""
     filters = {name: _Without(words) for name, words in KNOWN.items()}
     plain = warnings.formatwarning
 
@@ -52,5 +52,5 @@ class _Without:
     words: re.Pattern[str]
 
     def __call__(self, record: logging.LogRecord) -> bool:
-        """Whether a record gets through."""
+        """Whether a record is shown."""
         return self.words.search(record.getMessage()) is None

@@ -1,4 +1,4 @@
-"""Options that several commands share, and how their text is read."""
+"""Options that several commands share."""
 
 from __future__ import annotations
 
@@ -24,14 +24,17 @@ WHAT, MEASURING = "Model and images", "Measuring"
 Model = Annotated[
     str,
     typer.Option(
-        help="Name of a timm model, or torchvision:NAME, transformers:NAME, open_clip:NAME, or a folder of "
-        "save_pretrained; the default is the small one in the package.",
+        help="Name of a timm model, torchvision:NAME, transformers:NAME, open_clip:NAME, or a folder written by "
+        "save_pretrained. The default is the small model in the package.",
         rich_help_panel=WHAT,
     ),
 ]
+ModelArgument = Annotated[
+    str, typer.Argument(help="Name of a timm model, or a folder written by save_pretrained.", show_default=True)
+]
 Checkpoint = Annotated[
     Path | None,
-    typer.Option(help="Weights, .safetensors or .pth; without it timm's pretrained ones.", rich_help_panel=WHAT),
+    typer.Option(help="Weights, .safetensors or .pth. Default: the pretrained ones.", rich_help_panel=WHAT),
 ]
 Data = Annotated[
     Path | None,
@@ -47,25 +50,26 @@ Images = Annotated[
     ),
 ]
 ImgSize = Annotated[
-    int | None, typer.Option(parser=whole(1), help="Resolution, if not the model's own.", rich_help_panel=WHAT)
+    int | None,
+    typer.Option(parser=whole(1), help="Image size in pixels, if not the model's own.", rich_help_panel=WHAT),
 ]
 Limit = Annotated[
     int | None,
-    typer.Option(parser=whole(1), help="Use so many images, evenly spread over classes.", rich_help_panel=WHAT),
+    typer.Option(parser=whole(1), help="Number of images, evenly spread over the classes.", rich_help_panel=WHAT),
 ]
 SkipBad = Annotated[
-    bool, typer.Option("--skip-bad", help="Leave out files that are no images, and count them.", rich_help_panel=WHAT)
+    bool, typer.Option("--skip-bad", help="Skip and count files that are not images.", rich_help_panel=WHAT)
 ]
 
-BatchSize = Annotated[int, typer.Option(parser=whole(1), help="Images at a time.", rich_help_panel=MEASURING)]
+BatchSize = Annotated[int, typer.Option(parser=whole(1), help="Images per batch.", rich_help_panel=MEASURING)]
 BatchSizes = Annotated[
-    Several, typer.Option(parser=wholes(1), metavar=LIST, help="Images at a time: 1,32", rich_help_panel=MEASURING)
+    Several, typer.Option(parser=wholes(1), metavar=LIST, help="Images per batch: 1,32", rich_help_panel=MEASURING)
 ]
 Rounds = Annotated[
     int,
     typer.Option(
         parser=whole(1),
-        help="Rounds of timing; more make a noisy machine's numbers firm.",
+        help="Rounds of timing. Use more on a noisy machine.",
         rich_help_panel=MEASURING,
     ),
 ]
@@ -73,26 +77,24 @@ Device = Annotated[str, typer.Option(help="cpu, cuda or cuda:1.", rich_help_pane
 Dtype = Annotated[str, typer.Option(help="fp32, bf16 or fp16.", rich_help_panel=MEASURING)]
 Amp = Annotated[
     bool,
-    typer.Option("--amp", help="Autocast while accuracy is measured; timing uses --dtype.", rich_help_panel=MEASURING),
+    typer.Option("--amp", help="Measure accuracy under autocast. Timing uses --dtype.", rich_help_panel=MEASURING),
 ]
-Compile = Annotated[
-    bool, typer.Option("--compile", help="Time models compiled by torch.compile.", rich_help_panel=MEASURING)
-]
+Compile = Annotated[bool, typer.Option("--compile", help="Time models under torch.compile.", rich_help_panel=MEASURING)]
 Int8 = Annotated[
     bool,
     typer.Option(
-        "--int8", help="Linear layers in int8 by torchao, in compare beside floating point.", rich_help_panel=MEASURING
+        "--int8", help="Quantize linear layers to int8 by torchao. compare measures both.", rich_help_panel=MEASURING
     ),
 ]
 Seed = Annotated[
     int,
-    typer.Option(parser=whole(0, SEEDS[-1]), help="For methods that draw numbers.", rich_help_panel=MEASURING),
+    typer.Option(parser=whole(0, SEEDS[-1]), help="Seed of random methods.", rich_help_panel=MEASURING),
 ]
 
 
 @contextmanager
 def image_folder(model: str, data: Path | None) -> Iterator[Path]:
-    """The data folder; for the model in the package, if none is given, its own images, unpacked for the while."""
+    """Yield the data folder. The default, for the packaged model only, is a temporary copy of the packaged images."""
     if data is not None:
         yield data
         return
@@ -101,14 +103,14 @@ def image_folder(model: str, data: Path | None) -> Iterator[Path]:
     from ..models.embedded import demo_images
     from ..temporary import temporary_folder
 
-    with temporary_folder() as place:
-        yield demo_images(place / "fashion_mnist_1000")
+    with temporary_folder() as folder:
+        yield demo_images(folder / "fashion_mnist_1000")
 
 
 def batches_for(
     net: nn.Module, folder: Path, limit: int | None, batch_size: int, skip_bad: bool, **settings: Any
 ) -> ImageBatches:
-    """The labelled images of a folder, prepared for the model; settings: of load_images. Tells an assumed order."""
+    """Load labelled images, as `load_images` with these settings. Print a note if the class order is assumed."""
     from ..measure.folder import load_images
 
     given = {"limit": limit, "batch_size": batch_size, "skip_bad": skip_bad, **settings}
@@ -118,13 +120,13 @@ def batches_for(
 
 
 def note(sentence: str) -> None:
-    """Say what a user should know of the numbers; nothing if there is nothing to say."""
+    """Print a note on the numbers, unless it is empty."""
     if sentence:
         typer.echo(f"note: {sentence}")
 
 
-def tell(fitting: Fit) -> None:
-    """Say which of the methods are left out of a picture, and what was taken where nothing was asked for."""
+def show_notes(fitting: Fit) -> None:
+    """Print notes: the methods that do not fit the model, and the defaults that depend on it."""
     for refusal in fitting.refused:
         typer.echo(f"note: {' '.join(refusal.key)} is left out: {refusal.reason}", err=True)
     note(fitting.assumption)

@@ -1,4 +1,4 @@
-"""Images to draw: files that are named one by one, and folders of them."""
+"""Images to draw, given as files and folders."""
 
 from __future__ import annotations
 
@@ -11,13 +11,11 @@ import typer
 from .values import whole
 
 Pictures = Annotated[list[Path], typer.Argument(help="Image files, or folders of them.", show_default=False)]
-OfFolder = Annotated[
-    int, typer.Option("--limit", parser=whole(1), help="Of a folder, take so many images, evenly spread.")
-]
+OfFolder = Annotated[int, typer.Option("--limit", parser=whole(1), help="Images to take from a folder, evenly spread.")]
 
 
 def files(paths: Sequence[Path], limit: int) -> list[Path]:
-    """The files that were named, and of each folder at most so many images."""
+    """Return the given files, and at most `limit` images of each given folder."""
     from ..measure.images import list_files
 
     found = [list_files(path, limit) if path.is_dir() else (path,) for path in paths]

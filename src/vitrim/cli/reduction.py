@@ -1,7 +1,7 @@
-"""How tokens are reduced: the options for it, declared once, for every command that takes them.
+"""Options for token reduction, declared once for all commands.
 
-These are short forms. Whatever else a method can be set to is written behind its name, `--methods "tome r=8,13"`, so a
-new method needs no option of its own.
+They are short forms of the most used settings. Any other setting is written after the method's name,
+`--methods "tome r=8,13"`, so a new method needs no option of its own.
 """
 
 from __future__ import annotations
@@ -25,20 +25,19 @@ RATE = "keep_rate"
 
 @dataclass(frozen=True)
 class Reduction:
-    """What the options of a command ask for; as the default of its parameter `reduction`, what it can be asked.
+    """The reduction that a command line asks for.
 
-    methods: text that names them, None for none. many, many_rates: whether several are the rule, of methods and of keep
-    rates. amounts: how much is reduced, by name. settings: those with an option of their own.
+    As the default of a command's parameter `reduction`, it says which options the command has.
     """
 
-    methods: str | None
-    many: bool = True
-    many_rates: bool = False
-    amounts: Mapping[str, Several] = field(default_factory=dict)
-    settings: Mapping[str, Any] = field(default_factory=dict)
+    methods: str | None  # the text of --methods
+    many: bool = True  # --methods instead of --method
+    many_rates: bool = False  # --keep-rates instead of --keep-rate
+    amounts: Mapping[str, Several] = field(default_factory=dict)  # how much to reduce, by name
+    settings: Mapping[str, Any] = field(default_factory=dict)  # settings with an option of their own
 
     def configurations(self, default: Sequence[float] = (0.7,)) -> tuple[Configuration, ...]:
-        """All that is asked for; methods to which no amount is given get the default keep rates."""
+        """Return all configurations. Methods without an amount get the default keep rates."""
         from ..compare.configuration import configurations, needs_amount, suits, takes
         from ..compare.method_text import read_methods
 
@@ -55,10 +54,10 @@ class Reduction:
         return found
 
     def configuration(self) -> Configuration | None:
-        """The only one that is asked for, none without a method; ValueError for more than one."""
+        """Return the only configuration, or None without a method. Raises ValueError if there are several."""
         if self.methods is None:
             if self.given:
-                raise ValueError(f"without a --method there is no use for {' and '.join(self.given)}.")
+                raise ValueError(f"without a --method, {' and '.join(self.given)} would have no effect.")
             return None
         found = self.configurations()
         if len(found) > 1:
@@ -67,31 +66,31 @@ class Reduction:
 
     @property
     def given(self) -> list[str]:
-        """The options that say more than the methods do."""
+        """The options given in addition to the methods."""
         return [f"--{name.replace('_', '-')}" for name in (*self.amounts, *self.settings)]
 
 
-# What commands take: many for a table, many for pictures (as a rule at one amount), or one.
+# Commands take several methods for a table, several for pictures (usually at one amount), or one.
 COMPARED = Reduction("evit,token_mergence,beyond_attentive,tome", many_rates=True)
 DRAWN = Reduction(COMPARED.methods)
 ONE = Reduction(None, many=False)
 
 
 def reducing(command: Callable[..., None]) -> Callable[..., None]:
-    """The command, with options in place of its parameter `reduction`, which is given what they say."""
+    """Replace a command's parameter `reduction` by options, and pass their values as a Reduction."""
     own = inspect.signature(command, eval_str=True).parameters
     asked: Reduction = own["reduction"].default
     options = _options(asked)
 
     @wraps(command)
     def run(**given: Any) -> None:
-        said = {name: given.pop(name) for name in options}
-        said |= {RATE: said.pop("keep_rates")}
-        said = {name: value for name, value in said.items() if value is not None and value is not False}
-        amounts = {name: said[name] for name in (RATE, *AMOUNTS) if name in said}
-        settings = {name: said[name] for name in SETTINGS if name in said}
+        values = {name: given.pop(name) for name in options}
+        values |= {RATE: values.pop("keep_rates")}
+        values = {name: value for name, value in values.items() if value is not None and value is not False}
+        amounts = {name: values[name] for name in (RATE, *AMOUNTS) if name in values}
+        settings = {name: values[name] for name in SETTINGS if name in values}
         settings |= {name: tuple(value) for name, value in settings.items() if isinstance(value, Several)}
-        command(**given, reduction=replace(asked, methods=said.get("methods"), amounts=amounts, settings=settings))
+        command(**given, reduction=replace(asked, methods=values.get("methods"), amounts=amounts, settings=settings))
 
     parameters: list[inspect.Parameter] = []
     for parameter in own.values():
@@ -102,17 +101,17 @@ def reducing(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def _options(asked: Reduction) -> dict[str, inspect.Parameter]:
-    """The parameters that stand for a reduction."""
+    """Return the option parameters that replace `reduction`."""
     kind: Any
     if asked.many:
         flag, kind = "--methods", str
-        text = 'Names, see `vitrim methods`, with settings if any: "evit,tome", or "evit fuse=false; tome r=8,13".'
+        text = 'Names (see `vitrim methods`), maybe with settings: "evit,tome" or "evit fuse=false; tome r=8,13".'
     else:
-        flag, kind, text = "--method", str | None, 'Reduce tokens by this method: "evit", or "evit fuse=false".'
+        flag, kind, text = "--method", str | None, 'Reduce tokens by this method: "evit" or "evit fuse=false".'
     if asked.many_rates:
         rates = _list(SHARES, "Shares of patches to keep: 0.9,0.7")
     else:
-        rates = _list(SHARES, "Share of patches to keep, 0.7 if not given.", "--keep-rate", "--keep-rates")
+        rates = _list(SHARES, "Share of patches to keep. Default: 0.7", "--keep-rate", "--keep-rates")
     found = {"methods": Annotated[kind, typer.Option(flag, help=text, rich_help_panel=PANEL)], "keep_rates": rates}
     defaults = {"methods": asked.methods, "clamp": False}
     return {
@@ -130,18 +129,18 @@ def _list(parser: Numbers, text: str, *names: str) -> Any:
 
 
 AMOUNTS = {
-    "gmacs": _list(numbers(0, above=True), "Targets in 1e9 multiply-adds: 3.0,2.5"),
-    "r": _list(wholes(), "Patches to merge per block, for tome: 8,13", "--r"),
-    "mass": _list(SHARES, "Shares of the attention to keep, for attention_mass: 0.9,0.8", "--mass"),
+    "gmacs": _list(numbers(0, above=True), "Target in billions of multiply-adds: 3.0,2.5"),
+    "r": _list(wholes(), "tome: patches to merge per block: 8,13", "--r"),
+    "mass": _list(SHARES, "attention_mass: share of attention to keep: 0.9,0.8", "--mass"),
 }
 SETTINGS = {
     "clamp": Annotated[
         bool,
-        typer.Option("--clamp", help="Where --r is more than half of the patches, merge half.", rich_help_panel=PANEL),
+        typer.Option("--clamp", help="If --r exceeds half of the patches, merge half.", rich_help_panel=PANEL),
     ],
-    "layers": _list(wholes(), "Reducing blocks, from 0; otherwise 3,6,9 of 12."),
+    "layers": _list(wholes(), "Reducing blocks, counted from 0. Default: 3,6,9 of 12 blocks"),
     "scorer": Annotated[
         str | None,
-        typer.Option(help="What ranks patches: cls, received or norm (no class token needed).", rich_help_panel=PANEL),
+        typer.Option(help="Rank patches by cls (needs a class token), received or norm.", rich_help_panel=PANEL),
     ],
 }

@@ -1,4 +1,4 @@
-"""`vitrim draw`, `vitrim doctor` and `vitrim methods`: what there is to see."""
+"""`vitrim draw`, `vitrim doctor` and `vitrim methods`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
-from . import options, pictures, terminal
+from . import options, pictures, tables, terminal
+from .models import load_and_fit
 from .options import DEFAULT_MODEL
 from .reduction import DRAWN, Reduction, reducing
 from .values import whole
@@ -16,48 +17,46 @@ from .values import whole
 @reducing
 def draw(
     images: pictures.Pictures,
-    output: Annotated[Path, typer.Option(help="Picture to write, .png, .svg or .pdf.")],
+    output: Annotated[Path, typer.Option(help="Picture to write: .png, .svg or .pdf")],
     model: options.Model = DEFAULT_MODEL,
     checkpoint: options.Checkpoint = None,
     reduction: Reduction = DRAWN,
     columns: Annotated[
-        int | None, typer.Option(parser=whole(1), help="Pictures of each method, spread over its reducing blocks.")
+        int | None,
+        typer.Option(parser=whole(1), help="Pictures per method, spread over its reducing blocks."),
     ] = None,
     limit: pictures.OfFolder = 4,
     seed: options.Seed = 0,
     img_size: options.ImgSize = None,
 ) -> None:
-    """Show which patches methods keep, fuse and merge in images of yours, side by side."""
+    """Draw which patches the methods keep, fuse and merge in your images, side by side."""
     from ..api import reduce_tokens
-    from ..compare.fitting import fit
     from ..compare.pictures import Sample, trace_samples
     from ..draw import draw_tokens
-    from ..loading.build import load_checked
     from ..measure.evaluate import eval_transform
     from ..measure.folder import prepared_files
     from ..measure.preparation import as_seen
     from ..picture_file import SUFFIXES
 
-    if output.suffix.lower() not in SUFFIXES or not output.resolve().parent.is_dir():
-        raise ValueError(f"--output is a {' or '.join(SUFFIXES)} file in a folder that exists, not {output}.")
-    found = reduction.configurations()
+    tables.check_output(output, *SUFFIXES)
+    wanted = reduction.configurations()
     images = pictures.files(images, limit)
-    net, fitting = load_checked(model, checkpoint, img_size, lambda net: fit(net, found, seed))
-    options.tell(fitting)
+    net, fitting = load_and_fit(model, checkpoint, img_size, wanted, seed)
+    options.show_notes(fitting)
     transform, inputs = eval_transform(net), prepared_files(net, images)
     samples = [
         Sample(path.name, "", x_CHW, as_seen(x_CHW, transform)) for path, x_CHW in zip(images, inputs, strict=True)
     ]
     traces = {name: trace_samples(reduce_tokens(net, method), samples)[0] for name, method in fitting.named.items()}
     draw_tokens([sample.image for sample in samples], traces, output, max_layers=columns)
-    typer.echo(f"{output} is ready.")
+    typer.echo(f"wrote {output}.")
 
 
 def doctor(
     model: Annotated[str, typer.Argument(help="Name of a timm model.")],
     img_size: options.ImgSize = None,
 ) -> None:
-    """How a model will be read, or why it cannot be; downloads nothing."""
+    """Show how vitrim reads a model, or why it cannot. Downloads nothing."""
     from ..backbones.reader import read_backbone, version
     from ..loading.build import build_model
     from ..measure.evaluate import input_size_of
@@ -70,13 +69,13 @@ def doctor(
         f"{type(block).__name__}, by {type(reader).__name__}"
         for block, reader in zip(blocks, backbone.readers, strict=True)
     )
-    scoring = "the class token's attention" if spec.has_cls else "no class token: use --scorer received or norm"
+    scoring = "class attention" if spec.has_cls else "no class token: use --scorer received or norm"
     facts = {
         "model": f"{model}, a {type(net).__name__} of {version(backbone.library)}",
         "blocks": f"{spec.depth} x {'; '.join(readers)}",
         "self-check": f"residual updates agree to {max(backbone.errors()):.1e}",
         "input": "x".join(map(str, input_size_of(net))),
-        "tokens": f"{spec.num_patches} patches, {spec.num_prefix} more that are never reduced",
+        "tokens": f"{spec.num_patches} patches, {spec.num_prefix} prefix",
         "scores": scoring,
         "head": _head(spec),
         "GMACs": f"{count_macs(net) / 1e9:.3f}",
@@ -90,18 +89,18 @@ def doctor(
 
 def _head(spec: Any) -> str:
     if spec.pools_patches and spec.num_classes == 0:
-        return "none: as many patches come out as went in"
-    return "reads the patches, merged ones by their size" if spec.pools_patches else "reads prefix tokens only"
+        return "none: the output has all patches"
+    return "pools the patches, merged ones weighted by size" if spec.pools_patches else "reads prefix tokens only"
 
 
 def methods() -> None:
-    """The methods by name, what they do, and their settings."""
+    """List the methods and their settings."""
     import inspect
     from functools import partial
 
     from ..methods import makers, settings_of
 
-    table = terminal.table("name", last="what it does, and its settings")
+    table = terminal.table("name", last="description and settings")
     made: Any
     for name, made in sorted(makers().items()):
         if isinstance(made, partial):

@@ -1,4 +1,4 @@
-"""Results as a .csv file."""
+"""Results as files."""
 
 from __future__ import annotations
 
@@ -8,16 +8,18 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 
-def check_output(path: Path | None) -> None:
-    """ValueError at once for a file that could not be written in the end."""
-    if path is not None and (path.suffix.lower() != ".csv" or not path.resolve().parent.is_dir()):
-        raise ValueError(f"--output is a .csv file in a folder that exists, not {path}.")
+def check_output(path: Path | None, *suffixes: str) -> None:
+    """Raise ValueError now if a file of one of these kinds could not be written there later."""
+    if path is not None and (path.suffix.lower() not in suffixes or not path.resolve().parent.is_dir()):
+        raise ValueError(f"--output must be a {' or '.join(suffixes)} file in an existing folder, not {path}.")
 
 
-def write_csv(path: Path, records: Sequence[Mapping[str, object]]) -> None:
-    """Records with the same fields as a table, its header first."""
+def write_csv(path: Path | None, records: Sequence[Mapping[str, object]]) -> None:
+    """Write records with the same fields as a table with a header, if there is a path."""
     from ..store import replace_file
 
+    if path is None:
+        return
     out = io.StringIO()
     writer = csv.DictWriter(out, list(records[0]), lineterminator="\n")
     writer.writeheader()

@@ -14,11 +14,11 @@ from rich.table import Table
 from rich.text import Text
 
 REFRESH_SECONDS = 0.25
-PLAIN_WIDTH = 4000  # of tables that go to a file or a pipe
+PLAIN_WIDTH = 4000  # of tables printed into a file or a pipe
 
 
 def table(*words: str, numbers: Sequence[str] = (), last: str | None = None) -> Table:
-    """An empty table: columns of words, of numbers, and maybe one of words at the end."""
+    """Make an empty table: columns of words, then of numbers, then maybe a last one of words."""
     empty = Table(box=None, header_style="bold", padding=(0, 2, 0, 0))
     for title in words:
         empty.add_column(title, no_wrap=True)
@@ -30,12 +30,12 @@ def table(*words: str, numbers: Sequence[str] = (), last: str | None = None) -> 
 
 
 def plain(text: str) -> Text:
-    """Text from outside for a table, in which brackets are no markup."""
+    """Make a cell of foreign text, in which brackets are not markup."""
     return Text(text, style="dim")
 
 
 def show(filled: Table) -> None:
-    """Print a table, as wide as the terminal, or wide enough for its lines elsewhere."""
+    """Print a table: as wide as the terminal, or without line breaks into a file or a pipe."""
     if sys.stdout.isatty():
         Console().print(filled)
         return
@@ -46,7 +46,7 @@ def show(filled: Table) -> None:
 
 
 def runs(counts: Sequence[int]) -> str:
-    """Counts with repeats told as such: '197 x3, 140 x3, 72'."""
+    """Write counts, repeats grouped: '197 x3, 140 x3, 72'."""
     groups = [(count, len(list(group))) for count, group in groupby(counts)]
     return ", ".join(f"{count} x{times}" if times > 1 else str(count) for count, times in groups)
 
@@ -59,10 +59,10 @@ class _Rate(ProgressColumn):
 
 @contextmanager
 def progress_bar(what: str) -> Iterator[Callable[[int, int], None]]:
-    """A bar with rate and time left on standard error, if that is a terminal; yields its progress(done, total)."""
+    """Show a bar with rate and time left, if standard error is a terminal. Yields progress(done, total)."""
     console = Console(stderr=True)
     columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), _Rate(), TimeRemainingColumn())
-    # Redrawn only between steps of the work: a drawing thread would disturb timing.
+    # Redraw only between steps of the work: a drawing thread would disturb the timing.
     bar = Progress(*columns, console=console, auto_refresh=False, transient=True, disable=not console.is_terminal)
     drawn = 0.0
 

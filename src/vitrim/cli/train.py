@@ -1,4 +1,4 @@
-"""vitrim train: a recipe and a folder of images become a model."""
+"""`vitrim train`: train or fine-tune a model by a recipe."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import typer
 from typer.core import TyperCommand
 
 from . import terminal
-from .border import DEBUG, USER_ERROR, keeping, say
+from .border import DEBUG, USER_ERROR, keeping, print_error
 
 if TYPE_CHECKING:
     from ..train.loop import Progress
@@ -22,19 +22,19 @@ EXTRA = {"allow_extra_args": True, "ignore_unknown_options": True}
 
 
 class TrainCommand(TyperCommand):
-    """A command whose help ends with the fields of a recipe."""
+    """A command whose help lists the fields of a recipe."""
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
-        """The options, then every field with its default."""
+        """Print the options, then every field with its default."""
         super().format_help(ctx, formatter)
-        table = terminal.table("field", "default", last="of a recipe; each is an option too")
+        table = terminal.table("field", "default", last="each recipe field is also an option")
         for name, default, comment in recipe_fields():
             table.add_row(f"--{name.replace('_', '-')}" if default else f"[bold]{name}", default, comment)
         terminal.show(table)
 
 
 def recipe_fields() -> Iterator[tuple[str, str, str]]:
-    """Name, default and comment of each field, as the file of Recipe has them; titles have no default."""
+    """Yield name, default and comment of each field, from the source of Recipe. Titles have no default."""
     import inspect
 
     from ..train import recipe
@@ -43,7 +43,7 @@ def recipe_fields() -> Iterator[tuple[str, str, str]]:
     for line in source.splitlines():
         field = re.fullmatch(r"    (\w+): ([^=#]+?)(?: = (.+?))?(?:  # (.*))?", line)
         if field:
-            default = {None: "(none: a must)", "field(default_factory=dict)": "{}"}.get(field[3], field[3])
+            default = {None: "(required)", "field(default_factory=dict)": "{}"}.get(field[3], field[3])
             yield field[1], default or "", field[4] or ""
         elif title := re.fullmatch(r"    # (.*)", line):
             yield title[1], "", ""
@@ -53,13 +53,13 @@ def train(
     context: typer.Context,
     recipe: Annotated[Path, typer.Argument(help="Python file that defines RECIPE.")],
     data: Annotated[Path, typer.Option(help="Folder with train and val, each with one sub-folder per class.")],
-    output: Annotated[Path, typer.Option(help="Folder of the run; a stopped run of the same recipe goes on.")],
-    cpu: Annotated[bool, typer.Option("--cpu", help="Leave a GPU alone.")] = False,
-    show: Annotated[bool, typer.Option("--show", help="Print the recipe with all its fields, and stop.")] = False,
+    output: Annotated[Path, typer.Option(help="Folder of the run. The same recipe continues a stopped run.")],
+    cpu: Annotated[bool, typer.Option("--cpu", help="Train on the CPU.")] = False,
+    show: Annotated[bool, typer.Option("--show", help="Print the recipe with all its fields and exit.")] = False,
 ) -> None:
-    """Train or fine-tune by a RECIPE; every field of it is an option: --lr 1e-4, --settings.keep_rate 0.5.
+    """Train or fine-tune a model by a recipe.
 
-    The fields are below; --show prints them as a recipe has them.
+    Every field of the recipe is also an option: --lr 1e-4, --settings.keep_rate 0.5. The fields are listed below.
 
     On several GPUs or machines: torchrun --nproc-per-node 8 -m vitrim train RECIPE ...
     """
@@ -76,19 +76,19 @@ def train(
 
     chief = int(os.environ.get("RANK", "0")) == 0
     try:
-        with keeping(f"its checkpoints are kept in {output}, the same command goes on from there."):
+        with keeping(f"checkpoints are kept in {output}; the same command continues from there."):
             summary = run_recipe(wanted, data, output, listener=_line if chief else None, cpu=cpu)
     except TrainingError as error:
         if os.environ.get(DEBUG):
             raise
-        say(str(error))
+        print_error(str(error))
         raise typer.Exit(USER_ERROR) from error
     if chief:
-        _tell(summary, output)
+        _show(summary, output)
 
 
 def _overridden(recipe: Recipe, arguments: list[str]) -> Recipe:
-    """The recipe with fields from the command line: --field value, --field=value, --settings.name value."""
+    """Set fields of a recipe from the command line: --field value, --field=value, --settings.name value."""
     from ..train.recipe import read_text
 
     changes: dict[str, Any] = {}
@@ -97,7 +97,7 @@ def _overridden(recipe: Recipe, arguments: list[str]) -> Recipe:
     while pending:
         option, equals, value = pending.pop(0).partition("=")
         if not option.startswith("--") or (not equals and not pending):
-            raise ValueError(f"a recipe's field is set as --field value, and {option!r} came.")
+            raise ValueError(f"set a field of the recipe as --field value, not as {option!r}.")
         name = option.removeprefix("--").replace("-", "_")
         value = value if equals else pending.pop(0)
         if name.startswith("settings."):
@@ -117,7 +117,7 @@ def _check_extra() -> None:
 
 
 def _line(progress: Progress) -> None:
-    """One line per log: update, loss, learning rate, keep rate, speed, time left, accuracy."""
+    """Print update, loss, learning rate, keep rate, speed, time left and accuracy in one line."""
     parts = [
         f"{progress.step}/{progress.num_steps}",
         f"loss {progress.loss:.4f}",
@@ -142,7 +142,7 @@ def _duration(seconds: float) -> str:
     return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"
 
 
-def _tell(summary: dict[str, Any], output: Path) -> None:
+def _show(summary: dict[str, Any], output: Path) -> None:
     scores = ", ".join(f"{name} {summary[name]:.2f} %" for name in ("top1", "ema_top1") if name in summary)
     typer.echo(f"{scores} on {summary['val_images']} images; {summary['updates']} updates, {summary['seconds']:.0f} s")
     if summary["unreadable_images"]:

@@ -1,6 +1,6 @@
-"""Numbers as the command line takes them: each option says of which kind and in which range.
+"""Numbers on the command line: each option states their kind and range.
 
-They are checked as they are read, before anything is loaded; what is refused is told in one line that names the option.
+They are checked when they are read, before anything is loaded. The error names the option.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ import typer
 
 from ..text import shown
 
-LIST = "NUMBERS"  # what the help calls them
-LARGEST = 2**31 - 1  # of whole numbers that count something
+LIST = "NUMBERS"  # their name in the help
+LARGEST = 2**31 - 1  # of counts
 
 
 class Several(tuple[Any, ...]):
@@ -23,7 +23,7 @@ class Several(tuple[Any, ...]):
 
 @dataclass(frozen=True)
 class Numbers:
-    """Reads a number, or a list of them, from an option's text."""
+    """Read a number, or a list of numbers, from the text of an option."""
 
     kind: type[int] | type[float]
     least: float
@@ -34,17 +34,17 @@ class Numbers:
     __name__ = "number"  # typer asks for it
 
     def __call__(self, given: object) -> Any:
-        """The number or numbers; BadParameter says what was wanted and what came."""
+        """Return the number or numbers. Raises BadParameter with the wanted range and the given text."""
         if not self.several:
             return self._read(str(given))
         parts = given if isinstance(given, tuple) else [part for part in str(given).split(",") if part.strip()]
         if not parts:
-            raise typer.BadParameter(f"wanted {self.wanted}, and it is empty.")
+            raise typer.BadParameter(f"wanted {self.wanted}, and the text is empty.")
         return Several(self._read(str(part).strip()) for part in parts)
 
     @property
     def wanted(self) -> str:
-        """In words: 'a whole number of at least 1'."""
+        """The kind and range in words: 'a whole number of at least 1'."""
         what = "whole number" if self.kind is int else "number"
         low = (
             None
@@ -68,22 +68,22 @@ class Numbers:
 
 
 def whole(least: int = 0, most: int = LARGEST) -> Numbers:
-    """A whole number in that range."""
+    """Read a whole number in this range."""
     return Numbers(int, least, most)
 
 
 def number(least: float = -math.inf, most: float = math.inf, *, above: bool = False) -> Numbers:
-    """A finite number in that range; above: without least itself."""
+    """Read a finite number in this range. above: exclude `least` itself."""
     return Numbers(float, least, most, above)
 
 
 def wholes(least: int = 0, most: int = LARGEST) -> Numbers:
-    """Whole numbers separated by commas."""
+    """Read whole numbers separated by commas."""
     return Numbers(int, least, most, several=True)
 
 
 def numbers(least: float = -math.inf, most: float = math.inf, *, above: bool = False) -> Numbers:
-    """Finite numbers separated by commas."""
+    """Read finite numbers separated by commas. above: exclude `least` itself."""
     return Numbers(float, least, most, above, several=True)
 
 

@@ -1,1 +1,1 @@
-"""The main job: many configurations of one model, measured into a folder that can be resumed, and its report."""
+"""Compare many configurations of one model: resumable runs and their reports."""

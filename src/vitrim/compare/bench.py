@@ -1,4 +1,4 @@
-"""What a comparison needs, checked before the long work starts: the model, the methods that fit it, the images."""
+"""Prepare a comparison: load and check the model, the methods that fit it, and the images."""
 
 from __future__ import annotations
 
@@ -17,26 +17,25 @@ from ..core.method import Method
 from ..core.spec import ViTSpec
 from ..loading.build import load_checked
 from ..measure.benchmark import DTYPES
+from ..measure.budget.formula import token_counts
 from ..measure.evaluate import preparation_of
 from ..measure.folder import labelled_images
 from ..measure.forwards import check_device
 from ..measure.images import LabelledImages
-from ..measure.macs import token_counts
 from ..measure.preparation import Preparation
 from ..quantize import check_torchao, quantize_int8
 from .configuration import Configuration
 from .fitting import Fit, fit
 from .identity import identity
 from .job import Job
-from .run_folder import UNREDUCED as WHOLE_MODEL
-from .run_folder import Key, check_output, int8_key
+from .run_folder import UNREDUCED, Key, check_output, int8_key
 
-UNREDUCED = (WHOLE_MODEL, "")  # key of the first row
+UNREDUCED_KEY = (UNREDUCED, "")  # of the first row
 
 
 @dataclass(frozen=True)
 class Bench:
-    """Everything a job needs, checked: the model with its weights, the methods, the list of images."""
+    """Everything a job needs: the model with its weights, the methods, the list of images."""
 
     job: Job
     device: torch.device
@@ -49,54 +48,54 @@ class Bench:
 
     @property
     def methods(self) -> Mapping[Key, Method]:
-        """Those that fit the model."""
+        """The methods that fit the model, by key."""
         return self.fit.methods
 
     @property
     def keys(self) -> dict[Key, Key]:
-        """Of all rows in order, each with the key of its twin in floating point, which for such a row is its own."""
-        plain = (UNREDUCED, *self.methods)
+        """Keys of all rows in order, each with the key of the same row in floating point."""
+        plain = (UNREDUCED_KEY, *self.methods)
         return {each: key for key in plain for each in ((key, int8_key(key)) if self.job.int8 else (key,))}
 
     def reduced(self, key: Key) -> nn.Module:
-        """The model of a row; a copy, so that the unreduced one stays at hand."""
-        if key == UNREDUCED:
+        """Return the model of a row, as a copy unless it is the unreduced row."""
+        if key == UNREDUCED_KEY:
             return self.model
         model, plain = copy.deepcopy(self.model), self.keys[key]
-        if plain != UNREDUCED:
+        if plain != UNREDUCED_KEY:
             reduce_tokens(model, self.methods[plain])
         return model if key == plain else quantize_int8(model)
 
     def resolved(self, key: Key) -> Method | None:
-        """The method of a row with every setting resolved for the model; None for an unreduced row."""
+        """Return the method of a row, with every setting resolved for the model. None for an unreduced row."""
         plain = self.keys[key]
-        return None if plain == UNREDUCED else self.methods[plain].built_for(self.spec)
+        return None if plain == UNREDUCED_KEY else self.methods[plain].built_for(self.spec)
 
 
 def prepare(job: Job) -> Bench:
-    """Check everything and load the model; ValueError or OSError, one line, for whatever is wrong."""
+    """Check everything and load the model. Raises ValueError or OSError with one line."""
     check_output(job.output)
     device = check_device(job.device)
     if job.int8:
         check_torchao()
-    model, (spec, fitting, images) = load_checked(job.model, job.checkpoint, job.img_size, partial(_what_fits, job))
+    model, (spec, fitting, images) = load_checked(job.model, job.checkpoint, job.img_size, partial(_check_model, job))
     preparation = preparation_of(model)
     shared = identity(job, model, images, preparation, device)
     model = model.to(device, DTYPES[job.dtype])
     return Bench(job, device, model, spec, fitting, images, preparation, shared)
 
 
-def _what_fits(job: Job, model: nn.Module) -> tuple[ViTSpec, Fit, LabelledImages]:
-    """What can be told of a job by its model, whatever the weights."""
+def _check_model(job: Job, model: nn.Module) -> tuple[ViTSpec, Fit, LabelledImages]:
+    """Check everything that needs the model but not its weights."""
     spec = read_backbone(model).spec
     fitting = fit(model, job.configurations, job.seed, partial(_check_counts, job))
     return spec, fitting, labelled_images(model, job.data, job.limit)
 
 
 def _check_counts(job: Job, configuration: Configuration, method: Method, spec: ViTSpec) -> None:
-    """ValueError for a method that cannot be measured as the job wants."""
+    """Raise ValueError for a method that this job cannot measure."""
     built = method.built_for(spec)
     if not built.varies:
         token_counts(spec, built)
     elif job.compile:
-        raise ValueError(f"{configuration.method} keeps in each image what that image needs, so it cannot be compiled.")
+        raise ValueError(f"{configuration.method} is input-adaptive, so it cannot be compiled.")

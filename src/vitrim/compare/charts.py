@@ -1,4 +1,4 @@
-"""Accuracy against cost, as SVG text to put into a page. Text and lines take the colours of the page around them."""
+"""Charts of accuracy against cost, as SVG text for a page. Text and lines take the colours of the page."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ Cost = Literal["gmacs", "speedup"]
 
 AXES: Mapping[Cost, str] = {"gmacs": "GMACs per image", "speedup": "speed-up over the unreduced model"}
 PALETTE = ("#4477dd", "#e07b28", "#2a9d68", "#c2519c", "#8b66d6", "#cf4a44", "#1c9fb3", "#a08228", "#6b8e23", "#b56a5a")
-INK, FAINT, PAPER = "#010203", "#010204", "#010205"  # stand-ins, exchanged for the page's own colours
-FONT = "DejaVu Sans"  # comes with matplotlib; exchanged for the page's own font
+INK, FAINT, PAPER = "#010203", "#010204", "#010205"  # placeholders for the colours of the page
+FONT = "DejaVu Sans"  # ships with matplotlib; replaced by the font of the page
 
 
 def method_colors(rows: Sequence[Row]) -> dict[str, str]:
-    """One colour per method, in order of appearance; the unreduced model takes the colour of the text."""
+    """Assign a colour to each method, in order of appearance. The unreduced model takes the colour of the text."""
     methods = [method for method in dict.fromkeys(row.method for row in rows) if method != rows[0].method]
     return {rows[0].method: "currentColor"} | {m: PALETTE[i % len(PALETTE)] for i, m in enumerate(methods)}
 
 
 def pareto_front(rows: Sequence[Row], cost: Cost) -> list[Row]:
-    """The rows that no other row beats in both accuracy and cost, cheapest first."""
+    """Return the rows that no other row beats in both accuracy and cost, cheapest first."""
     ordered = sorted(rows, key=lambda row: (_price(row, cost), -row.top1))
     front: list[Row] = []
     for row in ordered:
@@ -38,13 +38,13 @@ def pareto_front(rows: Sequence[Row], cost: Cost) -> list[Row]:
 
 
 def sampling_error(row: Row) -> float:
-    """Half the 95 % interval of top-1 that comes from the choice of images, in points."""
+    """Half the 95 % interval of top-1 from sampling the images, in points."""
     share = row.top1 / 100
     return 196 * math.sqrt(share * (1 - share) / row.num_images)
 
 
 def accuracy_chart(rows: Sequence[Row], cost: Cost) -> str:
-    """Top-1 against cost; the first row is the unreduced model. Hovering over a point tells its numbers."""
+    """Plot top-1 against cost. The first row is the unreduced model. Each point has a tooltip with its numbers."""
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
@@ -97,7 +97,7 @@ def _draw_front(axes: Axes, rows: Sequence[Row], cost: Cost) -> None:
 
 
 def _draw_methods(axes: Axes, rows: Sequence[Row], cost: Cost) -> None:
-    """One line per method, and a dashed one with hollow points for its rows in int8."""
+    """Draw a line per method, and a dashed one with hollow points for its int8 rows."""
     colors = method_colors(rows) | {rows[0].method: INK}
     for method, int8 in dict.fromkeys((row.method, row.int8) for row in rows[1:]):
         own = sorted((row for row in rows[1:] if (row.method, row.int8) == (method, int8)), key=lambda row: row.gmacs)
@@ -135,14 +135,14 @@ def _gid(rows: Sequence[Row], row: Row, cost: Cost) -> str:
 
 
 def _for_page(svg: str, rows: Sequence[Row], cost: Cost) -> str:
-    """Without the XML prologue, in the page's colours and font, with the numbers of each point as its tooltip."""
+    """Remove the XML prologue, use the colours and font of the page, and add tooltips."""
     svg = svg[svg.index("<svg") :]
     for stand_in, color in ((INK, "currentColor"), (FAINT, "var(--line)"), (PAPER, "var(--card)")):
         svg = svg.replace(stand_in, color)
     svg = svg.replace(f"'{FONT}'", "inherit")
     for i, row in enumerate(rows):
         start = f'<g id="{cost}-{i}">'
-        told = f"{' '.join(row.key).strip()}: top-1 {row.top1:.2f} %, {row.gmacs:.3g} GMACs, {row.speedup:.2f}x"
-        svg = svg.replace(start, f"{start}<title>{html.escape(told)}</title>")
+        tooltip = f"{' '.join(row.key).strip()}: top-1 {row.top1:.2f} %, {row.gmacs:.3g} GMACs, {row.speedup:.2f}x"
+        svg = svg.replace(start, f"{start}<title>{html.escape(tooltip)}</title>")
     label = f"Top-1 accuracy against {AXES[cost]}"
     return svg.replace("<svg ", f'<svg role="img" aria-label="{label}" ', 1)

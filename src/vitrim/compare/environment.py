@@ -1,4 +1,4 @@
-"""What a measurement was made with: versions, processor, threads."""
+"""The environment of a measurement: versions, processor, threads."""
 
 from __future__ import annotations
 
@@ -14,14 +14,13 @@ from ..version import __version__
 
 
 def versions() -> dict[str, str]:
-    """Versions of vitrim and of what its numbers depend on, by name."""
-
+    """Versions of vitrim and of the libraries its numbers depend on."""
     found = {name: importlib.metadata.version(name) for name in ("timm", "torchvision", "numpy")}
     return {"vitrim": __version__, "torch": torch.__version__, **found, "python": platform.python_version()}
 
 
 def environment(device: torch.device) -> dict[str, str]:
-    """The machine and the software, as the report shows them."""
+    """Describe the machine and the software for the report."""
     return {
         "processor": processor_name(),
         "cores available": str(num_cores()),
@@ -33,14 +32,14 @@ def environment(device: torch.device) -> dict[str, str]:
 
 
 def device_name(device: torch.device) -> str:
-    """The accelerator's name, or the processor's for the CPU."""
+    """The name of the accelerator, or of the processor for the CPU."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return processor_name() if device.type == "cpu" else str(device)
 
 
 def processor_name() -> str:
-    """The processor's model as the system tells it."""
+    """The model name of the processor, from the operating system."""
     listing = Path("/proc/cpuinfo")
     if listing.is_file():
         for line in listing.read_text(encoding="utf-8", errors="replace").splitlines():
@@ -50,7 +49,7 @@ def processor_name() -> str:
 
 
 def num_cores() -> int:
-    """Cores that this process may run on."""
+    """The number of cores available to this process."""
     if sys.platform == "linux":
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1

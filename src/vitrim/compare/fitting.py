@@ -1,4 +1,4 @@
-"""Which configurations fit a model, and why the others do not: one that does not must not stop the others."""
+"""Find which configurations fit a model, and why the others do not."""
 
 from __future__ import annotations
 
@@ -23,23 +23,27 @@ Check = Callable[[Configuration, Method, ViTSpec], None]
 
 @dataclass(frozen=True)
 class Fit:
-    """What fits: methods by the keys of their rows. What does not, with the reasons."""
+    """The methods that fit, by the keys of their rows, and the refused configurations."""
 
     methods: Mapping[Key, Method]
     refused: tuple[Refusal, ...]
-    assumption: str = ""  # a sentence on what was taken where nothing was asked for
+    assumption: str = ""  # a sentence on defaults that depend on the model
 
     @property
     def named(self) -> dict[str, Method]:
-        """The methods by name and setting: 'evit keep 0.7'."""
+        """The methods by name and setting, such as 'evit keep 0.7'."""
         return {" ".join(key): method for key, method in self.methods.items()}
 
 
 def fit(model: nn.Module, configurations: Sequence[Configuration], seed: int = 0, check: Check | None = None) -> Fit:
-    """Try each configuration on the model, which stays as it is.
+    """Try each configuration on the model, and leave the model unchanged.
 
-    seed: for methods that draw numbers. check: what else may speak against one, by a ValueError.
-    ValueError for a model that cannot be read, and if nothing fits.
+    Args:
+        seed: of random methods.
+        check: raises ValueError for a configuration to refuse for another reason.
+
+    Raises:
+        ValueError: the model cannot be read, or no configuration fits.
     """
     spec = read_backbone(model).spec
     methods: dict[Key, Method] = {}
@@ -62,21 +66,21 @@ def fit(model: nn.Module, configurations: Sequence[Configuration], seed: int = 0
 
 
 def check_any(measured: object, refused: Sequence[Refusal]) -> None:
-    """ValueError with the reasons if nothing is left to measure."""
+    """Raise ValueError with the reasons if nothing is left to measure."""
     if refused and not measured:
         by_reason = dict.fromkeys(each.reason for each in refused)
-        told = [f"{' '.join(each.key)}: {each.reason}" for each in refused]
-        raise ValueError("; ".join(by_reason if len(by_reason) == 1 else told))
+        by_key = [f"{' '.join(each.key)}: {each.reason}" for each in refused]
+        raise ValueError("; ".join(by_reason if len(by_reason) == 1 else by_key))
 
 
 def _assumption(spec: ViTSpec, given: Mapping[Configuration, Configuration]) -> str:
-    """What is ranked by another scorer than the usual one, and what costs what EViT does with it."""
+    """Name the methods that rank patches by another scorer, and those solved for the cost of EViT with it."""
     ranked = _names([taken for taken, asked in given.items() if taken != asked])
     solved = _names([one for one in given if one.amount == "keep_rate" and not create_method(one.method).has_keep_rate])
-    by = f"--scorer {WITHOUT_CLS}, the attention that they receive"
+    by = f"--scorer {WITHOUT_CLS}, the attention each patch receives"
     parts = [f"{ranked} rank{'' if ',' in ranked else 's'} patches by {by}"] if ranked else []
     if solved and not spec.has_cls:
-        cost = f"{solved} cost{'' if ',' in solved else 's'} what EViT does with"
+        cost = f"{solved} cost{'' if ',' in solved else 's'} as much as EViT with"
         parts.append(f"{cost} it" if ranked else f"{cost} {by}")
     return f"{spec.name} has no class token: {'; '.join(parts)}." if parts else ""
 

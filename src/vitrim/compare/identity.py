@@ -1,4 +1,4 @@
-"""What makes two runs the same run: model, weights, images, and the way of measuring."""
+"""The identity of a run: model, weights, images and measuring settings. Rows of equal identity can be mixed."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ LENGTH = 16  # hex digits
 def identity(
     job: Job, model: nn.Module, images: LabelledImages, preparation: Preparation, device: torch.device
 ) -> dict[str, Any]:
-    """What all rows of a run share, in the order in which a difference is looked for."""
+    """Return the identity of a run. Differences are reported in this order."""
     return {
         "model": job.model,
         "weights": weights_hash(model),
@@ -44,7 +44,7 @@ def identity(
 
 
 def weights_hash(model: nn.Module) -> str:
-    """Of the names and bytes of all parameters and buffers."""
+    """Hash the names and bytes of all parameters and buffers."""
     digest = hashlib.sha256()
     for name, tensor in model.state_dict().items():
         digest.update(name.encode())
@@ -53,7 +53,7 @@ def weights_hash(model: nn.Module) -> str:
 
 
 def images_hash(images: LabelledImages) -> str:
-    """Of the files' names, labels and sizes; to read every byte would take as long as decoding."""
+    """Hash the names, labels and sizes of the files. Reading every byte would take as long as decoding."""
     digest = hashlib.sha256()
     for i, (file, label) in enumerate(zip(images.files, images.labels, strict=True)):
         digest.update(f"{images.name(i)}\t{label}\t{file.stat().st_size}\n".encode(errors="surrogateescape"))

@@ -1,4 +1,4 @@
-"""What a comparison is asked to do, and who hears how it goes on."""
+"""The settings of a comparison, and its progress callbacks."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .run_folder import Key, Refusal, Row, Run
 
 @dataclass(frozen=True)
 class Job:
-    """What to compare, on what, and how to measure."""
+    """The settings of a comparison."""
 
     model: str
     data: Path
@@ -32,12 +32,12 @@ class Job:
     int8: bool = False  # measure every configuration a second time in int8
     skip_bad: bool = False
     seed: int = 0
-    replaces: bool = False  # another run in the output folder
-    command: str = ""  # as typed, for the report
+    replaces: bool = False  # remove another run found in the output folder
+    command: str = ""  # the command line, for the report
 
     def __post_init__(self) -> None:
         if self.dtype not in DTYPES:
-            raise ValueError(f"the dtype is one of {', '.join(DTYPES)}, not {self.dtype!r}.")
+            raise ValueError(f"the dtype must be one of {', '.join(DTYPES)}, not {self.dtype!r}.")
         check_seed(self.seed, "the comparison")
         for name, value in (("batch size", self.batch_size), ("number of rounds", self.rounds)):
             if value < 1:
@@ -45,16 +45,16 @@ class Job:
 
 
 class Watcher:
-    """Hears what a job does; does nothing with it."""
+    """Callbacks for the progress of a job. These do nothing."""
 
     def begins(self, keys: Sequence[Key], run: Run) -> None:
-        """All is checked; these rows are wanted, and the run holds those that are finished already."""
+        """All checks have passed. `keys` are the wanted rows; `run` holds those already finished."""
 
     def works(self, key: Key, step: str, done: int, total: int) -> None:
-        """A row is being measured; done of total images or rounds."""
+        """A row is being measured: `done` of `total` images or rounds."""
 
     def finishes(self, row: Row) -> None:
-        """A row is measured and saved."""
+        """A row has been measured and saved."""
 
     def refuses(self, refusal: Refusal) -> None:
-        """A row turned out not to be measurable."""
+        """A row could not be measured."""

@@ -1,6 +1,6 @@
 """Methods and their settings as text: "evit fuse=false; token_mergence similarity=l1,l2; tome r=8,13".
 
-A semicolon or, between names without settings, a comma parts methods. A comma between values makes a grid: every
+Semicolons separate methods; commas may separate names without settings. Commas between values make a grid: every
 combination is one configuration. Lists are written in brackets: "evit keep_rate=[0.9,0.8,0.7] layers=[3,6,9]".
 """
 
@@ -20,17 +20,17 @@ BRACKETS = {"(": ")", "[": "]"}
 
 
 class Choice(NamedTuple):
-    """A method's name and what is set with it."""
+    """A method's name and settings."""
 
     method: str
     settings: Mapping[str, Any] = {}
 
 
 def read_methods(text: str) -> list[Choice]:
-    """What the text names, grids taken apart; ValueError naming what is wrong."""
+    """Read methods from text, and expand grids. Raises ValueError with the wrong part."""
     found = [choice for entry in text.split(";") if entry.strip() for choice in _entry(entry.strip())]
     if not found:
-        raise ValueError("--methods is empty: name at least one, see `vitrim methods`.")
+        raise ValueError("--methods is empty: name at least one method (see `vitrim methods`).")
     return found
 
 
@@ -48,7 +48,7 @@ def _entry(text: str) -> Iterator[Choice]:
     for assignment in assignments:
         key, equals, values = assignment.partition("=")
         if not equals or not values:
-            raise ValueError(f"{name}: settings are written name=value, and {shown(assignment)} is none.")
+            raise ValueError(f"{name}: write settings as name=value, not as {shown(assignment)}.")
         if key not in known:
             raise ValueError(f"{name} has no setting {shown(key)}; it has {', '.join(known)}.")
         if key in grid:
@@ -59,12 +59,12 @@ def _entry(text: str) -> Iterator[Choice]:
 
 
 def _check_name(name: str) -> None:
-    """ValueError for an unknown method."""
+    """Raise ValueError for an unknown method."""
     create_method(name)
 
 
 def _split(text: str, at: str) -> list[str]:
-    """The parts between separators that stand outside of brackets, empty ones left out."""
+    """Split at separators outside brackets, and leave out empty parts."""
     parts, closing = [""], list[str]()
     for character in text:
         if not closing and re.fullmatch(at, character):
@@ -76,12 +76,12 @@ def _split(text: str, at: str) -> list[str]:
             closing.pop()
         parts[-1] += character
     if closing:
-        raise ValueError(f"{shown(text)} lacks a {closing[-1]}.")
+        raise ValueError(f"{shown(text)} has no closing {closing[-1]}.")
     return [part for part in parts if part]
 
 
 def _value(text: str) -> Any:
-    """A number, true, false or none, a list of such; anything else is a word."""
+    """Read a number, true, false, none, or a list of these. Any other text is a word."""
     if text.lower() in WORDS:
         return WORDS[text.lower()]
     if text[0] in BRACKETS:
@@ -95,7 +95,7 @@ def _value(text: str) -> Any:
 
 
 def written(settings: Mapping[str, Any] | Sequence[tuple[str, Any]]) -> str:
-    """Settings in words: 'layers 2 4 6, fuse false'."""
+    """Write settings in words: 'layers 2 4 6, fuse false'."""
     return ", ".join(f"{name} {_words(value)}" for name, value in dict(settings).items())
 
 

@@ -1,4 +1,4 @@
-"""Token pictures for a report: what each method leaves of a few sample images, saved as small PNG files.
+"""Token pictures for a report: which tokens each method keeps in a few sample images, as small PNG files.
 
 Shape letters: B batch, C channels, H height, W width.
 """
@@ -19,7 +19,7 @@ from ..measure.preparation import Preparation, as_seen
 from ..store import replacing
 from ..tracing import Trace, trace
 
-SHORT_SIDE = 200  # pixels that a picture has at least
+SHORT_SIDE = 200  # least number of pixels on a side of a picture
 MAX_PANELS = 3  # per method, spread over its reducing blocks
 COLORS = 256  # a palette makes the files three times smaller
 
@@ -34,7 +34,7 @@ class Sample(NamedTuple):
 
 
 def choose_samples(images: LabelledImages, preparation: Preparation, count: int) -> list[Sample]:
-    """At most count images, evenly spread over the classes; unreadable ones are left out."""
+    """Choose at most `count` images, evenly spread over the classes. Leaves out unreadable ones."""
     count, transform, channels = min(count, len(images)), preparation.transform, preparation.input_size[0]
     samples = []
     for i in range(count):
@@ -42,19 +42,19 @@ def choose_samples(images: LabelledImages, preparation: Preparation, count: int)
         try:
             x_CHW = transform(open_image(images.files[index], channels))
         except ImageDataError:
-            continue  # evaluation, which reads every image, tells of it
+            continue  # evaluation reads every image and reports this one
         label = class_name(images.class_names, images.labels[index])
         samples.append(Sample(images.name(index), label, x_CHW, as_seen(x_CHW, transform)))
     return samples
 
 
 def class_name(class_names: Sequence[str] | None, label: int) -> str:
-    """The first of a class's names, or its number."""
+    """The first name of a class, or its number."""
     return f"class {label}" if class_names is None else class_names[label].split(",")[0]
 
 
 def save_samples(samples: Sequence[Sample], folder: Path) -> list[dict[str, Any]]:
-    """Save the images into the folder; one entry per image for the report, with no tracks yet."""
+    """Save the images. Returns one entry per image for the report, without tracks."""
     entries = []
     for i, sample in enumerate(samples):
         times = -(-SHORT_SIDE // min(sample.image.size))
@@ -71,7 +71,7 @@ def save_tracks(
     key: tuple[str, str],
     folder: Path,
 ) -> list[dict[str, Any]]:
-    """Save what a reduced model leaves of each sample; one track per sample for the report.
+    """Save pictures of the tokens that a reduced model keeps. Returns one track per sample for the report.
 
     key: (method, setting) of the model.
     """
@@ -89,7 +89,7 @@ def save_tracks(
 
 @torch.inference_mode()
 def trace_samples(model: nn.Module, samples: Sequence[Sample]) -> tuple[Trace, list[int]]:
-    """One forward of a reduced model over the samples: its trace, and the predicted class of each."""
+    """Run a reduced model on the samples. Returns its trace and the predicted class of each."""
     parameter = next(model.parameters())
     x_BCHW = torch.stack([sample.x_CHW for sample in samples]).to(parameter.device, parameter.dtype)
     with trace(model) as traced:
@@ -98,7 +98,7 @@ def trace_samples(model: nn.Module, samples: Sequence[Sample]) -> tuple[Trace, l
 
 
 def _panels(traced: Trace, index: int, sample: Sample, folder: Path, name: str) -> list[dict[str, str]]:
-    """Save some of the reducing blocks, evenly spread and with the last."""
+    """Save pictures of some reducing blocks, evenly spread, including the last."""
     from ..draw import layer_images
 
     pictures = layer_images(sample.image, traced, index, short_side=SHORT_SIDE)

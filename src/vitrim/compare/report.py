@@ -1,4 +1,4 @@
-"""A comparison as one HTML file that needs nothing else: no network, no script library, no other file."""
+"""The report of a comparison: one self-contained HTML file."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from .run_folder import REPORT, UNREDUCED, Row, Run
 from .stored import picture_bytes
 
 TEMPLATE = "report.html.jinja"
-CONTROL = re.compile(
+CONTROL = re.compile(  # characters that a file name may hold, but a page must not
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\ud800-\udfff]"
-)  # names of files may hold them
-SMALL_LOSS = 1.0  # points of top-1 that the report calls a small loss
+)
+SMALL_LOSS = 1.0  # points of top-1
 GOOD_SPEEDUP = 1.5
 
 
@@ -27,23 +27,23 @@ class Finding(NamedTuple):
     title: str
     value: str
     detail: str
-    method: str | None = None  # whose colour it takes
+    method: str | None = None  # sets its colour
 
 
 def write_report(folder: Path, run: Run) -> Path:
-    """Write report.html into the run's folder, with its pictures inside; returns its path."""
+    """Write report.html, with the pictures embedded, into the folder of the run. Returns its path."""
     path = folder / REPORT
     replace_file(path, render(run, folder))
     return path
 
 
 def render(run: Run, folder: Path) -> str:
-    """The page. folder: where the run's pictures lie."""
+    """Render the page. folder: contains the pictures of the run."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
     from markupsafe import Markup
 
     if not run.rows or run.rows[0].method != UNREDUCED:
-        raise ValueError("a report needs at least the unreduced model's row, as its first.")
+        raise ValueError("the first row of a report must be the unreduced model.")
     jinja = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -69,7 +69,7 @@ def render(run: Run, folder: Path) -> str:
 
 
 def findings(rows: Sequence[Row]) -> list[Finding]:
-    """What a reader wants to know first, from the rows alone; the first row is the unreduced model."""
+    """Pick the main results. The first row is the unreduced model."""
     unreduced, reduced = rows[0], rows[1:]
     cards = [
         Finding(
@@ -99,7 +99,7 @@ def findings(rows: Sequence[Row]) -> list[Finding]:
 
 
 def points(row: Row) -> str:
-    """Change of top-1 against the unreduced model, with a sign as printers set it: '\u22120.7'."""
+    """Change of top-1 relative to the unreduced model, with a typographic minus: '\u22120.7'."""
     return f"{round(-row.drop, 1) or 0.0:+.1f}".replace("-", "\u2212")
 
 

@@ -1,7 +1,7 @@
-"""The main job: one model, many configurations, each measured for accuracy, multiply-adds and speed.
+"""Compare many configurations of one model: accuracy, multiply-adds and speed.
 
-Everything that can be wrong is found before the long work starts. Each finished row is saved at once, so a job that
-was interrupted goes on where it stopped. A configuration that cannot be measured gets a line that says why.
+All checks run before the long work starts. Each finished row is saved at once, so an interrupted job continues where it
+stopped. A configuration that cannot be measured is reported with the reason.
 """
 
 from __future__ import annotations
@@ -18,29 +18,30 @@ from ..backbones.reader import find_stack
 from ..core.method import plain_settings
 from ..measure.batches import Batch, ImageBatches, image_batches
 from ..measure.benchmark import Timing, benchmark
+from ..measure.budget.adaptive import images_to_count_on, mean_token_counts
+from ..measure.budget.formula import token_counts
 from ..measure.diversity import diversity
 from ..measure.evaluate import Score, evaluate, input_size_of
 from ..measure.images import ImageDataError
-from ..measure.macs import count_macs, token_counts
-from ..measure.varying import images_to_count_on, mean_token_counts
+from ..measure.macs import count_macs
 from ..quantize import INT8, torchao_version
 from ..store import locked
 from ..text import shown
 from ..tracing import trace
-from .bench import UNREDUCED, Bench, prepare
+from .bench import UNREDUCED_KEY, Bench, prepare
 from .environment import environment, versions
 from .fitting import LONGEST, check_any
 from .job import Job, Watcher
 from .pictures import Sample, choose_samples, save_samples, save_tracks
 from .report import write_report
-from .run_folder import Key, Refusal, Row, Run, open_run, write_run
+from .run_folder import UNREDUCED, Key, Refusal, Row, Run, open_run, write_run
 from .stored import PICTURES
 
 NUM_SAMPLES = 4  # images with token pictures in the report
 
 
 def compare(job: Job, watcher: Watcher | None = None) -> Run:
-    """Measure what is not yet measured, and write results.json, results.csv, report.html and pictures/."""
+    """Measure all rows not measured yet. Write results.json, results.csv, report.html and pictures/."""
     watcher = watcher or Watcher()
     bench = prepare(job)
     with locked(job.output):
@@ -53,7 +54,7 @@ def compare(job: Job, watcher: Watcher | None = None) -> Run:
         if todo:
             run = _measure_all(bench, run, todo, watcher)
         write_report(job.output, run)
-    check_any([row for row in run.rows if row.key in bench.keys and row.method != UNREDUCED[0]], run.refused)
+    check_any([row for row in run.rows if row.key in bench.keys and row.method != UNREDUCED], run.refused)
     return run
 
 
@@ -73,8 +74,8 @@ def _measure_all(bench: Bench, run: Run, todo: Sequence[Key], watcher: Watcher) 
             run = _measure(bench, run, key, batches, samples, watcher)
         except ImageDataError:
             raise
-        except ValueError as error:  # of this configuration, say logits that are not finite
-            if key == UNREDUCED:
+        except ValueError as error:  # of this configuration alone, such as logits that are not finite
+            if key == UNREDUCED_KEY:
                 raise
             run = run.refusing(Refusal(*key, shown(error, LONGEST)))
         write_run(job.output, run)
@@ -86,28 +87,28 @@ def _measure_all(bench: Bench, run: Run, todo: Sequence[Key], watcher: Watcher) 
 def _measure(
     bench: Bench, run: Run, key: Key, batches: ImageBatches, samples: Sequence[Sample], watcher: Watcher
 ) -> Run:
-    """The run with one more row."""
+    """Measure one row and add it to the run."""
     model = bench.reduced(key)
     progress = partial(watcher.works, key, "accuracy")
     score = evaluate(model, batches, device=bench.device, amp=bench.job.amp, progress=progress)
-    seen = images_to_count_on(model, batches)
-    row = _row(bench, run, key, model, score, seen, watcher)
+    images_ICHW = images_to_count_on(model, batches)
+    row = _row(bench, run, key, model, score, images_ICHW, watcher)
     row = replace(row, diversity=_diversity(model, next(iter(batches))))
     pictures = _pictures(bench, run, key, model, samples)
     return replace(run, rows=_grouped((*run.rows, row)), skipped_files=score.skipped, pictures=pictures)
 
 
 def _row(
-    bench: Bench, run: Run, key: Key, model: nn.Module, score: Score, seen: Tensor | None, watcher: Watcher
+    bench: Bench, run: Run, key: Key, model: nn.Module, score: Score, images_ICHW: Tensor | None, watcher: Watcher
 ) -> Row:
-    """Time the model and put its numbers together. The unreduced row, which comes first, is what it is compared to.
+    """Time the model and collect its numbers, relative to the unreduced row, which comes first.
 
-    seen: images for the speed, multiply-adds and tokens of a model for which they depend on the image; then means.
+    images_ICHW: images for an input-adaptive model, whose speed, multiply-adds and tokens are means over them.
     """
     job, method = bench.job, bench.resolved(key)
-    at_batch, at_one = (_timed(bench, model, key, size, seen, watcher) for size in (job.batch_size, 1))
-    first, plain = run.row(UNREDUCED), bench.keys[key]
-    macs = count_macs(model, images_ICHW=seen)
+    at_batch, at_one = (_timed(bench, model, key, size, images_ICHW, watcher) for size in (job.batch_size, 1))
+    first, plain = run.row(UNREDUCED_KEY), bench.keys[key]
+    macs = count_macs(model, images_ICHW=images_ICHW)
     used = versions() | ({} if key == plain else {"torchao": torchao_version()})
     return Row(
         *plain,
@@ -122,7 +123,7 @@ def _row(
         latency_1_ms=at_one.latency_ms,
         speedup_1=at_one.speedup.median,
         peak_memory_mb=at_batch.peak_memory_mb,
-        tokens=token_counts(bench.spec, method) if seen is None else mean_token_counts(model, seen),
+        tokens=token_counts(bench.spec, method) if images_ICHW is None else mean_token_counts(model, images_ICHW),
         num_images=score.num_images,
         skipped=len(score.skipped),
         batch=job.batch_size,
@@ -139,7 +140,7 @@ def _row(
 
 @torch.inference_mode()
 def _diversity(model: nn.Module, batch: Batch) -> float | None:
-    """Relative diversity of the tokens that leave the last reducing block, mean over one batch; None without one."""
+    """Mean relative diversity, over one batch, of the tokens after the last reducing block. None if there is none."""
     if find_stack(model) is None or len(batch.x_BCHW) == 0:
         return None
     parameter = next(model.parameters())
@@ -156,22 +157,24 @@ def _diversity(model: nn.Module, batch: Batch) -> float | None:
 def _pictures(
     bench: Bench, run: Run, key: Key, model: nn.Module, samples: Sequence[Sample]
 ) -> Sequence[Mapping[str, Any]]:
-    """The run's pictures, with this configuration's if it is the one that stands for its method."""
+    """Return the pictures of the run. Add this configuration if it is the middle one of its method."""
     folder = bench.job.output / PICTURES
     folder.mkdir(exist_ok=True)
     pictures = run.pictures or save_samples(samples, folder)
     own = [each for each in bench.methods if each[0] == key[0]]
-    seen = any(track["method"] == key[0] for track in pictures[0]["tracks"]) if pictures else True
-    if seen or not own or key != own[len(own) // 2]:
+    drawn = any(track["method"] == key[0] for track in pictures[0]["tracks"]) if pictures else True
+    if drawn or not own or key != own[len(own) // 2]:
         return pictures
     tracks = save_tracks(model, samples, bench.images.class_names, key, folder)
     return [{**entry, "tracks": [*entry["tracks"], track]} for entry, track in zip(pictures, tracks, strict=True)]
 
 
-def _timed(bench: Bench, model: nn.Module, key: Key, batch_size: int, seen: Tensor | None, watcher: Watcher) -> Timing:
-    """Timing in turns with the unreduced model, the reference of the speed-up."""
+def _timed(
+    bench: Bench, model: nn.Module, key: Key, batch_size: int, images_ICHW: Tensor | None, watcher: Watcher
+) -> Timing:
+    """Time the model in turns with the unreduced model."""
     job = bench.job
-    models = {UNREDUCED[0]: bench.model} | ({} if key == UNREDUCED else {" ".join(key): model})
+    models = {UNREDUCED: bench.model} | ({} if key == UNREDUCED_KEY else {" ".join(key): model})
     timings = benchmark(
         models,
         input_size_of(bench.model),
@@ -180,14 +183,14 @@ def _timed(bench: Bench, model: nn.Module, key: Key, batch_size: int, seen: Tens
         device=bench.device,
         dtype=job.dtype,
         compile=job.compile,
-        images_ICHW=seen,
+        images_ICHW=images_ICHW,
         progress=partial(watcher.works, key, f"speed at batch {batch_size}"),
     )
     return list(timings.values())[-1]
 
 
 def _grouped(rows: Sequence[Row]) -> tuple[Row, ...]:
-    """Rows of one method together, and of one setting, methods and settings in the order in which they came."""
+    """Group the rows by method, then by setting, each in order of first appearance."""
     methods = list(dict.fromkeys(row.method for row in rows))
     settings = list(dict.fromkeys((row.method, row.setting) for row in rows))
     return tuple(sorted(rows, key=lambda row: (methods.index(row.method), settings.index((row.method, row.setting)))))

@@ -1,7 +1,7 @@
-"""The output folder of one comparison: finished rows survive an interruption, and two runs never mix.
+"""The output folder of a comparison: finished rows survive an interruption, and different runs never mix.
 
-A folder belongs to one run: the same model, weights, images and way of measuring. Rows can be added to it later,
-in the same way. Every file is replaced as a whole, so a reader or a crash never meets half of one.
+A folder belongs to one run: one model, weights, images and measuring settings. More rows can be added later. Every file
+is replaced as a whole, so neither a reader nor a crash ever leaves half of one.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ RESULTS, TABLE, REPORT = "results.json", "results.csv", "report.html"
 FILES = (RESULTS, TABLE, REPORT, PICTURES)
 UNREDUCED = "unreduced"  # the method of the first row
 
-Key = tuple[str, str]  # what tells a row from others of its run: the method, and how it is set, in words
+Key = tuple[str, str]  # identifies a row within its run: the method, and its setting in words
 
 
 @dataclass(frozen=True)
@@ -34,42 +34,42 @@ class Row:
 
     method: str
     setting: str  # in words: "keep 0.7"; empty for the unreduced model
-    settings: Mapping[str, Any]  # of the method, all of them, as resolved for the model
-    top1: float  # per cent
-    top5: float  # per cent
-    drop: float  # points of top1 lost against the unreduced model
-    gmacs: float  # of an image; the mean over some of the images where they differ
-    mac_ratio: float  # multiply-adds of the unreduced model over these
+    settings: Mapping[str, Any]  # all settings of the method, resolved for the model
+    top1: float  # percent
+    top5: float  # percent
+    drop: float  # points of top1 lost, relative to the unreduced model
+    gmacs: float  # per image; for an input-adaptive method, the mean over some of the images
+    mac_ratio: float  # multiply-adds of the unreduced model divided by these
     images_per_s: float
     speedup: Spread  # over the unreduced model, measured in turns with it
-    latency_1_ms: float  # one image at a time
+    latency_1_ms: float  # at batch size 1
     speedup_1: float
     peak_memory_mb: float | None
-    tokens: Sequence[int]  # that leave each block, class token and the like included; means where images differ
+    tokens: Sequence[int]  # after each block, prefix included; for an input-adaptive method, means
     num_images: int
-    skipped: int  # files that are no images
+    skipped: int  # files that could not be read
     batch: int
     rounds: int
     dtype: str
     device: str
     versions: str
     seed: int
-    precision: str = ""  # int8, or as dtype says; rows of before there was int8 do not tell
-    diversity: float | None = None  # of the tokens that leave the last reducing block (BAT, eq. 4), relative
-    preparation: str = ""  # how images became the model's input; rows of before it was told do not tell
-    labels: str = ""  # where the labels come from: a table, numbers or names of folders, or an assumed order
+    precision: str = ""  # int8 or the dtype; missing in old files
+    diversity: float | None = None  # relative, of the tokens after the last reducing block (BAT, eq. 4)
+    preparation: str = ""  # preprocessing of the images; missing in old files
+    labels: str = ""  # source of the labels: a table, folder numbers or names, or an assumed order
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "precision", self.precision or self.dtype)
 
     @property
     def int8(self) -> bool:
-        """Whether linear layers computed in 8-bit integers."""
+        """Whether linear layers were quantized to int8."""
         return self.precision == INT8
 
     @property
     def key(self) -> Key:
-        """What makes it a row of its own within one run: ("evit", "keep 0.7"), or ("evit", "keep 0.7, int8")."""
+        """The key of this row: ("evit", "keep 0.7"), or ("evit", "keep 0.7, int8")."""
         plain = (self.method, self.setting)
         return int8_key(plain) if self.int8 else plain
 
@@ -81,7 +81,7 @@ COLUMNS = tuple(
 
 @dataclass(frozen=True)
 class Refusal:
-    """A configuration that could not be measured, and why, in a sentence."""
+    """A configuration that could not be measured, and the reason."""
 
     method: str
     setting: str
@@ -89,59 +89,59 @@ class Refusal:
 
     @property
     def key(self) -> Key:
-        """What it would have as a row."""
+        """The key of the missing row."""
         return self.method, self.setting
 
     @property
     def not_measured(self) -> str:
-        """What stands in the place of numbers."""
+        """Text to show instead of numbers."""
         return f"not measured: {self.reason}"
 
 
 @dataclass(frozen=True)
 class Run:
-    """Everything that results.json holds."""
+    """The content of results.json."""
 
-    identity: Mapping[str, Any]  # what all rows share; another identity is another run
+    identity: Mapping[str, Any]  # shared by all rows (identity.py)
     environment: Mapping[str, str]
     commands: Sequence[str]
     rows: Sequence[Row] = ()
     skipped_files: Sequence[str] = ()
     pictures: Sequence[Mapping[str, Any]] = field(default=())
-    assumption: str = ""  # a sentence on the order of the classes, if it was assumed
+    assumption: str = ""  # a sentence on assumed defaults, such as the order of the classes
     refused: Sequence[Refusal] = ()  # configurations that could not be measured
 
     def refusing(self, *refused: Refusal, but: Container[Key] = ()) -> Run:
-        """The same with these refused too, and those of certain keys no longer."""
+        """Add these refusals, and remove those whose key is in `but`."""
         by_key = {each.key: each for each in (*self.refused, *refused)}
         return replace(self, refused=tuple(each for key, each in by_key.items() if key not in but))
 
     def row(self, key: Key) -> Row | None:
-        """The finished row of that configuration."""
+        """Return the finished row with this key, if there is one."""
         return next((row for row in self.rows if row.key == key), None)
 
 
 def int8_key(key: Key) -> Key:
-    """Of the row that measures the same in int8."""
+    """The key of the same row in int8."""
     return key[0], f"{key[1]}, {INT8}" if key[1] else INT8
 
 
 def check_output(folder: Path) -> None:
-    """ValueError if the folder cannot become or be the output of a run; creates nothing."""
+    """Raise ValueError if the folder cannot be the output of a run. Creates nothing."""
     if folder.exists() and not folder.is_dir():
-        raise ValueError(f"the output {folder} is a file: name a folder.")
+        raise ValueError(f"the output {folder} is a file: pass a folder.")
     if not folder.is_dir() or (folder / RESULTS).exists():
         return
     if any(not path.name.startswith(".") for path in folder.iterdir()):
-        raise ValueError(f"the output folder {folder} holds files, but no {RESULTS} of an earlier run: name a new one.")
+        raise ValueError(f"the output folder {folder} holds files, but no {RESULTS} of an earlier run: pass a new one.")
 
 
 def open_run(
     folder: Path, identity: Mapping[str, Any], environment: Mapping[str, str], command: str, *, replaces: bool = False
 ) -> Run:
-    """The run in that folder, or a new one; ValueError naming the first difference if it is another run.
+    """Return the run in this folder, or a new one.
 
-    replaces: the other run is removed instead.
+    Raises ValueError with the first difference if the folder holds another run. replaces: remove that run instead.
     """
     path = folder / RESULTS
     if not path.exists():
@@ -163,26 +163,26 @@ def _check_same(folder: Path, run: Run, identity: Mapping[str, Any]) -> None:
         there, here = run.identity.get(name), identity.get(name)
         if there != here:
             raise ValueError(
-                f"the output folder {folder} holds another run: its {name} is {shown(there)}, and now it is "
-                f"{shown(here)}; name another folder, or pass --replace to remove that run."
+                f"the output folder {folder} holds another run: its {name} is {shown(there)}, not {shown(here)}. Pass "
+                "another folder, or --replace to remove that run."
             )
 
 
 def _remove_run(folder: Path) -> None:
-    """Remove what a run left in its folder; ValueError if there is anything else."""
+    """Remove the files of a run. Raises ValueError if the folder holds anything else."""
     others = sorted(path.name for path in folder.iterdir() if path.name not in FILES and not path.name.startswith("."))
     if others:
-        raise ValueError(f"{folder} holds {shown(others[0])} beside the run to be replaced: name another folder.")
+        raise ValueError(f"{folder} also holds {shown(others[0])}, so its run is not removed: pass another folder.")
     if (folder / PICTURES).is_symlink() or not (folder / PICTURES).is_dir():
         (folder / PICTURES).unlink(missing_ok=True)
     else:
         shutil.rmtree(folder / PICTURES)
-    for name in (REPORT, TABLE, RESULTS):  # the last is what it is known by
+    for name in (REPORT, TABLE, RESULTS):  # results.json, which marks a run, goes last
         (folder / name).unlink(missing_ok=True)
 
 
 def read_run(path: Path) -> Run:
-    """The run in a results.json."""
+    """Read and check the run in a results.json."""
     try:
         content = read_stored(path)
         lists = {name: tuple(content[name]) for name in ("commands", "skipped_files", "pictures")}
@@ -191,18 +191,18 @@ def read_run(path: Path) -> Run:
         for row in run.rows:
             check_row(row)
         if len({row.key for row in run.rows}) < len(run.rows):
-            raise ValueError("two of its rows are the same")
+            raise ValueError("two rows have the same key")
     except (ValueError, TypeError) as error:
         reason = shown(error).rstrip(".")
         raise ValueError(
-            f"{path} was not written by this version of vitrim ({reason}): name another output folder, or pass "
-            "--replace to remove that run."
+            f"{path} was not written by this version of vitrim ({reason}): pass another output folder, or --replace "
+            "to remove that run."
         ) from error
     return run
 
 
 def write_run(folder: Path, run: Run) -> None:
-    """results.json and results.csv, each replaced as a whole."""
+    """Write results.json and results.csv, each as a whole."""
     replace_file(folder / TABLE, _csv(run))
     content = asdict(run) | {"rows": [columns(asdict(row)) for row in run.rows]}
     replace_file(folder / RESULTS, json.dumps(content, indent=1, ensure_ascii=False) + "\n")

@@ -1,6 +1,6 @@
-"""Whether what a results.json says is what vitrim writes: kinds, ranges, and pictures that are the run's own.
+"""Check a results.json: types, ranges, and that pictures belong to the run.
 
-A run folder may come from somebody else, and what it says goes into a report. ValueErrors say what is wrong.
+A run folder may come from somebody else, and its content goes into a report. Errors are ValueErrors with the reason.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def _is_named(value: object) -> bool:
 
 
 OLD_COLUMNS = {"speedup_low": "speedup_p10", "speedup_high": "speedup_p90"}
-KINDS: Mapping[str, Test] = {  # by the annotation of a row's field
+KINDS: Mapping[str, Test] = {  # by the annotation of a field of Row
     "str": is_text,
     "int": _is_whole,
     "float": _is_number,
@@ -73,14 +73,14 @@ PANEL = {"file": is_text, "caption": is_text}
 
 
 def read_stored(path: Path) -> dict[str, Any]:
-    """The content of a results.json, checked but for the fields of its rows."""
+    """Read a results.json and check everything but the fields of its rows."""
     if not path.is_file() or path.stat().st_size > MOST_BYTES:
-        raise ValueError(f"it is no file of at most {MOST_BYTES} bytes")
+        raise ValueError(f"not a file of at most {MOST_BYTES} bytes")
     content = read_object(path)
-    content = {"assumption": "", "refused": []} | content  # files of before they were told do not tell
+    content = {"assumption": "", "refused": []} | content  # missing in old files
     check("the file", content, RUN, only=True)
     for each in content["refused"]:
-        check("what could not be measured", each, REFUSAL, only=True)
+        check("a refusal", each, REFUSAL, only=True)
     for sample in content["pictures"]:
         check("a picture", sample, SAMPLE, only=True)
         for track in sample["tracks"]:
@@ -93,7 +93,7 @@ def read_stored(path: Path) -> dict[str, Any]:
 
 
 def with_spread(row: Mapping[str, Any]) -> dict[str, Any]:
-    """A row's fields of its columns: the three of its speed-up are one. Rows of before called two of them otherwise."""
+    """Turn the columns of a row into its fields: three columns are the speed-up. Old names still work."""
     values = {OLD_COLUMNS.get(name, name): value for name, value in row.items()}
     median, low, high = parts = [values.pop(name, None) for name in column_names("speedup")]
     if not all(is_number(part, LARGEST) for part in parts):
@@ -102,7 +102,7 @@ def with_spread(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def check_row(row: Any) -> None:
-    """ValueError unless each field of a Row holds what its annotation says, in its range."""
+    """Raise ValueError unless each field of a Row has the annotated type and a valid value."""
     for field in fields(row):
         kind, _, none = str(field.type).partition(" | ")
         value = getattr(row, field.name)
@@ -112,7 +112,7 @@ def check_row(row: Any) -> None:
 
 
 def picture_bytes(folder: Path, name: str) -> bytes:
-    """A picture of the run in that folder; ValueError for any other file, and for links, which may lead elsewhere."""
+    """Read a picture of the run. Raises ValueError for any other file, and for links, which may point elsewhere."""
     path = folder / PICTURES / Path(name).name
     own = name == f"{PICTURES}/{path.name}" and path.suffix == ".png" and not (folder / PICTURES).is_symlink()
     if own and path.exists() and stat.S_ISREG(path.lstat().st_mode) and path.stat().st_size <= MOST_PICTURE_BYTES:
@@ -120,6 +120,6 @@ def picture_bytes(folder: Path, name: str) -> bytes:
         if content.startswith(PNG):
             return content
     raise ValueError(
-        f"{folder} has no picture {shown(name)}: a report takes in PNG files of its own folder {PICTURES} alone; name "
+        f"{folder} has no picture {shown(name)}: a report only includes PNG files of its own folder {PICTURES}. Pass "
         "another output folder."
     )

@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from ..core.precision import at_least_fp32
 from ..heads import check_module
 from ..measure.batches import Batch, Progress
+from ..measure.budget.adaptive import COUNTED, varies
 from ..measure.forwards import check_labels, finite, over_batches
 from ..measure.macs import count_macs
-from ..measure.varying import COUNTED, varies
 from .certainty import MEASURES, By, check_thresholds
 from .model import Anytime
 

@@ -1,1 +1,1 @@
-"""Accuracy, speed, memory, multiply-adds and diversity of plain modules on real images."""
+"""Measure plain modules on images: accuracy, speed, memory, multiply-adds, diversity."""

@@ -1,4 +1,4 @@
-"""Images decoded into batches of tensors: once into memory where they fit, else anew each time they are read.
+"""Batches of decoded images. They stay in memory if they fit; otherwise each pass decodes them again.
 
 Decoding an ImageNet image takes about 3 ms on one core, so a comparison of many models keeps the tensors.
 Shape letters: B batch, C channels, H height, W width.
@@ -19,14 +19,14 @@ from ..kinds import is_whole
 from .images import ImageDataError, LabelledImages, open_image
 from .preparation import Transform
 
-MAX_BYTES = 2 * 1024**3  # tensors beyond this are not kept in memory
-FEW_IMAGES = 512  # up to here, starting worker processes takes longer than they save
+MAX_BYTES = 2 * 1024**3  # of tensors kept in memory
+FEW_IMAGES = 512  # up to this number, worker processes take longer to start than they save
 
-Progress = Callable[[int, int], None]  # images done, images in all
+Progress = Callable[[int, int], None]  # called with images done and their total
 
 
 class Batch(NamedTuple):
-    """Decoded images with their class indices, -1 for none, and the names of those that could not be read."""
+    """Decoded images, their class indices (-1 for none), and the names of unreadable images."""
 
     x_BCHW: Tensor
     labels_B: Tensor
@@ -34,7 +34,7 @@ class Batch(NamedTuple):
 
 
 class Sample(NamedTuple):
-    """One decoded image; or none, and why. A failure travels as a value: worker processes share no state."""
+    """A decoded image, or None and the reason. Failures are values because worker processes share no state."""
 
     x_CHW: Tensor | None
     label: int
@@ -43,7 +43,7 @@ class Sample(NamedTuple):
 
 
 class ImageDataset(Dataset[Sample]):
-    """Decodes and transforms one image at a time, in any process."""
+    """Decode and transform one image at a time, in any process."""
 
     def __init__(self, images: LabelledImages, transform: Transform, channels: int):
         self.images, self.transform, self.channels = images, transform, channels
@@ -62,22 +62,22 @@ class ImageDataset(Dataset[Sample]):
 
 @dataclass(frozen=True)
 class ImageBatches:
-    """Batches that can be read any number of times."""
+    """Batches of images, for any number of passes."""
 
     batches: Iterable[Batch]
-    images: LabelledImages  # those that cannot be read included
+    images: LabelledImages  # including unreadable ones
     in_memory: bool
 
     @property
     def num_images(self) -> int:
-        """Those that cannot be read included."""
+        """Number of images, including unreadable ones."""
         return len(self.images)
 
     def __iter__(self) -> Iterator[Batch]:
         return iter(self.batches)
 
     def sample(self, most: int) -> Tensor:
-        """At most so many of the images, evenly spread: [I, C, H, W]; those that cannot be read are left out."""
+        """Return at most `most` readable images, evenly spread: [I, C, H, W]."""
         step, found = max(1.0, self.num_images / most), []
         position, wanted = 0, 0.0
         for batch in self:
@@ -87,7 +87,7 @@ class ImageBatches:
                     wanted += step
                 position += 1
         if not found:
-            raise ValueError("there is no image to take a sample of.")
+            raise ValueError("there are no images to sample.")
         return torch.stack(found)
 
 
@@ -102,13 +102,15 @@ def image_batches(
     max_bytes: int = MAX_BYTES,
     progress: Progress | None = None,
 ) -> ImageBatches:
-    """Batches of the images in their order, kept in memory if all tensors together take at most max_bytes.
+    """Batch the images in their order, and keep them in memory if the tensors take at most max_bytes in total.
 
-    skip_bad: leave out images that cannot be read and name them in their batch's `skipped`; otherwise the first one
-    raises ImageDataError. num_workers: decoding processes, None for a number that suits this machine.
+    Args:
+        skip_bad: leave out unreadable images, and list them in `Batch.skipped`. Otherwise the first one raises
+            ImageDataError.
+        num_workers: decoding processes. None: chosen for this machine.
     """
     if not is_whole(batch_size, 1):
-        raise ValueError(f"the batch size must be at least 1, not {batch_size!r}: a whole number of images.")
+        raise ValueError(f"the batch size must be a whole number of at least 1, not {batch_size!r}.")
     dataset = ImageDataset(images, transform, channels)
     workers = _num_workers(len(images)) if num_workers is None else num_workers
     stream = _Stream(DataLoader(dataset, batch_size, num_workers=workers, collate_fn=_collate), skip_bad)
@@ -125,23 +127,23 @@ def image_batches(
 
 @dataclass(frozen=True)
 class _Stream:
-    """Decodes all images each time it is read."""
+    """Decode all images on every pass."""
 
-    loader: DataLoader[Sample]  # whose collate function is _collate
+    loader: DataLoader[Sample]  # with collate_fn=_collate
     skip_bad: bool
 
     def __iter__(self) -> Iterator[Batch]:
-        with torch.random.fork_rng(devices=[]):  # the loader draws a number for its workers
+        with torch.random.fork_rng(devices=[]):  # the loader draws a random number for its workers
             decoded = iter(self.loader)
         while (found := _next(decoded)) is not None:
             batch, failure = found
             if failure and not self.skip_bad:
-                raise ImageDataError(f"{failure} --skip-bad, or skip_bad=True, leaves such files out.")
+                raise ImageDataError(f"{failure} Use --skip-bad, or skip_bad=True, to leave such files out.")
             yield batch
 
 
 def _collate(samples: list[Sample]) -> tuple[Batch, str]:
-    """The images that could be decoded, and why the first of the others could not."""
+    """Batch the decoded images. Also returns the reason of the first failure."""
     decoded = [sample.x_CHW for sample in samples if sample.x_CHW is not None]
     labels = [sample.label for sample in samples if sample.x_CHW is not None]
     failed = [sample for sample in samples if sample.x_CHW is None]
@@ -151,19 +153,19 @@ def _collate(samples: list[Sample]) -> tuple[Batch, str]:
 
 
 def _next(decoded: Iterator[tuple[Batch, str]]) -> tuple[Batch, str] | None:
-    """The next batch, decoded on one thread: one image is too little work for several, which then wait and spin."""
+    """Return the next batch. Decode on one thread: an image is too little work for several."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
         return next(decoded, None)
-    except (ConnectionError, EOFError) as error:  # what a worker was about to send
+    except (ConnectionError, EOFError) as error:  # the worker was about to send a batch
         raise RuntimeError("a DataLoader worker exited unexpectedly") from error
     finally:
         torch.set_num_threads(before)
 
 
 def _num_bytes(dataset: ImageDataset) -> int:
-    """Size of all tensors, by the first image that can be read; 0 if none can."""
+    """Size of all tensors, estimated from the first readable image. 0 without one."""
     samples = (dataset[i].x_CHW for i in range(len(dataset)))
     first = next((x_CHW for x_CHW in samples if x_CHW is not None), None)
     return 0 if first is None else first.nbytes * len(dataset)

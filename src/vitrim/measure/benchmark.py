@@ -1,8 +1,8 @@
-"""Speed and memory of several models, measured together. Knows nothing of token reduction.
+"""Speed and memory of several models, measured together.
 
-The models take turns (turns.py), and speed-ups are ratios within a round. Whoever runs after a model with the same
-weights in the same memory finds them in the cache: models to compare should all share theirs
-(`clone_sharing_weights`), or none.
+The models take turns (turns.py), and speed-ups are ratios within a round. A model that runs after another one with the
+same weights finds them in the cache. So either all models to compare share their weights (`clone_sharing_weights`), or
+none do.
 """
 
 from __future__ import annotations
@@ -28,24 +28,24 @@ from .turns import HasSpeedup, Spread, Turns, speed_ratio, take_turns
 Dtype = Literal["fp32", "bf16", "fp16"]
 DTYPES = dict(zip(get_args(Dtype), (torch.float32, torch.bfloat16, torch.float16), strict=True))
 MIB = 2**20
-# Every model is a graph of its own of the same forward; past a few, torch would run further ones uncompiled.
+# Each model is another graph of the same forward. By default, torch runs models after the first few uncompiled.
 ANY_NUMBER = {"recompile_limit": 1000, "accumulated_recompile_limit": 10_000, "fail_on_recompile_limit_hit": True}
 M = TypeVar("M", bound=nn.Module)
 
 
 @dataclass(frozen=True)
 class Timing(HasSpeedup):
-    """One model's speed, as medians over the rounds, against the baseline's."""
+    """Speed of a model: medians over the rounds, and the speed-up over the baseline."""
 
     images_per_s: float
     latency_ms: float  # of one batch
-    speedup: Spread  # of images_per_s over the baseline's in the same round
+    speedup: Spread  # over the baseline in the same round
     rounds: int
-    peak_memory_mb: float  # MiB of weights, input and activations at the worst moment of a forward
+    peak_memory_mb: float  # peak MiB of weights, input and activations during a forward
     seconds: tuple[float, ...] = field(default=(), repr=False)  # of one batch, in each round
 
     def speed_over(self, other: Timing) -> Spread:
-        """How many times as fast as another of the same rounds."""
+        """The speed relative to another model of the same rounds."""
         return speed_ratio(self.seconds, other.seconds)
 
 
@@ -64,77 +64,80 @@ def benchmark(
     progress: Callable[[int, int], None] | None = None,
     **model_kwargs: Any,
 ) -> dict[str, Timing]:
-    """Forward times of the models, taking turns. A sample is as many forwards in a row as take 20 ms.
+    """Time the forwards of several models in turns.
 
-    A model whose weights are not of that dtype and on that device is copied; none is changed, and weights that models
-    share stay shared. Memory is the allocator's on CUDA, else that of tensors alive (`PeakMemory`), for one batch; a
-    compiled model counts as its uncompiled self.
+    A sample is as many forwards in a row as take 20 ms. Models are not changed: one with another dtype or device is
+    copied, and shared weights stay shared. Memory is that of one batch: of the allocator on CUDA, else of live tensors
+    (`PeakMemory`). For a compiled model, it is the memory of the uncompiled one.
 
     Args:
-        models: by name.
-        input_size: channels, height and width of random images.
-        batch_size, rounds, warmup: images in a batch, samples of each model, and forwards before the first.
-        device, dtype: where, and in what, the models compute.
-        compile: by torch.compile, a string being its mode ("reduce-overhead": CUDA graphs).
-        baseline: the model whose speed-up is 1, by default the first.
-        images_ICHW: images to use instead, in batches of batch_size, for models whose work depends on what they see; a
-            sample is then all of them.
-        progress: called after each round with rounds done and rounds in all.
-        **model_kwargs: of every model's forward.
+        models: models by name.
+        input_size: channels, height and width of the random images.
+        batch_size: images per batch.
+        rounds: samples of each model.
+        warmup: forwards of each model before the first sample.
+        device: where the models run.
+        dtype: data type of weights and images.
+        compile: use torch.compile; a string is its mode ("reduce-overhead": CUDA graphs).
+        baseline: the model whose speed-up is 1. Default: the first.
+        images_ICHW: images instead of random ones, for input-adaptive models. They are split into batches of
+            batch_size, and a sample is one pass over all of them.
+        progress: called after each round with rounds done and their total.
+        **model_kwargs: passed to the forward of every model.
 
     Returns:
         A timing for each name.
 
     Raises:
-        ValueError: for settings that make no sense.
+        ValueError: for invalid settings.
     """
     first = _check(models, batch_size=batch_size, rounds=rounds, warmup=warmup, dtype=dtype, baseline=baseline)
-    place, copies = check_device(device), dict[int, Any]()
+    target, copies = check_device(device), dict[int, Any]()
     images_ICHW = random_images(batch_size, input_size) if images_ICHW is None else images_ICHW
-    batches = _batches(images_ICHW, batch_size, place, DTYPES[dtype])
-    placed = {name: _placed(model, place, DTYPES[dtype], copies) for name, model in models.items()}
-    runners = {name: _Runner(model, batches, compile, model_kwargs) for name, model in placed.items()}
-    timed, per_batch = _timed(runners, rounds, warmup, place, progress), len(images_ICHW) / len(batches)
+    batches = _batches(images_ICHW, batch_size, target, DTYPES[dtype])
+    on_target = {name: moved(model, target, DTYPES[dtype], copies) for name, model in models.items()}
+    runners = {name: _Runner(model, batches, compile, model_kwargs) for name, model in on_target.items()}
+    timed, per_batch = _timed(runners, rounds, warmup, target, progress), len(images_ICHW) / len(batches)
     return {name: _timing(timed, name, first, per_batch, runners[name].peak_bytes) for name in runners}
 
 
-def _batches(images_ICHW: Tensor, batch_size: int, place: torch.device, dtype: torch.dtype) -> list[Tensor]:
-    """The images in batches [B, C, H, W] of their own: a view would hold, and count as, the memory of all images."""
+def _batches(images_ICHW: Tensor, batch_size: int, device: torch.device, dtype: torch.dtype) -> list[Tensor]:
+    """Split the images into batches [B, C, H, W]. They are copies: a view would count as the memory of all images."""
     if not isinstance(images_ICHW, Tensor) or images_ICHW.ndim != 4 or len(images_ICHW) == 0:
         raise ValueError(f"benchmark needs at least one image, [I, C, H, W], not {shape(images_ICHW)}.")
-    return [part.to(place, dtype, copy=True) for part in torch.split(images_ICHW, batch_size)]
+    return [part.to(device, dtype, copy=True) for part in torch.split(images_ICHW, batch_size)]
 
 
 def _timed(
     runners: Mapping[str, _Runner],
     rounds: int,
     warmup: int,
-    place: torch.device,
+    device: torch.device,
     progress: Callable[[int, int], None] | None,
 ) -> Turns:
-    """Seconds of one batch, in each round, once all are warm."""
+    """Warm up, then measure the seconds of one batch in each round."""
     with ExitStack() as stack, torch.inference_mode():
         if any(runner.compile for runner in runners.values()):
             stack.enter_context(importlib.import_module("torch._dynamo.config").patch(ANY_NUMBER))
         for runner in runners.values():
             stack.enter_context(evaluating(runner.model))
             runner.prepare(warmup)
-        turns = take_turns(runners, rounds, warmup=0, wait=partial(_wait, place), progress=progress)
+        turns = take_turns(runners, rounds, warmup=0, wait=partial(_wait, device), progress=progress)
     num_batches = {name: len(runner.batches) for name, runner in runners.items()}
     return Turns({name: tuple(each / num_batches[name] for each in own) for name, own in turns.seconds.items()})
 
 
 def clone_sharing_weights(model: M) -> M:
-    """A copy with the very same parameters, not equal ones: what is written into either's is in both."""
+    """Copy a model, but share its parameters."""
     return copy.deepcopy(model, {id(parameter): parameter for parameter in model.parameters()})
 
 
 @dataclass
 class _Runner:
-    """One model with its batches; it is timed in eval and inference mode, which the caller sets."""
+    """A model with its batches. The caller sets eval and inference mode."""
 
     model: nn.Module
-    batches: Sequence[Tensor]  # [B, C, H, W] each, the first the largest
+    batches: Sequence[Tensor]  # [B, C, H, W], the largest first
     compile: bool | str
     model_kwargs: Mapping[str, Any]
     peak_bytes: int = 0
@@ -145,7 +148,7 @@ class _Runner:
         self.forward = torch.compile(self.model, mode=mode) if self.compile else self.model
 
     def __call__(self) -> None:
-        """One forward of each batch."""
+        """Run one forward on each batch."""
         for x_BCHW in self.batches:
             self.forward(x_BCHW, **self.model_kwargs)
 
@@ -177,15 +180,15 @@ class _Runner:
 def _check(
     models: Mapping[str, nn.Module], *, batch_size: int, rounds: int, warmup: int, dtype: str, baseline: str | None
 ) -> str:
-    """The name of the baseline; ValueError for settings that make no sense."""
+    """Check the settings. Returns the name of the baseline."""
     if not isinstance(models, Mapping) or not models:
-        raise ValueError("benchmark needs at least one model by its name: {'mine': model}.")
+        raise ValueError("benchmark needs at least one model, by name: {'mine': model}.")
     for model in models.values():
         check_module(model)
     if not (is_whole(batch_size, 1) and is_whole(rounds, 1) and is_whole(warmup, 0)):
         raise ValueError(
-            "benchmark needs a batch size and rounds of at least 1 and no negative warmup, all whole numbers, "
-            f"not batch_size={batch_size!r}, rounds={rounds!r}, warmup={warmup!r}."
+            "benchmark needs whole numbers: batch_size and rounds of at least 1, warmup of at least 0, not "
+            f"batch_size={batch_size!r}, rounds={rounds!r}, warmup={warmup!r}."
         )
     if dtype not in DTYPES:
         raise ValueError(f"dtype must be one of {', '.join(DTYPES)}, not {dtype!r}.")
@@ -195,7 +198,10 @@ def _check(
     return first
 
 
-def _placed(model: nn.Module, device: torch.device, dtype: torch.dtype, copies: dict[int, Any]) -> nn.Module:
+def moved(
+    model: nn.Module, device: torch.device, dtype: torch.dtype, copies: dict[int, Any] | None = None
+) -> nn.Module:
+    """Return the model if it has this device and dtype, else a copy that has. copies: memo of `copy.deepcopy`."""
     tensors = [*model.parameters(), *model.buffers()]
     floating = [tensor for tensor in tensors if tensor.is_floating_point()]
     fits = all(t.device == device for t in tensors) and all(t.dtype == dtype for t in floating)

@@ -1,7 +1,8 @@
-"""What the classes of a model are called, and which of them a folder or a label means.
+"""The class names of a model, and the class that a folder or label names.
 
-Names are compared without case, blanks, underscores, hyphens and leading zeros. Of several names of one class, parted
-by commas as ImageNet's are, each will do; so does a WordNet id, alone or before the name (n01440764_tench).
+Names are compared without case, blanks, underscores, hyphens and leading zeros. A class may have several names,
+separated by commas as in ImageNet; each of them matches. A WordNet id matches too, alone or before the name
+(n01440764_tench).
 """
 
 from __future__ import annotations
@@ -16,39 +17,39 @@ from typing import Any
 
 from .pixels import ImageDataError
 
-WNID = re.compile(r"n\d{8}")  # WordNet id, the name of an ImageNet class folder
-DEFAULT_LABEL = re.compile(r"LABEL_\d+")  # transformers' name for a class that has none
+WNID = re.compile(r"n\d{8}")  # WordNet id: the name of an ImageNet class folder
+DEFAULT_LABEL = re.compile(r"LABEL_\d+")  # the default name of a class in transformers
 
 
 @dataclass(frozen=True)
 class ClassNames:
-    """One name for each class, and who gives it."""
+    """A name for each class, and their source."""
 
     names: tuple[str, ...]
-    source: str  # in words that stand after "as"
-    certain: bool = True  # False: guessed by the number of classes
+    source: str  # in words that follow "as": "the model's id2label has it". Part of the identity of a run
+    certain: bool = True  # False: guessed from the number of classes
     wordnet_ids: Mapping[str, int] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.names)
 
     def find(self, name: str) -> int | None:
-        """The class of that name, None if there is none; ImageDataError where several are called so."""
+        """Return the class with this name, or None. Raises ImageDataError if several classes have it."""
         wnid = WNID.match(name)
         rest = "" if wnid is None else name[wnid.end() :].strip(" _-.,:")
         for each in (name, wnid and wnid[0], rest):
             found = self._hits(each) if each else ()
             if len(found) > 1:
                 raise ImageDataError(
-                    f"{name!r} is the name of the classes {' and '.join(map(str, found))} as {self.source}: use their "
-                    "numbers in its place."
+                    f"{name!r} is the name of the classes {' and '.join(map(str, found))} as {self.source}: use class "
+                    "numbers instead."
                 )
             if found:
                 return found[0]
         return None
 
     def conflict(self, names: Sequence[str]) -> int | None:
-        """The first class that has another's name in another list of the same length; None if there is none."""
+        """Return the first class that another list of names puts at another index, or None."""
         plain = [_plain(name) for name in names]
         times = Counter(plain)
         for index, name in enumerate(names):
@@ -58,7 +59,7 @@ class ClassNames:
         return None
 
     def _hits(self, name: str) -> tuple[int, ...]:
-        """All classes of that name, by the strictest comparison under which there are any."""
+        """Return all classes with this name, by the strictest comparison that finds any."""
         if name in self.wordnet_ids:
             return (self.wordnet_ids[name],)
         exact, whole, parts = self._tables
@@ -74,14 +75,14 @@ class ClassNames:
 
 
 def class_names_of(model: Any, num_classes: int) -> ClassNames | None:
-    """What the model says its classes are called, or its weights; ImageNet's names go by their number; else None."""
+    """Return the class names of a model or its weights, or ImageNet's if the number of classes matches, or None."""
     config, cfg = getattr(model, "config", None), getattr(model, "pretrained_cfg", None) or {}
-    told = {
+    sources = {
         "the model's id2label has it": _in_order(getattr(config, "id2label", None)),
         "torchvision's weights have it": getattr(model, "categories", None),
         "the model's label_names have it": _of_timm(cfg),
     }
-    for source, names in told.items():
+    for source, names in sources.items():
         if names and len(names) == num_classes and not all(DEFAULT_LABEL.fullmatch(str(name)) for name in names):
             return with_wordnet_ids(ClassNames(tuple(map(str, names)), source))
     return imagenet_names(num_classes)
@@ -89,7 +90,7 @@ def class_names_of(model: Any, num_classes: int) -> ClassNames | None:
 
 @lru_cache
 def imagenet_names(num_classes: int) -> ClassNames | None:
-    """The names and WordNet ids of timm's label set of that size; None if there is none."""
+    """Return names and WordNet ids of timm's label set of this size, or None."""
     from timm.data import ImageNetInfo, infer_imagenet_subset
 
     subset = infer_imagenet_subset({"num_classes": num_classes})
@@ -101,7 +102,7 @@ def imagenet_names(num_classes: int) -> ClassNames | None:
 
 
 def with_wordnet_ids(names: ClassNames) -> ClassNames:
-    """The same with ImageNet's WordNet ids, where these are its classes, in whatever order."""
+    """Add ImageNet's WordNet ids if the names are ImageNet classes, in any order."""
     known = imagenet_names(len(names))
     if known is None:
         return names
@@ -119,12 +120,12 @@ def with_wordnet_ids(names: ClassNames) -> ClassNames:
 
 
 def whole_number(text: str) -> int | None:
-    """The number that a text of digits is, leading zeros allowed; None for any other text."""
+    """Read a text of digits, maybe with leading zeros, as a number. None for any other text."""
     return int(text) if text.isascii() and text.isdecimal() and len(text.lstrip("0")) < 10 else None
 
 
 def _first(names: ClassNames, described: str) -> tuple[int, ...]:
-    """The classes that have the first of several names in common that any class has."""
+    """Return the classes with the first of several names that any class has."""
     return next((hits for part in _parts(described) if (hits := names._hits(part))), ())
 
 
@@ -135,7 +136,7 @@ def _in_order(id2label: Any) -> list[str] | None:
 
 
 def _of_timm(cfg: Mapping[str, Any]) -> list[str] | None:
-    """timm's label_names, each with its description behind it if there is one."""
+    """Return timm's label_names, each followed by its description if there is one."""
     names, texts = cfg.get("label_names"), cfg.get("label_descriptions") or {}
     if isinstance(names, Mapping):
         names = _in_order({int(i): name for i, name in names.items()})
@@ -149,7 +150,7 @@ def _parts(name: str) -> list[str]:
 
 
 def _plain(name: str) -> str:
-    """The name without case, blanks, underscores, hyphens, and the leading zeros of a number."""
+    """Remove case, blanks, underscores, hyphens, and the leading zeros of a number."""
     plain = re.sub(r"[\s_-]+", "", unicodedata.normalize("NFKC", name).casefold()) or name
     number = whole_number(plain)
     return plain if number is None else str(number)

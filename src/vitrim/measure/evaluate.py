@@ -1,4 +1,4 @@
-"""Accuracy of a classifier on labelled images. Knows nothing of token reduction.
+"""Accuracy of a classifier on labelled images, and the input that a model expects.
 
 Shape letters: B batch, C channels, H height, W width, K classes.
 """
@@ -23,14 +23,14 @@ from .preparation import Preparation, Transform, given_to
 
 @dataclass(frozen=True)
 class Score:
-    """Share of images, in percent, whose class is the model's first choice, or among its first five."""
+    """Top-1 and top-5 accuracy, in percent."""
 
     top1: float
     top5: float  # 100 for a model with at most five classes
-    num_images: int  # without the skipped ones
+    num_images: int  # without skipped ones
     skipped: tuple[str, ...]  # images that could not be read
-    seconds: float  # decoding included where images are decoded on the way
-    assumption: str = ""  # a sentence on the order of the classes, if it was assumed
+    seconds: float  # including decoding, unless the images were in memory
+    assumption: str = ""  # a sentence, if the order of the classes is assumed
 
 
 def evaluate(
@@ -42,21 +42,21 @@ def evaluate(
     progress: Progress | None = None,
     **model_kwargs: Any,
 ) -> Score:
-    """Top-1 and top-5 of a model that gives logits [B, K], over batches of images and class indices.
+    """Measure top-1 and top-5 of a classifier over batches of images and class indices.
 
     Args:
-        model: it moves to the device and stays there; training modes are put back.
-        batches: images [B, C, H, W] and labels [B], as `load_images` gives them.
+        model: returns logits [B, K]. It is moved to the device. Training modes are restored.
+        batches: images [B, C, H, W] and labels [B], as from `load_images`.
         device: where the model runs.
-        amp: autocast to bf16, or to fp16 on a GPU without bf16.
-        progress: called after each batch with images done and images in all (0 if unknown).
-        **model_kwargs: of the model's forward, such as interpolate_pos_encoding=True.
+        amp: use autocast to bf16, or to fp16 on a GPU without bf16.
+        progress: called after each batch with images done and their total (0 if unknown).
+        **model_kwargs: passed to the forward, such as interpolate_pos_encoding=True.
 
     Returns:
         The score, in percent.
 
     Raises:
-        ValueError: for logits that are not finite, or too few for the labels, or if there is no image.
+        ValueError: logits that are not finite, labels beyond the classes, or no images.
     """
     start = time.perf_counter()
 
@@ -65,31 +65,31 @@ def evaluate(
 
     done = over_batches(model, batches, hits, device=device, amp=amp, progress=progress)
     if done.num_images == 0:
-        raise ValueError(f"there was no image to evaluate: {len(done.skipped)} could not be read.")
+        raise ValueError(f"there is no image to evaluate: {len(done.skipped)} could not be read.")
     top1, top5 = (100 / done.num_images * sum(each) for each in zip(*done.found, strict=True))
     return Score(top1, top5, done.num_images, done.skipped, time.perf_counter() - start)
 
 
 def eval_transform(model: nn.Module) -> Transform:
-    """What makes an image the model's input, as `preparation_of` says: image -> [C, H, W], normalised."""
+    """Return the evaluation transform of a model: image -> [C, H, W], normalised."""
     return preparation_of(model).transform
 
 
 def preparation_of(model: nn.Module) -> Preparation:
-    """How the model's library prepares images for it: by timm's evaluation transform at the size it was built for.
+    """Return the preprocessing of a model, as its library does it.
 
-    Models of other libraries bring their own, from `load_model`, or from the folder of transformers they came from.
-    ValueError for one that does not.
+    A model loaded by `load_model` brings it along. For transformers it comes from the folder or repository of the
+    model; for timm and plain modules it is timm's evaluation transform. Raises ValueError if there is none.
     """
     if (given := given_to(model)) is not None:
         return given
     library = library_of(model)
-    if library == "transformers" and (name := getattr(getattr(model, "config", None), "_name_or_path", "")):
-        return image_processor.preparation_at(name, model.config)
+    if library == "transformers" and (found := image_processor.preparation_of(model)) is not None:
+        return found
     if library not in (None, "timm"):
         raise ValueError(
-            f"{type(model).__name__} is a model of {library} and does not say how its images are prepared: load it by "
-            f"name ({library}:NAME), pass a transform to evaluate_folder, or batches of images to evaluate."
+            f"{type(model).__name__} of {library} does not say how its images are prepared: load it by name "
+            f"({library}:NAME), pass a transform to evaluate_folder, or pass batches of images to evaluate."
         )
     from timm import data
 
@@ -99,20 +99,20 @@ def preparation_of(model: nn.Module) -> Preparation:
 
 
 def data_config(model: nn.Module) -> dict[str, Any]:
-    """timm's terms for its preparation: input_size, mean, std, interpolation, crop_pct, crop_mode."""
+    """Return timm's data config: input_size, mean, std, interpolation, crop_pct, crop_mode."""
     from timm import data
 
     size = input_size_of(model)
     timm_data: Any = data  # untyped
     config: dict[str, Any] = timm_data.resolve_model_data_config(model, args={"input_size": size})
     for key in ("mean", "std"):
-        if len(config[key]) != size[0]:  # timm's default has three colours; gray takes their average
+        if len(config[key]) != size[0]:  # timm's default has three channels; use their mean for gray
             config[key] = (sum(config[key]) / len(config[key]),) * size[0]
     return config
 
 
 def input_size_of(model: nn.Module) -> tuple[int, int, int]:
-    """Channels, height and width of a model's images: as its preparation makes them, or as it was built for them."""
+    """Return channels, height and width of a model's images: of its preprocessing, or as it was built."""
     if (given := given_to(model)) is not None:
         return given.input_size
     found = image_size_of(model)
@@ -123,7 +123,7 @@ def input_size_of(model: nn.Module) -> tuple[int, int, int]:
         return first.in_channels, int(height), int(width)
     config = getattr(model, "pretrained_cfg", None) or {}
     if config.get("input_size") is None:
-        raise ValueError(f"{type(model).__name__} does not say for which image size it was built: pass input_size.")
+        raise ValueError(f"{type(model).__name__} does not say its image size: pass input_size.")
     channels, height, width = config["input_size"]
     return channels, height, width
 
@@ -132,14 +132,14 @@ def _logits(output: object) -> Tensor:
     logits_BK = logits_of(output)
     if not isinstance(logits_BK, Tensor) or logits_BK.ndim != 2:
         shape = tuple(logits_BK.shape) if isinstance(logits_BK, Tensor) else type(logits_BK).__name__
-        raise ValueError(f"evaluate needs a classifier with logits [batch, classes]; {shape} came out.")
+        raise ValueError(f"evaluate needs logits [batch, classes]; the model returned {shape}.")
     return finite(logits_BK)
 
 
 def _hits(logits_BK: Tensor, labels_B: Tensor) -> tuple[int, int]:
     num_classes = logits_BK.shape[1]
     if int(labels_B.max()) >= num_classes:
-        raise ValueError(f"a label is {int(labels_B.max())}, and the model has classes 0 to {num_classes - 1}.")
+        raise ValueError(f"a label is {int(labels_B.max())}, but the model has classes 0 to {num_classes - 1}.")
     best_B5 = logits_BK.topk(min(5, num_classes), dim=1).indices
     hit_B5 = best_B5 == labels_B.unsqueeze(1)
     return int(hit_B5[:, 0].sum()), int(hit_B5.any(dim=1).sum())

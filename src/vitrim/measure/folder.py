@@ -1,4 +1,4 @@
-"""Images of a folder, ready for a model: found, labelled by its classes, and prepared by its own library.
+"""Load the images of a folder for a model: find, label and preprocess them.
 
 Shape letters: I images, C channels, H height, W width.
 """
@@ -34,27 +34,27 @@ def load_images(
     max_bytes: int = MAX_BYTES,
     progress: Progress | None = None,
 ) -> ImageBatches:
-    """The images of a folder in batches, prepared for a model as its own library does it.
+    """Load the images of a folder in batches, preprocessed for a model as its own library does it.
 
     Args:
-        model: The model that will see them. Its classes are matched with the folder's by what the model calls them.
+        model: The model to load for. Its class names are matched with the folder's.
         folder: Images with a labels.csv, one sub-folder of images per class, or just images.
-        labels: Whether the images have labels; found out by default. Without labels every image below the folder is
-            taken, and its label is -1.
-        limit: At most so many images, evenly spread over the classes; always the same.
-        batch_size: Images in a batch.
-        transform: Prepares the images in place of the model's own preparation, image -> [C, H, W].
-        skip_bad: Leave out images that cannot be read, and name them in their batch's `skipped`.
-        num_workers: Decoding processes; None for a number that suits this machine.
-        max_bytes: Keep the batches in memory if all tensors together take at most this much; else each pass decodes.
-        progress: Called with images done and images in all while images are decoded into memory.
+        labels: Whether the images have labels. Default: detect it. Without labels, all images below the folder are
+            loaded, with label -1.
+        limit: Maximal number of images, evenly spread over the classes. The choice is always the same.
+        batch_size: Images per batch.
+        transform: Replaces the model's own preprocessing: image -> [C, H, W].
+        skip_bad: Leave out unreadable images, and list them in `skipped` of their batch.
+        num_workers: Decoding processes. None: chosen for this machine.
+        max_bytes: Keep the batches in memory if the tensors take at most this much. Otherwise each pass decodes again.
+        progress: Called with images done and their total while images are decoded into memory.
 
     Returns:
-        Batches (images [B, C, H, W], labels [B], skipped) that can be read any number of times. `images` has the files,
-        the classes' names, and `assumption`, a sentence if the order of the classes was assumed.
+        Batches (images [B, C, H, W], labels [B], skipped), for any number of passes. `images` has the files, the class
+        names, and `assumption`, a sentence if the order of the classes is assumed.
 
     Raises:
-        ImageDataError: There are no images, an image cannot be read, or a label is none of the model's classes.
+        ImageDataError: There are no images, an image cannot be read, or a label is not a class of the model.
         ValueError: The model does not say how its images are prepared, or how many classes it has.
     """
     check_module(model)
@@ -86,23 +86,23 @@ def evaluate_folder(
     transform: Transform | None = None,
     **model_kwargs: Any,
 ) -> Score:
-    """Top-1 and top-5 on a folder of labelled images, prepared by the model's own library.
+    """Measure top-1 and top-5 on a folder of labelled images, preprocessed by the model's own library.
 
     Args:
-        model: The model, reduced or not; it moves to the device.
+        model: The model, reduced or not. It is moved to the device.
         folder: Images with a labels.csv, or one sub-folder of images per class.
         limit, batch_size, skip_bad, num_workers: As for `load_images`.
         device: Where the model runs.
-        amp: Autocast on that device.
-        progress: Called with images done and images in all.
-        transform: Prepares the images in place of the model's own preparation, image -> [C, H, W].
-        **model_kwargs: Of the model's forward.
+        amp: Use autocast.
+        progress: Called with images done and their total.
+        transform: Replaces the model's own preprocessing: image -> [C, H, W].
+        **model_kwargs: Passed to the forward.
 
     Returns:
-        The score: percent, and how many images it was measured on.
+        The score, in percent, with the number of images.
 
     Raises:
-        ImageDataError: There are no images, an image cannot be read, or a label is none of the model's classes.
+        ImageDataError: There are no images, an image cannot be read, or a label is not a class of the model.
         ValueError: The model does not say how its images are prepared, or its logits are not finite.
     """
     batches = load_images(
@@ -121,29 +121,29 @@ def evaluate_folder(
 
 
 def prepared_files(model: nn.Module, files: Sequence[Path]) -> Tensor:
-    """Some image files as the model's input: [I, C, H, W]."""
+    """Preprocess image files for a model: [I, C, H, W]."""
     channels, transform = input_size_of(model)[0], eval_transform(model)
     return torch.stack([transform(open_image(file, channels)) for file in files])
 
 
 def prepared_folder(model: nn.Module, folder: Path | str, limit: int) -> Tensor:
-    """At most so many of the images below a folder, whatever they show, as the model's input: [I, C, H, W]."""
+    """Preprocess at most `limit` images below a folder, without labels: [I, C, H, W]."""
     return prepared_files(model, list_files(folder, limit))
 
 
 def labelled_images(model: nn.Module, folder: Path | str, limit: int | None = None) -> LabelledImages:
-    """The labelled images of a folder, its classes matched with the model's by what the model calls them."""
+    """List the labelled images of a folder, and match its classes with those of the model."""
     num_classes = num_classes_of(model)
     return list_images(folder, num_classes, limit, names=class_names_of(model, num_classes))
 
 
 def num_classes_of(model: nn.Module) -> int:
-    """Classes that a model tells apart, by its head; ValueError for one that does not say, or has none."""
+    """Return the number of classes, by the head of the model. Raises ValueError if it is unknown or 0."""
     check_module(model)
     known = classifier_of(model) is not None
     found = num_classes(model) if known else getattr(model, "num_classes", None)
     if not isinstance(found, int):
-        what = "has a head that does not tell how many classes it knows" if known else "does not say its num_classes"
+        what = "has a head of unknown size" if known else "does not say its num_classes"
         raise ValueError(f"{type(model).__name__} {what}: use list_images and evaluate.")
     if found < 1:
         raise ValueError(f"{type(model).__name__} has no classes, so there is no accuracy to measure.")

@@ -1,4 +1,4 @@
-"""The one loop of a model over batches of images: device, data type, autocast, progress, logits that are finite.
+"""The loop of a model over batches of images: device, data type, autocast, progress.
 
 Shape letters: B batch, C channels, H height, W width.
 """
@@ -20,10 +20,10 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Forwards(Generic[T]):
-    """What was found on each batch that had images."""
+    """The results of a loop over batches."""
 
-    found: list[T]
-    num_images: int  # without the skipped ones
+    found: list[T]  # one for each batch with images
+    num_images: int  # without skipped ones
     skipped: tuple[str, ...]  # images that could not be read
 
 
@@ -36,34 +36,34 @@ def over_batches(
     amp: bool = False,
     progress: Progress | None = None,
 ) -> Forwards[T]:
-    """Take one step for each batch, in eval and inference mode.
+    """Call `step` on each batch, in eval and inference mode.
 
     Args:
-        model: It moves to the device and stays there; training modes are put back.
+        model: It is moved to the device. Training modes are restored.
         batches: Images and labels.
-        step: Runs the model on the images [B, C, H, W], which are on the device in the model's data type, and the
-            labels [B], and returns what is to be kept.
-        device: Where the model computes.
-        amp: Autocast to bf16, or to fp16 on a GPU without bf16.
-        progress: Called after each batch with images done and images in all (0 if unknown).
+        step: Takes images [B, C, H, W] and labels [B], on the device and in the data type of the model. Runs the model
+            and returns a result.
+        device: Where the model runs.
+        amp: Use autocast to bf16, or to fp16 on a GPU without bf16.
+        progress: Called after each batch with images done and their total (0 if unknown).
     """
-    place, total = check_device(device), count_images(batches)
+    target, total = check_device(device), count_images(batches)
     found: list[T] = []
     skipped: list[str] = []
     num_images = 0
-    with evaluating(model.to(place)), torch.inference_mode(), autocast(place, amp):
+    with evaluating(model.to(target)), torch.inference_mode(), autocast(target, amp):
         for x_BCHW, labels_B, names in (Batch(*batch) for batch in batches):
             skipped += names
             if len(labels_B) > 0:
                 num_images += len(labels_B)
-                found.append(step(x_BCHW.to(place, dtype_of(model, x_BCHW)), labels_B.to(place)))
+                found.append(step(x_BCHW.to(target, dtype_of(model, x_BCHW)), labels_B.to(target)))
             if progress is not None:
                 progress(num_images + len(skipped), total)
     return Forwards(found, num_images, tuple(skipped))
 
 
 def check_labels(labels_B: Tensor) -> Tensor:
-    """The labels; ValueError if an image has none."""
+    """Return the labels. Raises ValueError if an image has none."""
     if int(labels_B.min()) < 0:
         raise ValueError(
             f"a label is {int(labels_B.min())}: accuracy needs images with labels, from a labels.csv or one "
@@ -73,20 +73,20 @@ def check_labels(labels_B: Tensor) -> Tensor:
 
 
 def finite(logits: Tensor) -> Tensor:
-    """The logits; ValueError if one of them is no number."""
+    """Return the logits. Raises ValueError if they are not all finite."""
     if not logits.isfinite().all():
-        raise ValueError("the model's logits are not finite (NaN or infinity): its weights or its precision are unfit.")
+        raise ValueError("the logits are not finite (NaN or infinity): check the weights and the precision.")
     return logits
 
 
 def dtype_of(model: nn.Module, x_BCHW: Tensor) -> torch.dtype:
-    """The data type in which a model takes images: its weights', or the images' own where no weight is a float."""
+    """The data type of a model's input: that of its weights, or of the images if no weight is a float."""
     return next((each.dtype for each in model.parameters() if each.is_floating_point()), x_BCHW.dtype)
 
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """The model in eval mode, each of its modules back in its own mode afterwards."""
+    """Set eval mode, and restore the mode of each module afterwards."""
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
@@ -97,7 +97,7 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 
 def check_device(device: torch.device | str) -> torch.device:
-    """The device, if this machine has it; else ValueError."""
+    """Return the device. Raises ValueError if this machine does not have it."""
     try:
         return torch.empty(1, device=device).device  # with its index: "cuda" becomes "cuda:0"
     except (RuntimeError, AssertionError) as error:  # the latter from a torch built without CUDA
@@ -106,7 +106,7 @@ def check_device(device: torch.device | str) -> torch.device:
 
 
 def count_images(batches: Iterable[Batch | tuple[Tensor, Tensor]]) -> int:
-    """Images in all of the batches, skipped ones included; 0 if that cannot be told beforehand."""
+    """Count the images of all batches, including skipped ones. 0 if it is not known beforehand."""
     if isinstance(batches, ImageBatches):
         return batches.num_images
     if isinstance(batches, Sequence):
@@ -115,7 +115,7 @@ def count_images(batches: Iterable[Batch | tuple[Tensor, Tensor]]) -> int:
 
 
 def autocast(device: torch.device, amp: bool) -> Any:
-    """A context with autocast to bf16, or to fp16 on a GPU without bf16; without amp one that does nothing."""
+    """Return a context: autocast to bf16, or to fp16 on a GPU without bf16. Without amp it does nothing."""
     if not amp:
         return nullcontext()
     half = device.type == "cuda" and not torch.cuda.is_bf16_supported()

@@ -1,7 +1,6 @@
-"""transformers' image processors as a transform: the library's own object runs, so every entry is followed.
+"""Image processors of transformers as transforms. The library's own object runs, so all its settings apply.
 
-What it makes of images is tried once. Refused are processors that do not make all images alike, or not as the model
-wants them.
+A processor is tried once. It is refused if its images differ in shape, or do not fit the model.
 """
 
 from __future__ import annotations
@@ -24,61 +23,67 @@ LEFT_OUT = ("processor_class", "auto_map", "image_processor_type", "feature_extr
 
 @dataclass(frozen=True)
 class Processed:
-    """An image processor for one image at a time."""
+    """Apply an image processor to one image at a time."""
 
     processor: Any
 
     def __call__(self, image: Image.Image) -> Tensor:
-        """The image as the model takes it: [C, H, W]."""
+        """Preprocess an image: [C, H, W]."""
         found = self.processor(image, return_tensors="pt")
         x_CHW: Tensor = found["pixel_values"][0]
         return x_CHW
 
 
 def processor_of(path: str) -> Any:
-    """The image processor that a folder or repository names."""
+    """Load the image processor of a folder or repository."""
     return import_module("transformers").AutoImageProcessor.from_pretrained(path)
 
 
-def preparation_at(path: str, config: Any) -> Preparation:
-    """For a model that transformers loaded from there; ValueError if there is no image processor."""
+def preparation_of(model: Any) -> Preparation | None:
+    """Return the preprocessing of a model that transformers loaded. None if it does not know its origin.
+
+    Raises ValueError if its folder or repository has no image processor.
+    """
+    config = getattr(model, "config", None)
+    if not (path := getattr(config, "_name_or_path", "")):
+        return None
     try:
         processor = processor_of(path)
     except (OSError, ValueError) as error:
         raise ValueError(
-            f"there is no image processor at {path}, where the model is from ({first_line(error)}): pass a transform "
+            f"there is no image processor at {path}, the origin of the model ({first_line(error)}): pass a transform "
             "to evaluate_folder, or batches of images to evaluate."
         ) from error
     return preparation(path, processor, getattr(config, "vision_config", config))
 
 
 def preparation(name: str, processor: Any, config: Any) -> Preparation:
-    """What the processor does for the model of that configuration; ValueError naming the entry that does not fit."""
-    told, settings = f"the image processor of transformers:{name}", _settings(processor)
+    """Wrap an image processor for a model. Raises ValueError with the setting that does not fit."""
+    subject, settings = f"the image processor of transformers:{name}", _settings(processor)
     channels = int(getattr(config, "num_channels", 3))
     if settings.get("do_normalize"):
         for entry in ("image_mean", "image_std"):
             values = settings.get(entry)
             if isinstance(values, (list, tuple)) and len(values) != channels:
                 raise ValueError(
-                    f"{told} has {len(values)} values of {entry}, and the model takes {channels} channels: set as many "
-                    f"in its {FILE}."
+                    f"{subject} has {len(values)} values of {entry}, but the model takes {channels} channels: "
+                    f"correct its {FILE}."
                 )
     try:
         return prepared_by(f"transformers {type(processor).__name__}", Processed(processor), channels, settings)
     except UnlikeShapes as error:
         raise ValueError(
-            f"{told} has {_shape_entry(settings)}, which does not make all images alike: {error}."
+            f"{subject} has {_shape_entry(settings)}, so the shapes of its images differ: {error}."
         ) from error
-    except Exception as error:  # whatever the library raises on entries that it cannot follow
+    except Exception as error:  # the library raises various errors on invalid settings
         raise ValueError(
-            f"{told} cannot prepare an image ({first_line(error)}): it has {_shape_entry(settings)}, which does not "
-            f"make all images alike, or other entries in its {FILE} that do not fit the model."
+            f"{subject} cannot prepare an image ({first_line(error)}): check {_shape_entry(settings)} and the other "
+            f"settings in its {FILE}."
         ) from error
 
 
 def check_size(name: str, cls: Any, config: Any, prepared: Preparation) -> None:
-    """ValueError if the model would refuse images of that size; a model of one block without weights is asked."""
+    """Raise ValueError if the model does not take images of this size. Tries one block without weights."""
     own, shape = getattr(config, "image_size", None), prepared.input_size
     if shape[1:] == (own, own):
         return
@@ -91,18 +96,18 @@ def check_size(name: str, cls: Any, config: Any, prepared: Preparation) -> None:
     except (ValueError, RuntimeError, TypeError) as error:
         raise ValueError(
             f"the image processor of transformers:{name} makes images of {shape[1]} x {shape[2]} pixels "
-            f"({_shape_entry(prepared.settings)}), and the model takes {own} ({first_line(error)}): set size in its "
+            f"({_shape_entry(prepared.settings)}), but the model takes {own} ({first_line(error)}): set size in its "
             f"{FILE}."
         ) from error
 
 
 def _settings(processor: Any) -> dict[str, Any]:
-    """Its entries as plain values."""
+    """Return the settings as plain values."""
     return {key: value for key, value in processor.to_dict().items() if key not in LEFT_OUT}
 
 
 def _shape_entry(settings: Any) -> str:
-    """The entries that decide on the shape."""
+    """Name the settings that determine the shape."""
     if settings.get("do_resize") is False and not settings.get("do_center_crop"):
         return "do_resize false and no crop"
     size = f"the size {settings.get('size')}"

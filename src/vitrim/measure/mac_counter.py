@@ -1,6 +1,6 @@
-"""torch's counter of operations, made to see all attention kernels and int8 products; multiply-adds are half.
+"""Counting with torch's FlopCounterMode, extended to all attention kernels and int8 products.
 
-What multiplies and cannot be counted is an error: a count that leaves layers out looks like any other.
+An operation that multiplies but cannot be counted is an error: nobody would notice the missing part of the count.
 """
 
 from __future__ import annotations
@@ -19,29 +19,29 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from ..core.attention import COUNTED
 
-# Attention kernels that FlopCounterMode passes over, the first of them up to torch 2.14: DeiT-S would count 4.24 G.
+# Attention kernels that FlopCounterMode ignores (the first one up to torch 2.14: DeiT-S would count 4.24 G).
 UNCOUNTED_ATTENTION = (
     "_scaled_dot_product_flash_attention_for_cpu",
     "_scaled_dot_product_attention_math_for_mps",
     "_scaled_dot_product_fused_attention_overrideable",
 )
-# Products of a matrix with rows of features, which come first, and so tell how long each product is.
+# Products whose first input is rows of features: its last dimension is the length of each product.
 UNCOUNTED_PRODUCTS = {
     "aten": ("mv", "dot", "_int_mm", "mkldnn_linear", "_weight_int8pack_mm", "_weight_int4pack_mm_for_cpu"),
     "quantized": ("linear", "linear_relu", "linear_dynamic", "linear_relu_dynamic", "linear_dynamic_fp16"),
 }
 UNCOUNTED_CONVOLUTIONS = ("conv1d", "conv1d_relu", "conv2d", "conv2d_relu", "conv2d_dynamic", "conv2d_add")
 PRODUCT = re.compile(r"mm|mv|dot|conv|linear|gemm|matmul|attention|attn|lstm|gru|rnn")
-INPUTS = ("in_features", "infeatures", "in_channels")  # what layers of products call the length of their input
+INPUTS = ("in_features", "infeatures", "in_channels")  # names of the input length in layers that multiply
 MOST_NAMED = 3
 
 
 @contextmanager
 def counting(model: nn.Module) -> Iterator[FlopCounterMode]:
-    """Counts what runs inside; without the fused kernel of nn.MultiheadAttention, which hides its products.
+    """Count the operations inside this context. The fused kernel of nn.MultiheadAttention, which hides them, is off.
 
-    ValueError, at the end, where something multiplied that could not be counted: by its operation's name, or because
-    a layer of the model that has an `in_features` or the like ran and nothing was counted in it.
+    Raises ValueError at the end if something multiplied but was not counted: an operation, by its name, or a layer with
+    an attribute such as `in_features` that ran without adding to the count.
     """
     counter = FlopCounterMode(display=False, custom_mapping=_formulas())
     operations, layers = _Unknown(counter.flop_registry), _Silent(counter)
@@ -49,7 +49,7 @@ def counting(model: nn.Module) -> Iterator[FlopCounterMode]:
     torch.backends.mha.set_fastpath_enabled(False)
     counted = COUNTED.set(True)
     try:
-        # With gradients on: its module hooks fail on a parameter passed to a module without (attention pools).
+        # Gradients are on: without them, the hooks of FlopCounterMode fail on parameters passed to a module.
         with torch.enable_grad(), layers.listening(model), operations, counter:
             yield counter
     finally:
@@ -59,14 +59,16 @@ def counting(model: nn.Module) -> Iterator[FlopCounterMode]:
     if missed:
         more = f" and {len(missed) - MOST_NAMED} more" if len(missed) > MOST_NAMED else ""
         raise ValueError(
-            f"multiply-adds of {', '.join(missed[:MOST_NAMED])}{more} cannot be counted, and a count without "
-            "them would be too small: count the same model in floating point, with layers of torch."
+            f"multiply-adds of {', '.join(missed[:MOST_NAMED])}{more} cannot be counted, so the count would be too "
+            "small: count the same model in floating point, with layers of torch."
         )
 
 
 class _Unknown(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Names of operations that multiply, by their name, and have no formula. Entered before the counter: it
-    takes operations apart first."""
+    """Collect operations without a formula whose names suggest that they multiply.
+
+    Enter it before the counter, which decomposes operations first.
+    """
 
     supports_higher_order_operators = True
 
@@ -83,7 +85,7 @@ class _Unknown(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 class _Silent:
-    """Names of layers that take features in, ran, and added nothing to the count."""
+    """Collect layers that take features and ran, but added nothing to the count."""
 
     def __init__(self, counter: FlopCounterMode):
         self.counter, self.names, self.thread = counter, list[str](), get_ident()
@@ -93,7 +95,7 @@ class _Silent:
         with ExitStack() as cleanup:
             for name, module in model.named_modules():
                 takes_features = any(hasattr(module, attribute) for attribute in INPUTS)
-                if takes_features and not isinstance(module, torch.jit.ScriptModule):  # which takes no hooks
+                if takes_features and not isinstance(module, torch.jit.ScriptModule):  # takes no hooks
                     self._listen(name or type(module).__name__, module, cleanup)
             yield
 
@@ -101,7 +103,7 @@ class _Silent:
         counted: list[int] = []
 
         def enter(*_: object) -> None:
-            if get_ident() == self.thread:  # others may use the model meanwhile
+            if get_ident() == self.thread:  # other threads may use the model meanwhile
                 counted.append(self.counter.get_total_flops())
 
         def leave(_: nn.Module, __: object, out: object) -> None:

@@ -1,4 +1,4 @@
-"""How much memory tensors take at the worst moment, on any device."""
+"""Peak memory of tensors, on any device."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from torch.utils._pytree import tree_leaves
 
 
 class PeakMemory(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """The most bytes of tensors alive at once while it is entered, on any device.
+    """Measure the peak number of bytes of live tensors while this mode is entered.
 
-    Every tensor that an operation returns is followed until its storage is freed. Scratch space inside a kernel is
-    not seen; on ViTs the result equals that of torch.profiler to the byte.
+    Each tensor that an operation returns counts until its storage is freed. Scratch space inside a kernel does not.
+    On ViTs the result equals that of torch.profiler to the byte.
     """
 
     def __init__(self, known: list[Tensor]):
@@ -52,7 +52,7 @@ class PeakMemory(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 def stored(tensor: Tensor) -> Iterator[Tensor]:
-    """The tensors that hold its numbers: itself, or for a quantised one the integers, scales and zero points."""
+    """Yield the tensors that store its values: itself, or the integers, scales and zero points of a quantized one."""
     if not is_traceable_wrapper_subclass(tensor):
         yield tensor
         return

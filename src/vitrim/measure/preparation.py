@@ -1,6 +1,6 @@
-"""How an image becomes a model's input: by the code of the model's own library, so that the pixels are the library's.
+"""Preprocessing of images by the code of the model's own library, so that the pixels are those of the library.
 
-What a transform does to an image is found by trying it, so none has to be understood.
+The shape and the normalisation of a transform are found by trying it, not by reading its settings.
 Shape letters: C channels, H height, W width.
 """
 
@@ -18,12 +18,12 @@ from torch import Tensor, nn
 from .pixels import MODES
 
 Transform = Callable[[Image.Image], Tensor]
-TRIED = ((61, 40), (40, 83), (640, 480))  # width and height of images: wide, tall, and larger than most models take
+TRIED = ((61, 40), (40, 83), (640, 480))  # width and height: wide, tall, and larger than most models take
 
 
 @dataclass(frozen=True)
 class Preparation:
-    """A library's transform, the shape that it gives to every image, and its settings by the library's names."""
+    """The transform of a library, the shape of its output, and its settings by their names in the library."""
 
     library: str
     transform: Transform
@@ -36,12 +36,12 @@ class Preparation:
 
 
 class UnlikeShapes(ValueError):
-    """A transform that gives images of another shape another shape."""
+    """The output shape of a transform depends on the image."""
 
 
 def prepared_by(library: str, transform: Transform, channels: int, settings: Mapping[str, Any]) -> Preparation:
-    """The preparation that a transform is; UnlikeShapes if it does not make all images alike."""
-    with torch.device("cpu"):  # whatever the device on which the model is built
+    """Wrap a transform. Raises UnlikeShapes if its output shape depends on the image."""
+    with torch.device("cpu"):  # even while the model is built on another device
         shapes = [tuple(transform(Image.new(MODES[channels], size)).shape) for size in TRIED]
     if len(set(shapes)) > 1 or len(shapes[0]) != 3:
         raise UnlikeShapes(f"images of {TRIED[0]} and {TRIED[1]} pixels become {shapes[0]} and {shapes[1]}")
@@ -50,13 +50,13 @@ def prepared_by(library: str, transform: Transform, channels: int, settings: Map
 
 
 def given_to(model: nn.Module) -> Preparation | None:
-    """The preparation that came with the model, from `load_model`."""
+    """Return the preparation that `load_model` attached to the model, if any."""
     found = getattr(model, "image_preparation", None)
     return found if isinstance(found, Preparation) else None
 
 
 def as_seen(x_CHW: Tensor, transform: Transform) -> Image.Image:
-    """The image back from a model's input: resized and cropped, its normalisation undone."""
+    """Turn a model's input back into an image, resized and cropped, by undoing the normalisation."""
     mode, size = MODES[len(x_CHW)], (x_CHW.shape[2], x_CHW.shape[1])
     black, white = (transform(Image.new(mode, size, shade)) for shade in ("black", "white"))
     low, high = (each[:, each.shape[1] // 2, each.shape[2] // 2].view(-1, 1, 1) for each in (black, white))

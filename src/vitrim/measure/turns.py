@@ -1,8 +1,8 @@
-"""Callables that take turns, and the ratios of their times. Knows nothing of models.
+"""Time callables in turns, and compare them by ratios.
 
-On a shared or throttling machine times drift by more than the differences of interest. So the callables take turns
-within each round, and a ratio is taken within a round. The order changes from round to round: each round begins with
-another callable, and every second lap goes backwards, since who runs after whom makes several per cent.
+On a shared or throttling machine, times drift by more than the differences of interest. So the callables take turns
+within each round, and ratios are taken within a round. The order also matters by several percent, so it changes: each
+round begins with another callable, and every second lap is reversed.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from typing import Any
 
 import torch
 
-MIN_SECONDS = 0.02  # of one sample: a single short call would measure the clock and the scheduler
+MIN_SECONDS = 0.02  # per sample: a short one would measure the clock and the scheduler
 P10, P90 = "_p10", "_p90"
 
 
 class Spread(float):
-    """A ratio taken in every round: a number, the median, that knows its 10th and 90th percentile too."""
+    """A ratio over all rounds: its median, as a float, with the 10th and 90th percentile as attributes."""
 
     __slots__ = ("high", "low")
 
@@ -42,60 +42,60 @@ class Spread(float):
 
     @property
     def median(self) -> float:
-        """The plain number."""
+        """The median as a plain float."""
         return float(self)
 
     @property
     def range(self) -> str:
-        """From the 10th to the 90th percentile, for a table: '0.95 to 1.07'."""
+        """The 10th to 90th percentile in words: '0.95 to 1.07'."""
         return f"{self.low:.2f} to {self.high:.2f}"
 
     def times(self, factor: float) -> Spread:
-        """The same ratio in another unit; factor is positive."""
+        """Scale the ratio by a positive factor."""
         return Spread(self.low * factor, self.median * factor, self.high * factor)
 
     @classmethod
     def of(cls, ratios: Sequence[float]) -> Spread:
-        """The one definition: percentiles are interpolated between the two ratios nearest to them."""
+        """Compute the percentiles of ratios, interpolated linearly between neighbours."""
         shares = torch.tensor([0.1, 0.5, 0.9], dtype=torch.float64)
         return cls(*torch.tensor(ratios, dtype=torch.float64).quantile(shares).tolist())
 
 
 class HasSpeedup:
-    """What has a `speedup`; its percentiles were fields of their own once, and their names still work."""
+    """Keeps the old names of the percentiles of `speedup`."""
 
     speedup: Spread
 
     @property
     def speedup_low(self) -> float:
-        """Now `speedup.low`."""
+        """Deprecated: use `speedup.low`."""
         warnings.warn("speedup_low is now speedup.low.", DeprecationWarning, stacklevel=2)
         return self.speedup.low
 
     @property
     def speedup_high(self) -> float:
-        """Now `speedup.high`."""
+        """Deprecated: use `speedup.high`."""
         warnings.warn("speedup_high is now speedup.high.", DeprecationWarning, stacklevel=2)
         return self.speedup.high
 
 
 @dataclass(frozen=True)
 class Turns:
-    """What callables took, in seconds of one call, round by round."""
+    """The times of the callables: seconds per call, in each round."""
 
     seconds: Mapping[str, tuple[float, ...]]
 
     def median(self, name: str) -> float:
-        """Seconds of one call."""
+        """Median seconds per call."""
         return statistics.median(self.seconds[name])
 
     def ratio(self, name: str, over: str) -> Spread:
-        """How many times as fast the first is as the second, in the same round."""
+        """Speed of `name` relative to `over`, round by round."""
         return speed_ratio(self.seconds[name], self.seconds[over])
 
 
 def speed_ratio(seconds: Sequence[float], of_other: Sequence[float]) -> Spread:
-    """How many times as fast as another of the same rounds."""
+    """Speed relative to another callable, round by round."""
     return Spread.of([other / own for own, other in zip(seconds, of_other, strict=True)])
 
 
@@ -107,14 +107,14 @@ def take_turns(
     wait: Callable[[], object] = lambda: None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Turns:
-    """Time callables in interleaved rounds of one process.
+    """Time callables in interleaved rounds.
 
     Args:
-        calls: What to time, by name.
-        rounds: Samples of each. A sample is as many calls in a row as take 20 ms.
-        warmup: Calls of each before anything is timed.
-        wait: Called around each sample, to wait for a device that works on its own.
-        progress: Called after each round with rounds done and rounds in all.
+        calls: Callables by name.
+        rounds: Samples of each callable. A sample is as many calls in a row as take 20 ms.
+        warmup: Untimed calls of each callable before the first round.
+        wait: Called before and after each sample, to synchronise an asynchronous device.
+        progress: Called after each round with rounds done and their total.
     """
     for call in calls.values():
         for _ in range(warmup):
@@ -130,14 +130,14 @@ def take_turns(
 
 
 def order_of_turns(names: Sequence[str], done: int) -> list[str]:
-    """Who follows whom when so many rounds are done."""
+    """Return the order of the callables after `done` rounds."""
     start, backwards = done % len(names), done // len(names) % 2
     order = [*names[start:], *names[:start]]
     return order[::-1] if backwards else order
 
 
 def _sample(call: Callable[[], object], count: int, wait: Callable[[], object]) -> float:
-    """Seconds of one call, averaged over so many in a row."""
+    """Mean seconds per call, over `count` calls in a row."""
     wait()
     start = time.perf_counter()
     for _ in range(count):
@@ -147,12 +147,12 @@ def _sample(call: Callable[[], object], count: int, wait: Callable[[], object]) 
 
 
 def column_names(name: str) -> tuple[str, str, str]:
-    """The columns of a ratio in every table: its median by its own name, then the percentiles."""
+    """Columns of a ratio in a table: the median, then the percentiles."""
     return name, f"{name}{P10}", f"{name}{P90}"
 
 
 def columns(values: Mapping[str, Any]) -> dict[str, Any]:
-    """A row of a table: a Spread takes three columns, everything else its own."""
+    """Turn values into a row of a table. A Spread takes three columns."""
     row: dict[str, Any] = {}
     for name, value in values.items():
         own = (value.median, value.low, value.high) if isinstance(value, Spread) else (value,)

@@ -18,8 +18,9 @@ from ..core.spec import ViTSpec
 from ..heads import num_classes
 from ..loading.folder import CONFIG_FILE, Config
 from ..loading.weights import is_learned
+from ..measure.budget.formula import token_counts
 from ..measure.evaluate import input_size_of
-from ..measure.macs import count_macs, token_counts
+from ..measure.macs import count_macs
 from ..text import shown
 
 TEMPLATE = "card.md.jinja"

@@ -1,9 +1,9 @@
-"""How well the class token's attention in each block predicts that of the last block.
+"""How well the class attention of each block predicts that of the last block.
 
-The argument of METR (A Simple Romance Between Multi-Exit Vision Transformer and Token Reduction, ICLR 2024), made
-measurable: methods rank patches by class attention of early blocks, and there it may say little of what will matter.
-The measures are ours. The model carries all its tokens meanwhile; attention is averaged over heads, and the class
-token's attention to itself and to other prefix tokens is left out. Equal patches share the mean of their ranks.
+Measures the argument of METR (A Simple Romance Between Multi-Exit Vision Transformer and Token Reduction, ICLR 2024):
+methods rank patches by the class attention of early blocks, which may be a poor guide. The measures are ours. The model
+keeps all its tokens. Attention is averaged over heads, and attention to prefix tokens is left out. Equal patches share
+their mean rank.
 """
 
 from __future__ import annotations
@@ -16,28 +16,28 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from ..api import reduce_tokens, restore
-from ..backbones.reader import find_stack, restored
-from ..core.attention import Attention
-from ..core.method import Method
-from ..core.schedule import ceil_share, check_rates
-from ..core.spec import ViTSpec
-from ..core.tokens import Tokens
-from ..heads import check_module
-from .batches import Batch, Progress
-from .forwards import over_batches
+from .api import reduce_tokens, restore
+from .backbones.reader import find_stack, restored
+from .core.attention import Attention
+from .core.method import Method
+from .core.schedule import ceil_share, check_rates
+from .core.spec import ViTSpec
+from .core.tokens import Tokens
+from .heads import check_module
+from .measure.batches import Batch, Progress
+from .measure.forwards import over_batches
 
 
 @dataclass(frozen=True)
 class ClsQuality:
-    """One block against the last one: means over images, with their standard errors (NaN for a single image)."""
+    """A block compared with the last one: means over images, with standard errors (NaN for a single image)."""
 
-    layer: int  # 0-based; the last block agrees with itself
+    layer: int  # from 0; the last block agrees with itself
     rank_correlation: float  # Spearman's, over patches; 0 for unrelated rankings, 1 for equal ones
     rank_correlation_error: float
     keep_rates: tuple[float, ...]
-    overlaps: tuple[float, ...]  # share of the last block's ceil(keep_rate * P) most attended patches found; by
-    # chance it would be the keep rate itself
+    overlaps: tuple[float, ...]  # share of the last block's ceil(keep_rate * P) most attended patches that this block
+    # finds; at random it would be the keep rate
     overlap_errors: tuple[float, ...]
     num_images: int
 
@@ -51,22 +51,22 @@ def cls_quality(
     amp: bool = False,
     progress: Progress | None = None,
 ) -> tuple[ClsQuality, ...]:
-    """Rank correlation and top-k overlap of class attention with the last block's.
+    """Measure the rank correlation and top-k overlap of each block's class attention with that of the last block.
 
     Args:
-        model: a Vision Transformer with a class token, reduced or not: it is measured with all its tokens, moved to the
-            device, and otherwise left as it was.
-        batches: as for `evaluate`; labels play no part.
-        keep_rates: shares of patches whose overlap is told.
-        device, amp, progress: as for `evaluate`.
+        model: a Vision Transformer with a class token, reduced or not. It is moved to the device, and measured with all
+            its tokens.
+        batches: as in `evaluate`. Labels are ignored.
+        keep_rates: shares of patches for the overlap.
+        device, amp, progress: as in `evaluate`.
 
     Returns:
-        One row per block. A block whose patches are not those of the last block (a multi-scale model's first ones) has
-        no row. An image for which a block attends to all patches alike counts as correlation 0.
+        One row per block, except for blocks with other patches than the last block (the first ones of a multi-scale
+        model). If a block attends equally to all patches of an image, its correlation is 0.
 
     Raises:
-        UnsupportedModel: where the model cannot be read.
-        ValueError: without class token or images.
+        UnsupportedModel: the model cannot be read.
+        ValueError: there is no class token or no image.
     """
     check_module(model)
     rates = check_rates(keep_rates, len(keep_rates), "cls_quality")
@@ -78,14 +78,14 @@ def cls_quality(
 
         found = over_batches(model, batches, agreements, device=device, amp=amp, progress=progress).found
     if not found:
-        raise ValueError("there was no image to measure class attention on.")
+        raise ValueError("there is no image to measure class attention on.")
     return tuple(_row(layer, torch.cat([each[layer] for each in found]), rates) for layer in found[0])
 
 
 def rank_correlation(a_BP: Tensor, b_BP: Tensor) -> Tensor:
-    """Spearman's rank correlation of each pair of rows, ties with their mean rank: [B, P] -> [B], float64.
+    """Compute Spearman's rank correlation of each pair of rows: [B, P] -> [B], float64.
 
-    0 where all values of a row are equal, which ranks nothing.
+    Ties share their mean rank. The result is 0 if all values of a row are equal.
     """
     a, b = ranks(a_BP) - (a_BP.shape[1] + 1) / 2, ranks(b_BP) - (b_BP.shape[1] + 1) / 2
     square_B = a.square().sum(dim=1) * b.square().sum(dim=1)
@@ -93,7 +93,7 @@ def rank_correlation(a_BP: Tensor, b_BP: Tensor) -> Tensor:
 
 
 def ranks(values_BP: Tensor) -> Tensor:
-    """Rank of each value in its row, 1 for the smallest, equal ones with the mean of their ranks: float64."""
+    """Rank the values of each row in float64, 1 for the smallest. Ties share their mean rank."""
     values_BP = values_BP.contiguous()
     ordered_BP = values_BP.sort(dim=1).values
     smaller = torch.searchsorted(ordered_BP, values_BP)
@@ -102,9 +102,9 @@ def ranks(values_BP: Tensor) -> Tensor:
 
 
 def top_overlap(a_BP: Tensor, b_BP: Tensor, keep_rate: float) -> Tensor:
-    """Share of the ceil(keep_rate * P) largest of b that are among those of a: [B, P] -> [B], float64.
+    """Compute the share of the ceil(keep_rate * P) largest of b that are also largest in a: [B, P] -> [B], float64.
 
-    Of equal values, the one of lower index goes first, as where tokens are reduced.
+    Of equal values, the one with the lower index comes first, as in token reduction.
     """
     count = ceil_share(keep_rate, a_BP.shape[1])
     return (_top(a_BP, count) & _top(b_BP, count)).sum(dim=1).double() / count
@@ -116,7 +116,7 @@ def _top(values_BP: Tensor, count: int) -> Tensor:
 
 
 def _agreements(rows: Sequence[Tensor], rates: Sequence[float]) -> Iterator[tuple[int, Tensor]]:
-    """Block by block its rank correlation and overlaps with the last one: [B, 1 + rates]."""
+    """Yield each block with its rank correlation and overlaps with the last one: [B, 1 + rates]."""
     rows = [row_BP.cpu() for row_BP in rows]  # small, and not every device has float64
     last_BP = rows[-1]
     for layer, row_BP in enumerate(rows):
@@ -136,13 +136,13 @@ def _row(layer: int, agreement_IM: Tensor, rates: tuple[float, ...]) -> ClsQuali
 
 @dataclass(frozen=True)
 class _Listener(Method):
-    """Reduces nothing, and tells each block's class attention over patches, mean over heads: [B, P]."""
+    """Reduce nothing, and publish the class attention over patches of each block, mean over heads: [B, P]."""
 
     name = "cls_quality"
 
     def build(self, spec: ViTSpec) -> Method:
         if not spec.has_cls:
-            raise ValueError(f"{self.name} is about the class token's attention, and {spec.name} has no class token.")
+            raise ValueError(f"{self.name} needs class attention, but {spec.name} has no class token.")
         return self
 
     def after_attention(self, layer: int, tokens: Tokens, attention: Attention) -> Tokens:
@@ -156,7 +156,7 @@ class _Listener(Method):
 
 @contextmanager
 def _listening(model: nn.Module) -> Iterator[list[Tokens]]:
-    """The model with all its tokens, telling what it attends to; as it was afterwards, reduced or not."""
+    """Run the model with all its tokens, and collect its class attention. Restores the model afterwards."""
     outputs: list[Tokens] = []
     with restored(model):
         reduce_tokens(model, _Listener())

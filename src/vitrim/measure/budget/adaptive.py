@@ -1,32 +1,32 @@
-"""What a method costs that decides per image: means over real images, since no formula tells it."""
+"""Cost of input-adaptive methods, averaged over real images because it has no closed form."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
 
-from ..backbones.reader import find_stack
-from ..tracing import trace
-from .batches import ImageBatches
-from .forwards import evaluating
+from ...backbones.reader import find_stack
+from ...tracing import trace
+from ..batches import ImageBatches
+from ..forwards import evaluating
 
-COUNTED = 32  # images that means are taken over
+COUNTED = 32  # images to average over
 
 
 def varies(model: nn.Module) -> bool:
-    """Whether the tokens that a model keeps depend on the image."""
+    """Whether a model is input-adaptive: the number of tokens depends on the image."""
     found = find_stack(model)
     return found is not None and found.stack.method.varies
 
 
 def images_to_count_on(model: nn.Module, batches: ImageBatches) -> Tensor | None:
-    """Some of the images, evenly spread, if what the model does depends on them; else None. [I, C, H, W]"""
+    """Choose images to average over, evenly spread: [I, C, H, W]. None if the model is not input-adaptive."""
     return batches.sample(COUNTED) if varies(model) else None
 
 
 @torch.inference_mode()
 def mean_token_counts(model: nn.Module, images_ICHW: Tensor) -> tuple[int, ...]:
-    """Tokens that leave each block of a reduced model, prefix included: the mean over the images, rounded."""
+    """Count the tokens after each block of a reduced model, prefix included: the rounded mean over the images."""
     found = find_stack(model)
     assert found is not None, "only a reduced model keeps fewer tokens"
     parameter = next(model.parameters())
