@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from itertools import groupby
+
 MOST = 200  # characters of a value that a message tells
 
 
@@ -31,3 +34,9 @@ def first_line(error: BaseException) -> str:
     """The first line of what an error says, without its full stop; its class where it says nothing."""
     text = str(error).strip()
     return text.splitlines()[0].rstrip(".:") if text else type(error).__name__
+
+
+def grouped(counts: Iterable[int]) -> str:
+    """Write counts, repeats grouped: '197 x3, 140 x3, 72'."""
+    groups = [(count, len(list(group))) for count, group in groupby(counts)]
+    return ", ".join(f"{count} x{times}" if times > 1 else str(count) for count, times in groups)

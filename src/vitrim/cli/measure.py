@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
+from ..text import grouped
 from . import options, terminal
 from .models import load_reduced
 from .options import DEFAULT_MODEL
@@ -218,12 +219,12 @@ def macs(
     table = terminal.table(
         "method", "setting", numbers=("GMACs by formula", "counted", "ratio"), last="tokens after each block"
     )
-    table.add_row("unreduced", "", *(f"{full / 1e9:.4f}",) * 2, "1.000", terminal.runs(token_counts(spec, None)))
+    table.add_row("unreduced", "", *(f"{full / 1e9:.4f}",) * 2, "1.000", grouped(token_counts(spec, None)))
     for key, method in fitting.methods.items():
         counted = count_macs(reduce_tokens(net, method))
         formula = reduced_macs(full, spec, method)
         numbers = (f"{formula / 1e9:.4f}", f"{counted / 1e9:.4f}", f"{full / counted:.3f}")
-        table.add_row(*key, *numbers, terminal.runs(token_counts(spec, method)))
+        table.add_row(*key, *numbers, grouped(token_counts(spec, method)))
     for refusal in fitting.refused:
         table.add_row(*refusal.key, "", "", "", terminal.plain(refusal.not_measured))
     terminal.show(table)

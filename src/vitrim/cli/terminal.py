@@ -6,7 +6,6 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from itertools import groupby
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
@@ -43,12 +42,6 @@ def show(filled: Table) -> None:
     with console.capture() as text:
         console.print(filled)
     sys.stdout.write("".join(f"{line.rstrip()}\n" for line in text.get().splitlines()))
-
-
-def runs(counts: Sequence[int]) -> str:
-    """Write counts, repeats grouped: '197 x3, 140 x3, 72'."""
-    groups = [(count, len(list(group))) for count, group in groupby(counts)]
-    return ", ".join(f"{count} x{times}" if times > 1 else str(count) for count, times in groups)
 
 
 class _Rate(ProgressColumn):

@@ -5,7 +5,6 @@ Shape letters: B batch, I images, C channels, H height, W width.
 
 from __future__ import annotations
 
-import copy
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from torch import Tensor, nn
 from ..backbones.reader import find_stack, restored
 from ..core.method import Method
 from ..core.schedule import is_whole
+from ..measure.benchmark import moved
 from ..measure.evaluate import input_size_of
 from ..measure.forwards import evaluating
 from ..measure.noise import random_images
@@ -139,7 +139,7 @@ def _export(
     images_ICHW: Tensor,
     progress: Progress | None,
 ) -> ExportReport:
-    plain, route, path = _placed(model), settings.route, settings.path
+    plain, route, path = moved(model, torch.device("cpu"), torch.float32), settings.route, settings.path
     check_numbers(plain, images_ICHW)
     start, partial = time.perf_counter(), folder / path.name
     with evaluating(plain), torch.inference_mode():
@@ -212,14 +212,6 @@ def _images(model: nn.Module, images: Tensor | None, num_images: int) -> Tensor:
             f"images are [I, C, H, W], at least {max(2, num_images)} of them for these batch sizes, not {got}."
         )
     return images.detach().to("cpu", torch.float32)
-
-
-def _placed(model: nn.Module) -> nn.Module:
-    """The model itself, or a copy if its weights are not on the CPU in fp32."""
-    tensors = [*model.parameters(), *model.buffers()]
-    fits = all(each.device.type == "cpu" for each in tensors)
-    fits = fits and all(each.dtype == torch.float32 for each in tensors if each.is_floating_point())
-    return model if fits else copy.deepcopy(model).to("cpu", torch.float32)
 
 
 def _written(route: Route, model: nn.Module, images_ICHW: Tensor, path: Path) -> Runner:

@@ -171,6 +171,11 @@ def _num_bytes(dataset: ImageDataset) -> int:
     return 0 if first is None else first.nbytes * len(dataset)
 
 
+def num_cores() -> int:
+    """The number of cores available to this process."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def _num_workers(num_images: int) -> int:
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = num_cores()
     return 0 if cores <= 2 or num_images <= FEW_IMAGES else min(8, cores - 1)

@@ -6,7 +6,6 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,7 @@ from ..loading.weights import is_learned
 from ..measure.budget.formula import token_counts
 from ..measure.evaluate import input_size_of
 from ..measure.macs import count_macs
-from ..text import shown
+from ..text import grouped, shown
 
 TEMPLATE = "card.md.jinja"
 MOST_METRICS, MOST_OF_RECIPE = 100, 20_000  # lines and characters
@@ -71,17 +70,11 @@ def render(model: nn.Module, config: Config, about: About) -> str:
 def _cost(model: nn.Module, spec: ViTSpec, method: Method | None) -> Mapping[str, str]:
     if method is not None and method.built_for(spec).varies:
         return {"gmacs": "as the image needs", "tokens": "as the image needs"}
-    return {"gmacs": f"{count_macs(model) / 1e9:.4g}", "tokens": _runs(token_counts(spec, method))}
+    return {"gmacs": f"{count_macs(model) / 1e9:.4g}", "tokens": grouped(token_counts(spec, method))}
 
 
 def _num_parameters(model: nn.Module, counted: Any) -> str:
     return f"{sum(value.numel() for key, value in model.named_parameters() if counted(key)):,}"
-
-
-def _runs(counts: tuple[int, ...]) -> str:
-    """'197 x3, 140 x3, 72'."""
-    groups = [(count, len(list(group))) for count, group in groupby(counts)]
-    return ", ".join(f"{count} x{times}" if times > 1 else str(count) for count, times in groups)
 
 
 def _tags(method: Method | None) -> list[str]:
