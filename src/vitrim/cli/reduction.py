@@ -112,7 +112,9 @@ def _options(asked: Reduction) -> dict[str, inspect.Parameter]:
         rates = _list(SHARES, "Shares of patches to keep: 0.9,0.7")
     else:
         rates = _list(SHARES, "Share of patches to keep. Default: 0.7", "--keep-rate", "--keep-rates")
-    found = {"methods": Annotated[kind, typer.Option(flag, help=text, rich_help_panel=PANEL)], "keep_rates": rates}
+    default = asked.methods.replace(",", ", ") if asked.methods else False  # breaks between names
+    option = typer.Option(flag, help=text, show_default=default, rich_help_panel=PANEL)
+    found = {"methods": Annotated[kind, option], "keep_rates": rates}
     defaults = {"methods": asked.methods, "clamp": False}
     return {
         name: inspect.Parameter(
@@ -130,8 +132,8 @@ def _list(parser: Numbers, text: str, *names: str) -> Any:
 
 AMOUNTS = {
     "gmacs": _list(numbers(0, above=True), "Target in billions of multiply-adds: 3.0,2.5"),
-    "r": _list(wholes(), "tome: patches to merge per block: 8,13", "--r"),
-    "mass": _list(SHARES, "attention_mass: share of attention to keep: 0.9,0.8", "--mass"),
+    "r": _list(wholes(), "Patches to merge per block, for tome: 8,13", "--r"),
+    "mass": _list(SHARES, "Share of attention to keep, for attention_mass: 0.9,0.8", "--mass"),
 }
 SETTINGS = {
     "clamp": Annotated[
