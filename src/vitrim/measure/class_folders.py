@@ -32,8 +32,8 @@ def class_index(
         return _numbered(folder, filled, num_classes), class_names, "numbers of folders", False
     if names is not None and names.certain:
         raise ImageDataError(
-            f"{folder}: no folder, such as {filled[0]}, is a class of the model ({names.names[0]}, ...) as "
-            f"{names.source}: {ADVICE}."
+            f"{folder}: none of the folders ({filled[0]}, ...) is a class of the model ({names.names[0]}, ..., as "
+            f"{names.source}): {ADVICE}."
         )
     if len(classes) == num_classes:
         return {name: i for i, name in enumerate(classes)}, tuple(classes), "assumed: sorted order of folders", True
