@@ -110,7 +110,7 @@ def test_the_formula_counts_the_blocks_that_run_as_a_whole() -> None:
     spec = read_backbone(model).spec
     embedding = (48 + 12) * 24 * 3 * 4 * 4
     assert count_macs(model) == block_macs(spec, None) + embedding + 24 * 10
-    with pytest.raises(ValueError, match="takes 48 patches and no other number, not 49"):
+    with pytest.raises(ValueError, match=r"takes.* 48 patches.* 49"):
         block_macs(spec, None, 49)
 
 
