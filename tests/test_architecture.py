@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import ast
+import importlib.metadata
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from packaging.specifiers import SpecifierSet
 
 SRC = Path(__file__).resolve().parents[1] / "src" / "vitrim"
 FILES = sorted(SRC.rglob("*.py"))
@@ -194,6 +196,19 @@ def test_files_and_functions_are_short(path: Path) -> None:
 @every_file
 def test_every_file_says_what_it_is(path: Path) -> None:
     assert ast.get_docstring(ast.parse(path.read_text()))
+
+
+def test_what_is_pinned_for_a_python_can_be_installed_on_its_first_release() -> None:
+    """Debian 12 has 3.11.2, and a package that asks for 3.11.5 would end its `make demo`."""
+    lines = (SRC.parents[1] / "constraints.txt").read_text().splitlines()
+    pins = dict(line.partition(" ;")[0].split("==") for line in lines if "==" in line and line[0] != "#")
+    versions = {name.lower().replace("_", "-"): version for name, version in pins.items()}
+    seen = 0
+    for each in importlib.metadata.distributions():
+        if versions.get(each.name.lower().replace("_", "-")) == each.version:
+            seen += 1
+            assert SpecifierSet(each.metadata.get("Requires-Python") or "").contains("3.11.0"), each.name
+    assert seen > 20
 
 
 @every_file
