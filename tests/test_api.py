@@ -31,40 +31,40 @@ OTHERWISE = [
 ]
 # settings of a method for a model with 12 blocks and 64 patches, and the words of the error
 REFUSED: list[tuple[str, dict[str, Any], str]] = [
-    ("evit", {"keep_rate": 0}, "evit: a keep rate is a number above 0 and at most 1, not 0"),
-    ("evit", {"keep_rate": 1.5}, "evit: a keep rate is a number above 0 and at most 1, not 1.5"),
-    ("evit", {"keep_rate": -0.5}, "evit: a keep rate is a number above 0 and at most 1, not -0.5"),
-    ("evit", {"keep_rate": math.nan}, "evit: a keep rate is a number above 0 and at most 1, not nan"),
-    ("token_mergence", {"keep_rate": 0}, "token_mergence: a keep rate is a number above 0"),
-    ("beyond_attentive", {"keep_rate": 1.5}, "beyond_attentive: a keep rate is a number above 0"),
-    ("random", {"keep_rate": 2}, "random: a keep rate is a number above 0"),
-    ("evit", {"keep_rate": (0.9, 0.7)}, "evit: 3 reducing layers need 3 keep rates, and 2 came"),
-    ("evit", {"keep_rate": (0.9, 0.7), "layers": (3,)}, "evit: 1 reducing layers need 1 keep rates, and 2 came"),
-    ("evit", {"layers": (3, 12)}, r"evit: layers \(3, 12\) do not fit a model with blocks 0 to 11"),
-    ("evit", {"layers": (-1, 3)}, r"evit: layers \(-1, 3\) do not fit a model with blocks 0 to 11"),
-    ("evit", {"layers": (6, 3)}, r"evit: layers must be in increasing order without repeats, not \(6, 3\)"),
-    ("evit", {"layers": (3, 3)}, r"evit: layers must be in increasing order without repeats, not \(3, 3\)"),
+    ("evit", {"keep_rate": 0}, "evit: .*keep rate.*0"),
+    ("evit", {"keep_rate": 1.5}, "evit: .*keep rate.*1.5"),
+    ("evit", {"keep_rate": -0.5}, "evit: .*keep rate.*-0.5"),
+    ("evit", {"keep_rate": math.nan}, "evit: .*keep rate.*nan"),
+    ("token_mergence", {"keep_rate": 0}, "token_mergence: .*keep rate"),
+    ("beyond_attentive", {"keep_rate": 1.5}, "beyond_attentive: .*keep rate"),
+    ("random", {"keep_rate": 2}, "random: .*keep rate"),
+    ("evit", {"keep_rate": (0.9, 0.7)}, "evit: 3 .*3 keep rates.* 2 "),
+    ("evit", {"keep_rate": (0.9, 0.7), "layers": (3,)}, "evit: 1 .*1 keep rates.* 2 "),
+    ("evit", {"layers": (3, 12)}, r"evit: layers \(3, 12\).*0 to 11"),
+    ("evit", {"layers": (-1, 3)}, r"evit: layers \(-1, 3\).*0 to 11"),
+    ("evit", {"layers": (6, 3)}, r"evit: layers .*increasing.*\(6, 3\)"),
+    ("evit", {"layers": (3, 3)}, r"evit: layers .*increasing.*\(3, 3\)"),
     (
         "evit",
         {"layers": (3.0, 6.0)},
-        r"evit: layers must be one or more block indices such as \(3, 6, 9\), not \(3.0, 6.0\)",
+        r"evit: layers .*\(3.0, 6.0\)",
     ),
-    ("evit", {"tokens": (60, 50)}, r"evit: tokens needs one entry for each of 12 blocks, not \(60, 50\)"),
-    ("evit", {"tokens": (65, *[None] * 11)}, "evit: block 0 cannot keep 65 patches: only 64 enter it"),
-    ("evit", {"tokens": (60, 62, *[None] * 10)}, "evit: block 1 cannot keep 62 patches: only 61 enter it"),
+    ("evit", {"tokens": (60, 50)}, r"evit: tokens .*12 blocks.*\(60, 50\)"),
+    ("evit", {"tokens": (65, *[None] * 11)}, "evit: block 0 .*65 patches.* 64 "),
+    ("evit", {"tokens": (60, 62, *[None] * 10)}, "evit: block 1 .*62 patches.* 61 "),
     (
         "evit",
         {"tokens": (0, *[None] * 11)},
-        r"evit: tokens must be whole numbers of at least 1, or None, not \(0, None",
+        r"evit: tokens .*at least 1.*\(0, None",
     ),
-    ("evit", {"scorer": "cosine"}, "evit: scorer must be one of cls, received, norm, not 'cosine'"),
-    ("token_mergence", {"similarity": "dot"}, "token_mergence: similarity must be one of cosine, l1, l2"),
-    ("beyond_attentive", {"inattentive": "pool"}, "beyond_attentive: inattentive must be one of cluster"),
-    ("beyond_attentive", {"pairs": 64}, "beyond_attentive: block 3 splits 64 patches"),
-    ("tome", {"r": 33}, "tome: r = 33 in block 0 is too large: 64 patches arrive there and at most half of them, 32"),
-    ("tome", {"r": 6}, r"tome: r = 6 in block \d+ is too large"),
-    ("tome", {"r": -1}, "tome: r must be a whole number of at least 0 in every block"),
-    ("tome", {"r": [1] * 13}, r"tome: r is .* one number for each of at most 12 blocks, not \[1, 1"),
+    ("evit", {"scorer": "cosine"}, "evit: scorer .*cls, received, norm.*'cosine'"),
+    ("token_mergence", {"similarity": "dot"}, "token_mergence: similarity .*cosine, l1, l2"),
+    ("beyond_attentive", {"inattentive": "pool"}, "beyond_attentive: inattentive .*cluster"),
+    ("beyond_attentive", {"pairs": 64}, "beyond_attentive: block 3 .*64 patches"),
+    ("tome", {"r": 33}, "tome: r = 33 in block 0 .*64 patches.*32"),
+    ("tome", {"r": 6}, r"tome: r = 6 in block \d+ "),
+    ("tome", {"r": -1}, "tome: r .*at least 0"),
+    ("tome", {"r": [1] * 13}, r"tome: r .*12 blocks.*\[1, 1"),
 ]
 
 WRONG_KINDS: list[tuple[str, dict[str, Any]]] = [
@@ -145,7 +145,7 @@ def test_settings_of_another_kind_change_nothing_when_refused(
 
 
 def test_an_unknown_method_is_refused_with_the_names(model: VisionTransformer) -> None:
-    with Unchanged(model), pytest.raises(ValueError, match=r"no method is called 'evt'; there are .*evit, .*tome"):
+    with Unchanged(model), pytest.raises(ValueError, match=r"'evt'.*evit, .*tome"):
         vitrim.reduce_tokens(model, "evt")
     with pytest.raises(ValueError) as error:  # noqa: PT011 - the whole message is compared
         vitrim.create_method("")
@@ -153,9 +153,9 @@ def test_an_unknown_method_is_refused_with_the_names(model: VisionTransformer) -
 
 
 def test_an_unknown_setting_is_refused_with_its_name(model: VisionTransformer) -> None:
-    with pytest.raises(ValueError, match=r"'tome' takes the settings r, prop_attn, clamp: not keep_rate"):
+    with pytest.raises(ValueError, match=r"'tome'.*r, prop_attn, clamp.*keep_rate"):
         vitrim.create_method("metr", method="tome", keep_rate=0.5)
-    with Unchanged(model), pytest.raises(ValueError, match=r"'evit' takes the settings keep_rate, .*: not keeprate"):
+    with Unchanged(model), pytest.raises(ValueError, match=r"'evit'.*keep_rate, .*keeprate"):
         vitrim.reduce_tokens(model, "evit", keeprate=0.5)
 
 
@@ -167,25 +167,25 @@ def test_settings_beside_a_ready_made_method_are_refused(model: VisionTransforme
 
 @pytest.mark.parametrize("thing", ["deit_tiny_patch16_224", None, 3])
 def test_what_is_no_module_is_refused(thing: Any) -> None:
-    with pytest.raises(TypeError, match=r"a model is a torch.nn.Module, not (str|NoneType|int)"):
+    with pytest.raises(TypeError, match=r"torch.nn.Module.* (str|NoneType|int)"):
         vitrim.reduce_tokens(thing, "evit")
 
 
 @pytest.mark.parametrize("thing", ["deit_tiny_patch16_224", None])
 def test_restoring_what_is_no_module_is_refused(thing: Any) -> None:
-    with pytest.raises(TypeError, match=r"a model is a torch.nn.Module"):
+    with pytest.raises(TypeError, match=r"torch.nn.Module"):
         vitrim.restore(thing)
 
 
 @pytest.mark.parametrize("method", [vitrim.EViT, 5, None])
 def test_what_is_no_method_is_refused(tiny_vit: Callable[..., VisionTransformer], method: Any) -> None:
-    with pytest.raises((TypeError, ValueError), match=r"a method .*EViT\("):
+    with pytest.raises((TypeError, ValueError), match=r"method .*EViT\("):
         vitrim.reduce_tokens(tiny_vit(), method)
 
 
 def test_a_model_too_shallow_for_the_default_layers_is_refused(tiny_vit: Callable[..., VisionTransformer]) -> None:
     model = tiny_vit(depth=3)
-    with Unchanged(model), pytest.raises(ValueError, match="at least 4 blocks, and this model has 3: name the layers"):
+    with Unchanged(model), pytest.raises(ValueError, match=r"at least 4 blocks.* 3.*layers"):
         vitrim.reduce_tokens(model, "evit")
     vitrim.reduce_tokens(model, "evit", layers=(1,))
 
@@ -254,13 +254,13 @@ def test_pools_patches_is_true_false_or_none(tiny_vit: Callable[..., VisionTrans
 
 @pytest.mark.parametrize("name", [["evit"], None, 7, "x" * 5000])
 def test_a_name_of_another_kind_is_refused_shortly(name: Any) -> None:
-    with pytest.raises(ValueError, match="no method is called") as error:
+    with pytest.raises(ValueError, match="no method") as error:
         vitrim.create_method(name)
     assert len(str(error.value)) < 400
 
 
 def test_model_and_method_in_the_wrong_order_are_told_in_one_line(tiny_vit: Callable[..., VisionTransformer]) -> None:
-    with pytest.raises(ValueError, match=r"method must be .* not a VisionTransformer\.$"):
+    with pytest.raises(ValueError, match=r"method .*VisionTransformer"):
         vitrim.reduce_tokens("evit", tiny_vit())  # type: ignore[type-var]
 
 

@@ -66,7 +66,7 @@ def test_what_the_fused_kernel_leaves_out_is_not_called(model: nn.Module) -> Non
     ids=["fx", "script", "create_feature_extractor"],
 )
 def test_what_needs_fixed_sizes_is_refused_with_the_reason(walk: Callable[[nn.Module], Any], model: nn.Module) -> None:
-    with pytest.raises((ValueError, RuntimeError), match=r"(cannot trace|cannot write) a reduced model.*export_model"):
+    with pytest.raises((ValueError, RuntimeError), match=r"reduced model.*export_model"):
         walk(model)
 
 
@@ -76,5 +76,5 @@ def test_features_cannot_be_written_into_a_graph(model: nn.Module) -> None:
         def forward(self, x_BCHW: torch.Tensor) -> torch.Tensor:
             return vitrim.features(model, x_BCHW).maps[0]
 
-    with pytest.raises(ValueError, match="cannot be exported or traced"):
+    with pytest.raises(ValueError, match="exported or traced"):
         torch.jit.trace(Maps(), IMAGES)

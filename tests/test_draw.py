@@ -219,21 +219,21 @@ def test_the_suffix_chooses_the_format(tmp_path, name, start):
 
 def test_what_cannot_be_drawn_is_refused_in_one_line(tmp_path):
     one, t = image(), traced(batch=1)
-    with pytest.raises(ValueError, match=r"\.png or \.svg or \.pdf, not as 'a\.jpg'"):
+    with pytest.raises(ValueError, match=r"\.png.*\.svg.*\.pdf.*'a\.jpg'"):
         draw_tokens([one], {"EViT": t}, tmp_path / "a.jpg")
     with pytest.raises(FileNotFoundError, match=r"no folder .*nowhere"):
         draw_tokens([one], {"EViT": t}, tmp_path / "nowhere" / "a.png")
     for images, traces, reason in (
         ([], {"EViT": t}, "at least one image"),
         ([one], {}, "at least one trace"),
-        ([one, one], {"EViT": t}, "EViT: 1 images were traced, and 2 came"),
+        ([one, one], {"EViT": t}, "EViT: 1 .* 2 "),
         ([one, image(40, 40)], {"EViT": traced()}, "one size"),
     ):
         with pytest.raises(ValueError, match=reason):
             figure_for(images, traces)
-    with pytest.raises(ValueError, match="auto, masked or grouped, not 'pretty'"):
+    with pytest.raises(ValueError, match=r"auto, masked or grouped.*'pretty'"):
         figure_for([one], {"EViT": t}, style="pretty")
-    with pytest.raises(ValueError, match="at least 1, not 0"):
+    with pytest.raises(ValueError, match=r"at least 1.* 0"):
         figure_for([one], {"EViT": t}, max_layers=0)
     assert list(tmp_path.iterdir()) == []
 
@@ -241,11 +241,11 @@ def test_what_cannot_be_drawn_is_refused_in_one_line(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
-        ({"images": "ab"}, "list of at least one image"),
+        ({"images": "ab"}, "at least one image"),
         ({"images": [Image.new("RGB", (0, 0))]}, "without pixels"),
-        ({"traces": ["EViT"]}, "at least one trace by its label"),
-        ({"traces": {"EViT": None}}, "at least one trace by its label"),
-        ({"max_layers": 1.5}, "max_layers is a whole number"),
+        ({"traces": ["EViT"]}, "at least one trace"),
+        ({"traces": {"EViT": None}}, "at least one trace"),
+        ({"max_layers": 1.5}, "max_layers.*whole number"),
     ],
 )
 def test_arguments_of_other_kinds_are_refused(changes, reason):

@@ -71,11 +71,11 @@ def test_an_exchanged_head_says_how_many_classes_there_are(head):
 def test_a_head_that_cannot_tell_is_refused():
     model = exchanged(Words())
     assert num_classes(model) is None
-    with pytest.raises(ValueError, match="does not tell how many classes"):
+    with pytest.raises(ValueError, match="how many classes"):
         num_classes_of(model)
     with pytest.raises(ValueError, match="head of your own"):
         vitrim.reduce_tokens(model, "metr")
-    with pytest.raises(ValueError, match="has no classes"):
+    with pytest.raises(ValueError, match="no classes"):
         num_classes_of(exchanged(nn.Identity()))
 
 
@@ -106,9 +106,9 @@ def test_exits_follow_the_head_in_training_and_at_inference():
 def test_a_head_that_is_exchanged_after_the_exits_were_made_is_noticed():
     model = vitrim.reduce_tokens(vit(), "metr", keep_rate=0.5)
     model.head = nn.Linear(48, 10)
-    with pytest.raises(ValueError, match=r"1000 classes .* head 10"):
+    with pytest.raises(ValueError, match=r"1000 classes.* 10\b"):
         vitrim.anytime(model)
-    with pytest.raises(ValueError, match=r"1000 classes .* head 10"):
+    with pytest.raises(ValueError, match=r"1000 classes.* 10\b"):
         vitrim.ClassificationTask(model.train())(images(), LABELS)
 
 

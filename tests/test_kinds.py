@@ -30,14 +30,14 @@ def test_entries_of_an_object_are_named_where_they_do_not_fit() -> None:
     check("it", good, kinds)
     wrong = [("name", 1), ("counts", [1, 2.5]), ("shares", {"Top": 5}), ("shares", {"top": 101}), ("note", 3)]
     for entry, value in wrong:
-        with pytest.raises(ValueError, match=f"in it, {entry} cannot be"):
+        with pytest.raises(ValueError, match=f"{entry} cannot be"):
             check("it", good | {entry: value}, kinds)
-    with pytest.raises(ValueError, match="it does not hold name, counts, shares, note"):
+    with pytest.raises(ValueError, match="name, counts, shares, note"):
         check("it", {key: good[key] for key in ("name", "counts", "shares")}, kinds)
-    with pytest.raises(ValueError, match="it is no object"):
+    with pytest.raises(ValueError, match="object"):
         check("it", [good], kinds)
     check("it", good | {"more": 1}, kinds)
-    with pytest.raises(ValueError, match="it does not hold"):
+    with pytest.raises(ValueError, match="not hold"):
         check("it", good | {"more": 1}, kinds, only=True)
 
 

@@ -146,7 +146,7 @@ class KeepBest(ScoredMethod):
 @pytest.mark.usefixtures("unregistered")
 def test_a_registered_method_goes_by_its_name_and_is_saved(tmp_path: Path) -> None:
     model = vitrim.reduce_tokens(vitrim.load_model("vitrim_fashion_tiny"), KeepBest(keep_rate=0.5))
-    with pytest.raises(ValueError, match=r"KeepBest is not registered.*register_method"):
+    with pytest.raises(ValueError, match=r"KeepBest.*register_method"):
         vitrim.save_pretrained(model, tmp_path / "saved")
     assert vitrim.register_method(KeepBest) is KeepBest is vitrim.register_method(KeepBest)
     assert vitrim.create_method("keep_best", keep_rate=0.5) == KeepBest(keep_rate=0.5)
@@ -163,8 +163,8 @@ def named(name: Any, **how: Any) -> Any:
 @pytest.mark.parametrize(
     ("cls", "words"),
     [
-        (int, "inherits from vitrim.Method"),
-        (KeepBest(), "inherits from vitrim.Method"),
+        (int, "vitrim.Method"),
+        (KeepBest(), "vitrim.Method"),
         (named("evit"), "already called 'evit'"),
         (named("Évit"), "lower-case letters"),
         (named(None), "lower-case letters"),
@@ -200,9 +200,9 @@ def look_at_the_batch(self: KeepBest, _: int, tokens: Tokens) -> Tokens:
 @pytest.mark.parametrize(
     ("method", "rule"),
     [
-        (broken(num_kept=lambda *call: call[-1]), "num_kept tells the tokens"),
-        (broken(extra_macs=lambda *_: 10**6), "extra_macs tells what the method costs"),
-        (broken(after_attention=drop_without_word), "num_kept tells|every token behind the prefix"),
+        (broken(num_kept=lambda *call: call[-1]), "num_kept"),
+        (broken(extra_macs=lambda *_: 10**6), "extra_macs"),
+        (broken(after_attention=drop_without_word), "num_kept|behind the prefix"),
         (broken(after_block=change_always), "to the last bit"),
         (broken(after_block=look_at_the_batch), "an image alone"),
         (KeepBest(keep_rate=1.0), "reduce something"),

@@ -112,15 +112,15 @@ def test_multiply_adds_are_those_of_the_float_model_and_weights_take_a_quarter_o
 
 
 def test_what_cannot_be_done_is_told(tiny_vit: Callable[..., VisionTransformer]) -> None:
-    with pytest.raises(ValueError, match=r"call model\.eval\(\) before"):
+    with pytest.raises(ValueError, match=r"model\.eval\(\)"):
         vitrim.quantize_int8(tiny_vit(depth=2).train())
-    with pytest.raises(ValueError, match="Conv2d has no linear layers"):
+    with pytest.raises(ValueError, match=r"Conv2d.*linear layers"):
         vitrim.quantize_int8(nn.Conv2d(1, 1, 1).eval())
 
 
 def test_a_quantised_model_is_not_saved(tmp_path: Path) -> None:
     model = vitrim.quantize_int8(vitrim.build_model("vitrim_fashion_tiny"))
-    with pytest.raises(ValueError, match="weights are quantised"):
+    with pytest.raises(ValueError, match="quantised"):
         vitrim.save_pretrained(model, tmp_path / "saved")
     assert not (tmp_path / "saved").exists()
 

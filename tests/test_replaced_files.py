@@ -45,6 +45,6 @@ def test_if_the_last_one_fails_the_first_is_put_back(
 def test_a_folder_where_the_card_belongs_is_seen_first(tiny_vit, tmp_path: Path) -> None:
     (tmp_path / "a.pt2").write_text("old")
     (tmp_path / "a.pt2.json").mkdir()
-    with pytest.raises(IsADirectoryError, match=r"card belongs at .*a.pt2.json, where a folder is"):
+    with pytest.raises(IsADirectoryError, match=r"a.pt2.json.*folder"):
         vitrim.export_model(tiny_vit(depth=2), tmp_path / "a.pt2", to="torch-export")
     assert files(tmp_path) == {"a.pt2": "old"}

@@ -265,7 +265,7 @@ def test_a_compiled_model_runs_uncompiled_while_traced_and_is_not_compiled_again
 def test_tracing_twice_at_once_is_refused_and_leaves_the_first_at_work():
     model = reduced_vit()
     with trace(model) as t:
-        with pytest.raises(ValueError, match="being traced already"), trace(model):
+        with pytest.raises(ValueError, match="traced"), trace(model):
             pass
         model(torch.randn(1, 3, 64, 64))
     assert len(t.layers) == 3
@@ -327,7 +327,7 @@ def test_without_a_convolution_the_grid_is_square_or_has_to_be_given():
     with pytest.raises(ValueError, match=r"grid=\.\.\."):
         _ = traced(model, images).grid
     assert traced(model, images, grid=(8, 4)).grid == (8, 4)
-    with pytest.raises(ValueError, match="5 x 5 cannot hold the 32 patches"):
+    with pytest.raises(ValueError, match=r"5 x 5.*32 patches"):
         _ = traced(model, images, grid=(5, 5)).grid
 
 
@@ -351,9 +351,9 @@ def test_unmerge_repeats_a_token_for_its_patches_and_marks_dropped_ones():
 
 
 def test_unmerge_refuses_what_it_cannot_lay_out():
-    with pytest.raises(ValueError, match=r"prefix included: \[1, 3, \.\.\.\], not \[1, 2\]"):
+    with pytest.raises(ValueError, match=r"\[1, 3, \.\.\.\].*\[1, 2\]"):
         by_hand().unmerge(torch.zeros(1, 2))
-    with pytest.raises(ValueError, match="give a fill"):
+    with pytest.raises(ValueError, match="fill"):
         by_hand().unmerge(torch.zeros(1, 3, dtype=torch.long))
 
 

@@ -84,7 +84,7 @@ def test_a_block_that_stands_twice_runs_twice(build: Callable[[], Any]) -> None:
 
 def test_what_learns_in_each_block_is_refused_for_a_block_that_stands_twice() -> None:
     model = share(make(of_timm))
-    with pytest.raises(ValueError, match=r"one block stands in several places.*deepcopy"):
+    with pytest.raises(ValueError, match=r"several places|deepcopy"):
         vitrim.reduce_tokens(model, "metr", exits=(1, 2))
     assert logits(model).isfinite().all()
 
@@ -137,7 +137,7 @@ def test_a_forward_put_on_a_block_or_its_attention_is_refused(build: Callable[[]
         part = next(child for name, child in part.named_children() if "attention" in name or name == "attn")
     theirs = part.forward
     part.forward = lambda *args, **kwargs: theirs(*args, **kwargs)
-    with pytest.raises(vitrim.UnsupportedModel, match=r"block 2.* runs a forward that"):
+    with pytest.raises(vitrim.UnsupportedModel, match=r"block 2.*forward"):
         vitrim.reduce_tokens(model, "evit", keep_rate=0.5)
 
 

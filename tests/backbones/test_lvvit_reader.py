@@ -146,6 +146,6 @@ def test_checkpointed_gradients_are_the_same_with_fewer_tokens(images: Tensor) -
 @pytest.mark.parametrize(("call", "argument"), [("reset_classifier", 3), ("set_input_size", 32)])
 def test_what_would_go_wrong_while_reduced_refuses_until_restored(call: str, argument: int) -> None:
     model = vitrim.reduce_tokens(small(), vitrim.EViT())
-    with pytest.raises(RuntimeError, match="does not work while tokens are reduced"):
+    with pytest.raises(RuntimeError, match="tokens are reduced"):
         getattr(model, call)(argument)
     getattr(vitrim.restore(model), call)(argument)

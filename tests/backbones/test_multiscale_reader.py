@@ -110,7 +110,7 @@ def test_the_formula_counts_the_blocks_that_run_as_a_whole() -> None:
     spec = read_backbone(model).spec
     embedding = (48 + 12) * 24 * 3 * 4 * 4
     assert count_macs(model) == block_macs(spec, None) + embedding + 24 * 10
-    with pytest.raises(ValueError, match=r"takes.* 48 patches.* 49"):
+    with pytest.raises(ValueError, match=r"48 patches.* 49"):
         block_macs(spec, None, 49)
 
 
@@ -165,11 +165,11 @@ def test_a_head_that_averages_gets_every_patch_back() -> None:
 # What cannot be done before the fusion.
 
 REFUSED = [
-    (vitrim.EViT(layers=(1, 3)), "evit would act in block 1"),
-    (vitrim.ToMe(r=5), "tome would act in block 0"),
-    (vitrim.ToMe(r=(0, 3, 3, 3, 3, 3)), "tome would act in block 1"),
-    (vitrim.EViT(tokens=[47, *[None] * 5], keep_rate=1.0), "evit would act in block 0"),  # fuses one: 48 stay 48
-    (vitrim.METR(method=vitrim.EViT(layers=LAYERS), exits=(0, 4)), "metr would act in block 0"),
+    (vitrim.EViT(layers=(1, 3)), "evit .*block 1"),
+    (vitrim.ToMe(r=5), "tome .*block 0"),
+    (vitrim.ToMe(r=(0, 3, 3, 3, 3, 3)), "tome .*block 1"),
+    (vitrim.EViT(tokens=[47, *[None] * 5], keep_rate=1.0), "evit .*block 0"),  # fuses one: 48 stay 48
+    (vitrim.METR(method=vitrim.EViT(layers=LAYERS), exits=(0, 4)), "metr .*block 0"),
 ]
 
 
@@ -177,10 +177,9 @@ REFUSED = [
 def test_a_method_that_would_act_there_is_refused(method: vitrim.Method, message: str) -> None:
     model = small()
     wanted = model(images())
-    with pytest.raises(ValueError, match=f"{message}, and blocks 0 to 1 of MultiscaleViT only run as a whole") as error:
+    with pytest.raises(ValueError, match=f"{message}.*blocks 0 to 1 of MultiscaleViT") as error:
         vitrim.reduce_tokens(model, method)
-    assert "from block 2 on" in str(error.value)
-    assert "r=[0, 0, 4, 4, 4, 4]" in str(error.value)
+    assert "block 2" in str(error.value) and "r=[0, 0, 4, 4, 4, 4]" in str(error.value)
     assert find_stack(model) is None
     assert torch.equal(model(images()), wanted)
     with pytest.raises(ValueError, match=message):
@@ -190,7 +189,7 @@ def test_a_method_that_would_act_there_is_refused(method: vitrim.Method, message
 def test_a_method_that_would_act_there_cannot_be_swapped_in() -> None:
     model = vitrim.reduce_tokens(small(), vitrim.ToMe(r=LATE_R))
     wanted = model(images())
-    with pytest.raises(ValueError, match="tome would act in block 1"):
+    with pytest.raises(ValueError, match=r"tome .*block 1"):
         model.blocks.set_method(vitrim.ToMe(r=(0, 5, 0, 0, 0, 0)))
     assert torch.equal(model(images()), wanted)
     model.blocks.set_method(vitrim.ToMe(r=(0, 0, 9, 0, 0, 0)))

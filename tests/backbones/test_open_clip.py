@@ -72,7 +72,7 @@ def test_a_tower_of_timm_is_read_inside_the_whole_model() -> None:
     assert not torch.allclose(model.encode_image(x), wanted, atol=1e-3)
     assert counts == [197] * 3 + [140] * 3 + [100] * 3 + [72] * 2
     assert torch.equal(model.encode_text(prompts()), text)
-    with pytest.raises(RuntimeError, match=r"forward_intermediates\(\) does not work while tokens are reduced"):
+    with pytest.raises(RuntimeError, match=r"forward_intermediates\(\)"):
         model.visual.forward_intermediates(x)
     assert torch.equal(vitrim.restore(model.visual) and model.encode_image(x), wanted)
 
@@ -89,7 +89,7 @@ def test_a_tower_of_timm_with_rotary_positions_is_read() -> None:
 def test_a_text_tower_is_refused(kind: str) -> None:
     model = of_open_clip(kind)
     text = model.transformer if kind == "CLIP" else model.text
-    with pytest.raises(vitrim.UnsupportedModel, match="text towers stay as they are"):
+    with pytest.raises(vitrim.UnsupportedModel, match="text tower"):
         vitrim.reduce_tokens(text, "evit")
 
 
@@ -115,7 +115,7 @@ def test_what_walks_the_blocks_refuses() -> None:
     model = vitrim.reduce_tokens(of_open_clip(), "evit")
     with pytest.raises(
         RuntimeError,
-        match=r"forward_intermediates\(\) does not work while tokens are reduced: .*vitrim.features",
+        match=r"forward_intermediates\(\).*vitrim.features",
     ):
         model.forward_intermediates(images())
     vitrim.restore(model)
@@ -132,15 +132,15 @@ def test_tokens_that_are_handed_out_are_on_the_grid_after_merging() -> None:
 
 
 def test_methods_that_need_a_classifier_say_so() -> None:
-    with pytest.raises(ValueError, match="has no classifier, so its exits have nothing to predict"):
+    with pytest.raises(ValueError, match="no classifier"):
         vitrim.reduce_tokens(of_open_clip(), vitrim.METR(method=vitrim.EViT()))
 
 
 @pytest.mark.parametrize(
     ("settings", "reason"),
     [
-        ({"scaled_cosine_attn": True}, "its attention is a scaled cosine"),
-        ({"layers": (1, 1, 1, 1), "head_width": 16}, "ModifiedResNet: of open_clip's models, vitrim reads"),
+        ({"scaled_cosine_attn": True}, "scaled cosine"),
+        ({"layers": (1, 1, 1, 1), "head_width": 16}, "ModifiedResNet.*open_clip"),
     ],
 )
 def test_other_towers_are_refused_in_one_line(settings: dict[str, Any], reason: str) -> None:
@@ -152,5 +152,5 @@ def test_other_towers_are_refused_in_one_line(settings: dict[str, Any], reason: 
 def test_the_sequence_before_the_batch_is_refused() -> None:
     model = of_open_clip()
     model.visual.transformer.batch_first = False
-    with pytest.raises(vitrim.UnsupportedModel, match="its tokens come before the batch"):
+    with pytest.raises(vitrim.UnsupportedModel, match=r"before the batch|batch_first"):
         vitrim.reduce_tokens(model, "evit")

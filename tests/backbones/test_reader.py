@@ -29,7 +29,7 @@ def test_another_architecture_is_refused_in_one_line_and_left_untouched(name: st
     with torch.device("meta"):
         model = timm.create_model(name)
     modules, state = list(model.modules()), list(model.state_dict())
-    wanted = rf"{name} is a {REFUSED[name]}: of timm's models, vitrim reads the Vision Transformers.*of timm \d"
+    wanted = rf"{name} .*{REFUSED[name]}.*Vision Transformers.*timm \d"
     with pytest.raises(vitrim.UnsupportedModel, match=wanted) as error:
         vitrim.reduce_tokens(model, "evit")
     assert "\n" not in str(error.value)
@@ -49,15 +49,13 @@ def test_parallel_blocks_are_refused_by_name(name: str, block: str) -> None:
         pytest.skip(f"this timm has no {name}")
     with torch.device("meta"):
         model = timm.create_model(name)
-    with pytest.raises(vitrim.UnsupportedModel, match=rf"{name}: block 0 is a {block}, and vitrim reads Block"):
+    with pytest.raises(vitrim.UnsupportedModel, match=rf"{name}: block 0 .*{block}.*Block"):
         vitrim.reduce_tokens(model, "evit")
 
 
 def test_a_module_of_no_known_library_is_refused() -> None:
     model = nn.Sequential(nn.Linear(2, 2))
-    with pytest.raises(
-        vitrim.UnsupportedModel, match=r"Sequential is not a model that vitrim can read. Supported: timm"
-    ):
+    with pytest.raises(vitrim.UnsupportedModel, match=r"Sequential .*timm"):
         vitrim.reduce_tokens(model, "evit")
 
 
@@ -68,7 +66,7 @@ def test_a_wrapper_is_refused_with_a_pointer_to_its_part(tiny_vit: Callable[...,
             self.backbone = backbone
 
     wrapper = Wrapper(tiny_vit())
-    with pytest.raises(vitrim.UnsupportedModel, match=r"Pass the part that is: reduce_tokens\(model.backbone,"):
+    with pytest.raises(vitrim.UnsupportedModel, match=r"reduce_tokens\(model.backbone,"):
         vitrim.reduce_tokens(wrapper, "evit")
     vitrim.reduce_tokens(wrapper.backbone, "evit")
     assert find_stack(wrapper) is not None
@@ -97,7 +95,7 @@ def test_a_subclass_of_a_known_block_is_refused(
 ) -> None:
     model, images = tiny_vit(block_fn=TwiceTheMLP, init_values=init_values), torch.randn(1, 3, 32, 32)
     wanted = model(images)
-    with pytest.raises(vitrim.UnsupportedModel, match=r"block 0 is a TwiceTheMLP, and vitrim reads Block,.*of timm \d"):
+    with pytest.raises(vitrim.UnsupportedModel, match=r"block 0 .*TwiceTheMLP.*Block,.*timm \d"):
         vitrim.reduce_tokens(model, "evit")
     assert torch.equal(model(images), wanted)
 
@@ -111,7 +109,7 @@ def test_a_block_that_computes_something_else_is_refused(
     block = model.blocks[layer]
     block.forward = TwiceTheMLP.forward.__get__(block)
     wanted = model(images)
-    expected = rf"VisionTransformer: block {layer} \(Block, timm \d[\w.]*\) was read wrongly: .* differs by \d+\.\d%"
+    expected = rf"VisionTransformer: block {layer} \(Block, timm \d[\w.]*\) .*wrongly.* \d+\.\d%"
     with pytest.raises(vitrim.UnsupportedModel, match=expected) as error:
         vitrim.reduce_tokens(model, "evit")
     assert "\n" not in str(error.value)
@@ -127,7 +125,7 @@ def test_an_attention_that_computes_something_else_is_refused(
     attention = model.blocks[5].attn
     original = attention.forward
     attention.forward = lambda x, **masks: original(x, **masks).roll(1, dims=1)
-    with pytest.raises(vitrim.UnsupportedModel, match=r"block 5 \(Block, timm \d.*was read wrongly"):
+    with pytest.raises(vitrim.UnsupportedModel, match=r"block 5 \(Block, timm \d.*wrongly"):
         vitrim.reduce_tokens(model, "evit")
 
 

@@ -80,7 +80,7 @@ def test_a_fixed_r_that_does_not_fit_a_smaller_image_raises_in_the_forward(
     tiny_vit: Callable[..., VisionTransformer],
 ) -> None:
     model = vitrim.reduce_tokens(tiny_vit(dynamic_img_size=True), "tome", r=4)
-    with pytest.raises(ValueError, match="r = 4 in block 3 is too large: 4 patches arrive there"):
+    with pytest.raises(ValueError, match=r"r = 4 in block 3 .*4 patches"):
         model(torch.randn(1, 3, 16, 16))
 
 
@@ -97,7 +97,7 @@ def test_post_norm_blocks_have_their_own_reader(tiny_vit: Callable[..., VisionTr
 def test_gated_attention_is_refused(tiny_vit: Callable[..., VisionTransformer]) -> None:
     model = tiny_vit()
     model.blocks[2].attn.gate = torch.nn.Linear(48, 48)
-    with pytest.raises(vitrim.UnsupportedModel, match="block 2 has gated attention"):
+    with pytest.raises(vitrim.UnsupportedModel, match=r"block 2 .*gated"):
         vitrim.reduce_tokens(model, "evit")
 
 
@@ -106,7 +106,7 @@ def test_another_attention_class_is_refused_by_name(tiny_vit: Callable[..., Visi
         pass
 
     model = tiny_vit(attn_layer=Sparse)
-    with pytest.raises(vitrim.UnsupportedModel, match="the attention of block 0 is a Sparse"):
+    with pytest.raises(vitrim.UnsupportedModel, match=r"block 0 .*Sparse"):
         vitrim.reduce_tokens(model, "evit")
 
 
@@ -142,7 +142,7 @@ def test_reentrant_checkpointing_is_refused(tiny_vit: Callable[..., VisionTransf
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch warns first that it sees no tensor among the inputs
-            with pytest.raises(ValueError, match=r"reentrant checkpointing .*: checkpoint with use_reentrant=False"):
+            with pytest.raises(ValueError, match=r"use_reentrant=False"):
                 model(images)
     finally:
         set_reentrant_ckpt(False)

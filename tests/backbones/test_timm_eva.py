@@ -133,11 +133,11 @@ def test_a_reduced_model_compiles_to_one_graph() -> None:
 
 def test_masks_and_walks_over_the_blocks_are_refused() -> None:
     model = vitrim.reduce_tokens(eva(), "evit")
-    with pytest.raises(ValueError, match="takes no attention mask"):
+    with pytest.raises(ValueError, match="attention mask"):
         model(images(), attn_mask=torch.ones(65, 65, dtype=torch.bool))
-    with pytest.raises(ValueError, match="takes no attention mask"):
+    with pytest.raises(ValueError, match="attention mask"):
         model(images(), is_causal=True)
-    with pytest.raises(RuntimeError, match=r"forward_intermediates\(\) does not .*: .*vitrim.features\(model, images"):
+    with pytest.raises(RuntimeError, match=r"forward_intermediates\(\).*vitrim.features\(model, images"):
         model.forward_intermediates(images())
     assert len(vitrim.restore(model).forward_intermediates(images(), intermediates_only=True)) == 4
 
@@ -146,7 +146,7 @@ def test_a_block_that_turns_otherwise_is_refused() -> None:
     model = eva()
     original = model.blocks[2].forward
     model.blocks[2].forward = lambda x, rope=None, **masks: original(x, rope=rope.roll(1, dims=0), **masks)
-    with pytest.raises(vitrim.UnsupportedModel, match=r"block 2 \(EvaBlock, timm \d.* was read wrongly"):
+    with pytest.raises(vitrim.UnsupportedModel, match=r"block 2 \(EvaBlock, timm \d.*wrongly"):
         vitrim.reduce_tokens(model, "evit")
     assert find_stack(model) is None
 
@@ -154,10 +154,10 @@ def test_a_block_that_turns_otherwise_is_refused() -> None:
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        (lambda block: setattr(block.attn, "gate", nn.Linear(48, 48)), "block 1 has gated attention"),
+        (lambda block: setattr(block.attn, "gate", nn.Linear(48, 48)), "block 1 .*gated"),
         (
             lambda block: setattr(block, "attn", nn.Identity()),
-            "attention of block 1 is a Identity, and in such",
+            "block 1 .*Identity",
         ),
     ],
     ids=["gate", "class"],
@@ -171,7 +171,7 @@ def test_attentions_that_cannot_be_read_are_refused(change: Any, reason: str) ->
 
 def test_blocks_that_share_keys_unequally_are_refused() -> None:
     model = eva(qkv_fused=False, num_kv_heads=(3, 1, 1, 3))
-    with pytest.raises(vitrim.UnsupportedModel, match="differ in how many heads share keys and values"):
+    with pytest.raises(vitrim.UnsupportedModel, match="heads share keys and values"):
         vitrim.reduce_tokens(model, "evit")
 
 

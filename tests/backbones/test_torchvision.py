@@ -112,7 +112,7 @@ def test_patches_can_be_traced() -> None:
 def test_other_architectures_are_refused_in_one_line(name: str) -> None:
     with torch.device("meta"):
         model = models.get_model(name)
-    with pytest.raises(vitrim.UnsupportedModel, match=r"of torchvision's models, vitrim reads the VisionTr") as error:
+    with pytest.raises(vitrim.UnsupportedModel, match=r"torchvision.*VisionTr") as error:
         vitrim.reduce_tokens(model, "evit")
     assert "\n" not in str(error.value)
     assert find_stack(model) is None
@@ -121,9 +121,9 @@ def test_other_architectures_are_refused_in_one_line(name: str) -> None:
 @pytest.mark.parametrize(
     ("settings", "reason"),
     [
-        ({"add_bias_kv": True}, "projections or keys of its own"),
-        ({"kdim": 48, "vdim": 48, "add_zero_attn": True}, "projections or keys of its own"),
-        ({"batch_first": False}, "its tokens come before the batch"),
+        ({"add_bias_kv": True}, "add_bias_kv"),
+        ({"kdim": 48, "vdim": 48, "add_zero_attn": True}, "add_bias_kv"),
+        ({"batch_first": False}, "batch_first=False"),
     ],
 )
 def test_an_attention_with_parts_of_its_own_is_refused(settings: dict[str, object], reason: str) -> None:
@@ -139,7 +139,7 @@ def test_a_subclass_of_the_attention_is_refused() -> None:
 
     model = torchvision_vit()
     model.encoder.layers[0].self_attention = Sparse(48, 4, batch_first=True)
-    with pytest.raises(vitrim.UnsupportedModel, match="its attention is a Sparse"):
+    with pytest.raises(vitrim.UnsupportedModel, match=r"attention.* Sparse"):
         vitrim.reduce_tokens(model, "evit")
 
 
@@ -147,5 +147,5 @@ def test_a_block_that_computes_something_else_is_refused() -> None:
     model = torchvision_vit()
     original = model.encoder.layers[1].forward
     model.encoder.layers[1].forward = lambda x: 2 * original(x) - x
-    with pytest.raises(vitrim.UnsupportedModel, match=r"block 1 .* was read wrongly"):
+    with pytest.raises(vitrim.UnsupportedModel, match=r"block 1 .*wrongly"):
         vitrim.reduce_tokens(model, "evit")

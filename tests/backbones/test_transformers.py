@@ -199,9 +199,7 @@ def test_recording_what_blocks_return_refuses_and_works_again_after_restore(fami
     model.set_attn_implementation("eager")
     twin = copy.deepcopy(model)
     vitrim.reduce_tokens(model, "tome", r=5)
-    refused = pytest.raises(
-        ValueError, match=rf"{what} does not work while tokens are reduced: .*vitrim.features\(model, images\)"
-    )
+    refused = pytest.raises(ValueError, match=rf"{what}.*vitrim.features\(model, images\)")
     with refused:
         model(images(), **{what: True})
     setattr(model.config, what, True)
@@ -220,13 +218,13 @@ def test_recording_what_blocks_return_refuses_and_works_again_after_restore(fami
 
 def test_blocks_called_past_the_model_refuse_too() -> None:
     stack = stack_of(vitrim.reduce_tokens(vit(), "evit"))
-    with pytest.raises(ValueError, match="output_attentions does not work while tokens are reduced"):
+    with pytest.raises(ValueError, match="output_attentions"):
         stack[0](torch.randn(1, 65, 48), None, output_attentions=True)
 
 
 def test_an_attention_mask_is_refused() -> None:
     model = vitrim.reduce_tokens(vit(), "evit")
-    with pytest.raises(ValueError, match="takes no attention mask"):
+    with pytest.raises(ValueError, match="attention mask"):
         model(images(), attention_mask=torch.tensor([[1] * 60 + [0] * 5] * 2))
 
 
@@ -304,7 +302,7 @@ def test_blocks_that_turn_otherwise_are_refused() -> None:
     model = dinov3()
     original = model.model.layer[1].forward
     model.model.layer[1].forward = lambda x, mask, position_embeddings: original(x, mask, position_embeddings[::-1])
-    with pytest.raises(vitrim.UnsupportedModel, match=r"block 1 \(DINOv3ViTLayer, transformers .* was read wrongly"):
+    with pytest.raises(vitrim.UnsupportedModel, match=r"block 1 \(DINOv3ViTLayer, transformers .*wrongly"):
         vitrim.reduce_tokens(model, "evit")
 
 
@@ -334,7 +332,7 @@ def test_reentrant_checkpointing_is_refused() -> None:
 
     model = vitrim.reduce_tokens(vit(), "evit").train()
     model._set_gradient_checkpointing(True, partial(checkpoint, use_reentrant=True))
-    with pytest.raises(ValueError, match="checkpoint with use_reentrant=False"):
+    with pytest.raises(ValueError, match="use_reentrant=False"):
         model(images())
 
 
@@ -360,23 +358,23 @@ def test_accuracy_and_multiply_adds_are_measured() -> None:
     model = vitrim.reduce_tokens(vit(), "evit")
     labels = model(images(4)).logits.argmax(dim=1)
     assert evaluate(model, [(images(4), labels)]).top1 == 100
-    with pytest.raises(ValueError, match="is a model of transformers and does not say how its images are prepared"):
+    with pytest.raises(ValueError, match=r"transformers.*images"):
         eval_transform(model)
     two = clip()
     assert input_size_of(two.vision_model) == (3, 32, 32)
     assert count_macs(vitrim.reduce_tokens(two, "evit").vision_model) < count_macs(clip().vision_model)
-    with pytest.raises(ValueError, match="CLIPModel takes more than images: pass the part that takes images alone"):
+    with pytest.raises(ValueError, match=r"CLIPModel .*part"):
         count_macs(two)
 
 
 REFUSED = {
-    "BeitForImageClassification": ("BeitConfig", "its attention adds a bias by relative position"),
-    "DINOv3ViTBackbone": ("DINOv3ViTConfig", "it returns maps on the patch grid"),
-    "SwinForImageClassification": ("SwinConfig", "Of transformers' models, vitrim reads ViT"),
-    "ResNetForImageClassification": ("ResNetConfig", "Of transformers' models, vitrim reads ViT"),
-    "ViTForMaskedImageModeling": ("ViTConfig", "it puts the patches back on their grid"),
-    "Dinov2Backbone": ("Dinov2Config", "it returns maps on the patch grid"),
-    "CLIPTextModel": ("CLIPTextConfig", "a text tower stays as it is"),
+    "BeitForImageClassification": ("BeitConfig", "relative position"),
+    "DINOv3ViTBackbone": ("DINOv3ViTConfig", "patch grid"),
+    "SwinForImageClassification": ("SwinConfig", "vitrim reads ViT"),
+    "ResNetForImageClassification": ("ResNetConfig", "vitrim reads ViT"),
+    "ViTForMaskedImageModeling": ("ViTConfig", "grid"),
+    "Dinov2Backbone": ("Dinov2Config", "patch grid"),
+    "CLIPTextModel": ("CLIPTextConfig", "text tower"),
 }
 
 
@@ -385,7 +383,7 @@ def test_other_models_are_refused_in_one_line(name: str) -> None:
     config, reason = REFUSED[name]
     with torch.device("meta"):
         model = getattr(transformers, name)(getattr(transformers, config)())
-    with pytest.raises(vitrim.UnsupportedModel, match=rf"{name} cannot be read.*{reason}.*transformers \d") as error:
+    with pytest.raises(vitrim.UnsupportedModel, match=rf"{name} .*{reason}.*transformers \d") as error:
         vitrim.reduce_tokens(model, "evit")
     assert "\n" not in str(error.value)
     assert find_stack(model) is None
@@ -397,7 +395,7 @@ def test_a_version_that_lays_its_blocks_out_otherwise_is_refused(monkeypatch: py
     model.vit.encoder.layer = model.vit.layers
     del model.vit.layers
     monkeypatch.setattr("vitrim.backbones.transformers.version", lambda library: f"{library} 4.57.6")
-    wanted = "the ViTLayer that vitrim reads, which is that of transformers 5.20 to 5.23; transformers 4.57.6 is"
+    wanted = r"ViTLayer.*transformers 5\.20 to 5\.23.*transformers 4\.57\.6"
     with pytest.raises(vitrim.UnsupportedModel, match=wanted) as error:
         vitrim.reduce_tokens(model, "evit")
     assert "\n" not in str(error.value)
@@ -408,7 +406,7 @@ def test_a_block_that_computes_something_else_is_refused() -> None:
     model = vit()
     original = model.vit.layers[1].forward
     model.vit.layers[1].forward = lambda x, mask: 2 * original(x, mask) - x
-    with pytest.raises(vitrim.UnsupportedModel, match=r"block 1 \(ViTLayer, transformers .* was read wrongly"):
+    with pytest.raises(vitrim.UnsupportedModel, match=r"block 1 \(ViTLayer, transformers .*wrongly"):
         vitrim.reduce_tokens(model, "evit")
 
 

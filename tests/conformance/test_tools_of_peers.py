@@ -80,7 +80,7 @@ def test_whoever_looks_for_the_attention_matrix_hears_that_there_is_none(build: 
     for block in model.blocks:
         block.attn.fused_attn = False
     look = AttentionExtract(evit(model), method="hook")
-    with pytest.raises(ValueError, match=r"hook on attn_drop.*is not formed.*vitrim.trace"):
+    with pytest.raises(ValueError, match=r"attn_drop.*vitrim.trace"):
         look(images())
 
 
@@ -123,7 +123,7 @@ def test_an_adapter_that_torchs_attention_does_not_call_is_not_called_while_redu
 def test_an_attention_that_is_replaced_while_reduced_is_refused() -> None:
     model = evit(torchvision_vit())
     model.encoder.layers[1].self_attention.__class__ = AdaptedAttention
-    with pytest.raises(ValueError, match=r"became a .*AdaptedAttention after reduce_tokens.*restore"):
+    with pytest.raises(ValueError, match=r"AdaptedAttention.*restore"):
         model(images())
 
 
@@ -136,7 +136,7 @@ def test_a_wrapper_that_borrows_a_method_of_a_library_is_not_taken_for_its_model
             super().__init__()
             self.base = nn.ModuleDict({"model": model})
 
-    with pytest.raises(vitrim.UnsupportedModel, match=r"Adapters is not a model .*reduce_tokens\(model.base.model,"):
+    with pytest.raises(vitrim.UnsupportedModel, match=r"Adapters .*reduce_tokens\(model.base.model,"):
         evit(Adapters(library_models.torchvision_vit()))
 
 

@@ -64,7 +64,7 @@ def test_a_method_with_exits_is_written_as_it_always_was() -> None:
 
 
 def test_exits_are_no_setting_of_a_method() -> None:
-    with pytest.raises(ValueError, match="EViT has no setting exits"):
+    with pytest.raises(ValueError, match=r"EViT.*exits"):
         method_from_json({"class": "EViT", "settings": {"exits": [1]}})
     with pytest.raises(ValueError, match=r"evit: exits.*Exits"):
         vitrim.create_method("evit", exits=(1, 2))
@@ -72,12 +72,12 @@ def test_exits_are_no_setting_of_a_method() -> None:
 
 def test_losses_of_one_name_are_refused(tiny_vit: Build) -> None:
     model = vitrim.reduce_tokens(tiny_vit(), OwnExit(layers=(1, 2)), exits=Exits(layers=(2,)))
-    with pytest.raises(ValueError, match="own_exit and the exits beside it both have losses called exits"):
+    with pytest.raises(ValueError, match=r"own_exit.*losses.*exits"):
         vitrim.ClassificationTask(model)(X, TARGET)
 
 
 def test_two_exits_in_one_block_and_exits_given_twice_are_refused(tiny_vit: Build) -> None:
-    with pytest.raises(ValueError, match="own in block 1"):
+    with pytest.raises(ValueError, match=r"exit.*block 1"):
         vitrim.reduce_tokens(tiny_vit(), OwnExit(layers=(1, 2)), exits=Exits())
     with pytest.raises(ValueError, match="already has exits"):
         vitrim.reduce_tokens(tiny_vit(), vitrim.METR(method=EViT()), exits=Exits())
@@ -87,5 +87,5 @@ def test_exits_that_are_swapped_in_have_no_heads(tiny_vit: Build) -> None:
     model = vitrim.reduce_tokens(tiny_vit(), EViT(layers=(1, 2)))
     model.blocks.set_method(EViT(layers=(1, 2), exits=Exits()))
     assert model(X).shape == (2, 10)
-    with pytest.raises(ValueError, match="block 1 holds no exit head"):
+    with pytest.raises(ValueError, match=r"block 1.*exit head"):
         vitrim.ClassificationTask(model)(X, TARGET)

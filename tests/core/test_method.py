@@ -92,8 +92,8 @@ def test_a_method_is_a_value() -> None:
 @pytest.mark.parametrize(
     ("method", "settings", "match"),
     [
-        (vitrim.EViT, {"fuse": "yes"}, "evit: fuse.*True or False, not 'yes'"),
-        (vitrim.ToMe, {"prop_attn": 0}, "tome: prop_attn.*True or False, not 0"),
+        (vitrim.EViT, {"fuse": "yes"}, "evit: fuse.*'yes'"),
+        (vitrim.ToMe, {"prop_attn": 0}, "tome: prop_attn.* 0"),
     ],
 )
 def test_a_switch_is_true_or_false(method: Callable[..., Method], settings: dict[str, object], match: str) -> None:

@@ -162,11 +162,11 @@ def test_drop_path_drops_branches_of_single_images_of_a_packed_batch():
 @pytest.mark.slow
 def test_compiling_says_in_one_line_that_it_cannot_be():
     model = vitrim.reduce_tokens(small_vit(), vitrim.AttentionMass(mass=0.6)).eval()
-    with pytest.raises(RuntimeError, match="decides per image how many tokens stay can be neither compiled"):
+    with pytest.raises(RuntimeError, match=r"per image.*compiled"):
         torch.compile(model, backend="eager")(torch.randn(2, 3, 32, 32).double())
 
 
 def test_exporting_says_in_one_line_that_it_cannot_be():
     model = vitrim.reduce_tokens(small_vit(), vitrim.AttentionMass(mass=0.6)).eval()
-    with pytest.raises(ValueError, match="decides per image how many tokens stay can be neither compiled nor exported"):
+    with pytest.raises(ValueError, match=r"per image.*(compiled|exported)"):
         torch.export.export(model, (torch.randn(2, 3, 32, 32).double(),))

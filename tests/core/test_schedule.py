@@ -56,19 +56,19 @@ def test_the_default_layers_fit_every_depth() -> None:
 
 
 def test_a_shallow_model_has_no_default_layers() -> None:
-    with pytest.raises(ValueError, match="need at least 4 blocks, and this model has 3: name the layers"):
+    with pytest.raises(ValueError, match=r"at least 4 blocks.* 3.*layers"):
         default_layers(3)
 
 
 @pytest.mark.parametrize(
     ("layers", "message"),
     [
-        ((3, 12), r"layers \(3, 12\) do not fit a model with blocks 0 to 11"),
-        ((-1, 3), r"layers \(-1, 3\) do not fit a model with blocks 0 to 11"),
-        ((6, 3), r"increasing order without repeats, not \(6, 3\)"),
-        ((3, 3), r"increasing order without repeats, not \(3, 3\)"),
-        ((3.0, 6), r"layers must be one or more block indices such as \(3, 6, 9\), not \(3.0, 6\)"),
-        (("3", "6"), r"layers must be one or more block indices such as \(3, 6, 9\), not \('3', '6'\)"),
+        ((3, 12), r"layers \(3, 12\).*0 to 11"),
+        ((-1, 3), r"layers \(-1, 3\).*0 to 11"),
+        ((6, 3), r"increasing.*\(6, 3\)"),
+        ((3, 3), r"increasing.*\(3, 3\)"),
+        ((3.0, 6), r"layers .*\(3.0, 6\)"),
+        (("3", "6"), r"layers .*\('3', '6'\)"),
     ],
 )
 def test_wrong_layers_are_refused(layers: tuple[int, ...], message: str) -> None:
@@ -87,14 +87,14 @@ def test_one_rate_serves_all_layers() -> None:
 
 @pytest.mark.parametrize("rate", [0, -0.1, 1.5, math.nan, math.inf])
 def test_a_rate_outside_zero_to_one_is_refused(rate: float) -> None:
-    with pytest.raises(ValueError, match="evit: a keep rate is a number above 0 and at most 1, not"):
+    with pytest.raises(ValueError, match=r"evit: .*keep rate.*above 0 and at most 1"):
         check_rates(rate, 3, "evit")
-    with pytest.raises(ValueError, match="evit: a keep rate is a number above 0 and at most 1, not"):
+    with pytest.raises(ValueError, match=r"evit: .*keep rate.*above 0 and at most 1"):
         check_rates([0.5, rate], 2, "evit")
 
 
 def test_a_wrong_number_of_rates_is_refused() -> None:
-    with pytest.raises(ValueError, match="3 reducing layers need 3 keep rates, and 2 came"):
+    with pytest.raises(ValueError, match=r"3 .*3 keep rates.* 2 "):
         check_rates((0.9, 0.7), 3, "evit")
 
 

@@ -66,7 +66,7 @@ def test_code_that_walks_block_by_block_raises_and_works_again_after_restore(
     wanted = getattr(model, walker)(images)
     vitrim.reduce_tokens(model, "evit")
     for each in (model, copy.deepcopy(model), vitrim.reduce_tokens(model, "tome", r=2)):
-        with pytest.raises(RuntimeError, match=rf"{walker}\(\) does not work while tokens are.*restore\(model\) first"):
+        with pytest.raises(RuntimeError, match=rf"{walker}\(\).*restore\(model\)"):
             getattr(each, walker)(images)
     got = getattr(vitrim.restore(model), walker)(images)
     torch.testing.assert_close(got, wanted, atol=0, rtol=0)
@@ -74,15 +74,15 @@ def test_code_that_walks_block_by_block_raises_and_works_again_after_restore(
 
 def test_pruning_blocks_raises_while_reduced(tiny_vit: Callable[..., VisionTransformer]) -> None:
     model = vitrim.reduce_tokens(tiny_vit(), "evit")
-    with pytest.raises(RuntimeError, match=r"restore\(model\) first"):
+    with pytest.raises(RuntimeError, match=r"restore\(model\)"):
         model.prune_intermediate_layers(1)
 
 
 def test_an_attention_mask_is_refused(tiny_vit: Callable[..., VisionTransformer]) -> None:
     model, images = vitrim.reduce_tokens(tiny_vit(), "evit"), torch.randn(1, 3, 32, 32)
-    with pytest.raises(ValueError, match="takes no attention mask"):
+    with pytest.raises(ValueError, match="attention mask"):
         model(images, attn_mask=torch.ones(65, 65, dtype=torch.bool))
-    with pytest.raises(ValueError, match="takes no attention mask"):
+    with pytest.raises(ValueError, match="attention mask"):
         model(images, is_causal=True)
 
 
@@ -213,14 +213,14 @@ def test_the_head_may_be_reset_and_another_pooling_has_to_be_reduced_for(
     assert torch.equal(logits, model.head(model.forward_features(images)[:, 0]))
     model.reset_classifier(7, "avg")
     for each in (model, copy.deepcopy(model)):
-        with pytest.raises(ValueError, match=r"global_pool='avg'.*call reduce_tokens again"):
+        with pytest.raises(ValueError, match=r"global_pool='avg'.*reduce_tokens"):
             each(images)
     assert vitrim.reduce_tokens(model, "tome", r=4)(images).shape == (2, 7)
 
 
 def test_reduced_blocks_cannot_be_cut_apart(tiny_vit: Callable[..., VisionTransformer]) -> None:
     model = vitrim.reduce_tokens(tiny_vit(), "evit")
-    with pytest.raises(RuntimeError, match=r"cannot be cut apart: restore\(model\) first"):
+    with pytest.raises(RuntimeError, match=r"blocks.*restore\(model\)"):
         model.blocks[:6](torch.randn(1, 65, 48))
     assert list(model.blocks[2:4]) == [model.blocks[2], model.blocks[3]]  # to freeze them, say
     assert len(vitrim.restore(model).blocks[:6]) == 6
@@ -301,7 +301,7 @@ def test_where_a_method_does_not_act_it_is_not_asked_and_the_attention_is_freed(
 )
 def test_blocks_are_neither_added_nor_taken_away(tiny_vit: Callable[..., VisionTransformer], cut: Any) -> None:
     model = vitrim.reduce_tokens(tiny_vit(), "evit")
-    with pytest.raises(RuntimeError, match=r"restore\(model\) first"):
+    with pytest.raises(RuntimeError, match=r"restore\(model\)"):
         cut(model.blocks)
     assert len(model.blocks) == 12
 

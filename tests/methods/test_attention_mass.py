@@ -69,9 +69,9 @@ def test_multiply_adds_are_counted_on_images_and_no_formula_tells_them():
     model = families.small_model("vit")
     spec, method = read_backbone(model).spec, vitrim.AttentionMass(mass=0.6)
     for formula in (lambda: token_counts(spec, method), lambda: reduced_macs(10**9, spec, method)):
-        with pytest.raises(ValueError, match="no formula tells its tokens or multiply-adds"):
+        with pytest.raises(ValueError, match=r"formula.*multiply-adds"):
             formula()
-    with pytest.raises(ValueError, match="no formula tells what a mass costs"):
+    with pytest.raises(ValueError, match=r"formula.*mass"):
         vitrim.method_for_macs(model, "attention_mass", 0.005)
     vitrim.reduce_tokens(model, method)
     images = families.small_images("vit", 6)
@@ -83,10 +83,10 @@ def test_multiply_adds_are_counted_on_images_and_no_formula_tells_them():
 @pytest.mark.parametrize(
     ("settings", "match"),
     [
-        ({"mass": 0}, "a mass is a number above 0 and at most 1, not 0"),
-        ({"mass": (0.9, 0.8)}, "3 reducing layers need 3 masses, and 2 came"),
-        ({"layers": (9,)}, "do not fit"),
-        ({"scorer": "best"}, "scorer must be one of"),
+        ({"mass": 0}, "mass .*above 0 and at most 1.* 0"),
+        ({"mass": (0.9, 0.8)}, "3 .*3 masses.* 2 "),
+        ({"layers": (9,)}, "layers .*9.*blocks"),
+        ({"scorer": "best"}, "scorer .*cls, received, norm"),
     ],
 )
 def test_bad_settings_are_refused_in_one_line(settings, match):
@@ -96,5 +96,5 @@ def test_bad_settings_are_refused_in_one_line(settings, match):
 
 def test_the_meta_device_has_no_images_to_decide_by():
     model = families.reduced("vit", "attention_mass", mass=0.6).to("meta")
-    with pytest.raises(ValueError, match="depends on the image"):
+    with pytest.raises(ValueError, match="meta device"):
         model(torch.empty(2, 3, 32, 32, device="meta"))

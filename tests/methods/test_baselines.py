@@ -61,5 +61,5 @@ def test_top_k_by_name_drops_the_rest(moment: Any, name: str) -> None:
     "seed", [-1, 2**32, pytest.param(10**400, id="large"), pytest.param(10**5000, id="huge"), 0.5, True, "1"]
 )
 def test_seeds_that_generators_do_not_take_are_refused(moment: Any, seed: Any) -> None:
-    with pytest.raises(ValueError, match="seed must be a whole number from 0 to 4294967295"):
+    with pytest.raises(ValueError, match=r"seed .*0 to 4294967295"):
         vitrim.Random(seed=seed).build(moment.spec)

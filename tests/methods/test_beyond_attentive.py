@@ -129,15 +129,15 @@ def test_counts_per_layer_may_differ(moment: Any) -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"inattentive": "pool"}, "inattentive must be one of cluster, kmeans, .*, conv, mlp, fuse, drop, not"),
+        ({"inattentive": "pool"}, "inattentive .*cluster, kmeans, .*, conv, mlp, fuse, drop.*'pool'"),
         (
             {"pairs": 20},
-            "block 1 splits 40 patches into 20 attentive and 20 inattentive ones, and .* 20 pairs",
+            "block 1 .*40 patches.*20 attentive.*20 inattentive.*20 pairs",
         ),
-        ({"pairs": -1}, "pairs must be whole and at least 0, not -1"),
-        ({"clusters": 21}, "and 21 clusters of them"),
-        ({"clusters": -1}, "clusters must be whole and at least 1, not -1"),
-        ({"pairs": (1, 2)}, r"1 reducing layers need as many entries, not \(1, 2\)"),
+        ({"pairs": -1}, "pairs .*at least 0.*-1"),
+        ({"clusters": 21}, "21 clusters"),
+        ({"clusters": -1}, "clusters .*at least 1.*-1"),
+        ({"pairs": (1, 2)}, r"1 reducing layer.*\(1, 2\)"),
     ],
 )
 def test_settings_that_do_not_fit_are_refused(moment: Any, settings: dict[str, Any], message: str) -> None:

@@ -113,10 +113,10 @@ def test_explicit_counts_override_rates_and_none_falls_back(moment: Any) -> None
 @pytest.mark.parametrize(
     ("tokens", "message"),
     [
-        ((10, 5, 3), r"tokens needs one entry for each of 4 blocks, not \(10, 5, 3\)"),
-        ((10, 5, 3, 0), r"tokens must be whole numbers of at least 1, or None, not \(10, 5, 3, 0\)"),
-        ((41, 5, 3, 2), "block 0 cannot keep 41 patches: only 40 enter it"),
-        ((10, 5, 7, 2), "block 2 cannot keep 7 patches: only 6 enter it"),
+        ((10, 5, 3), r"tokens .*4 blocks.*\(10, 5, 3\)"),
+        ((10, 5, 3, 0), r"tokens .*at least 1.*\(10, 5, 3, 0\)"),
+        ((41, 5, 3, 2), "block 0 .*41 patches.* 40 "),
+        ((10, 5, 7, 2), "block 2 .*7 patches.* 6 "),
     ],
 )
 def test_counts_that_do_not_fit_are_refused(moment: Any, tokens: tuple[int, ...], message: str) -> None:

@@ -277,30 +277,29 @@ def test_tools_that_look_weights_up_by_name_find_them(build: Build) -> None:
     ("settings", "message"),
     [
         ({"method": "evit"}, "method must be what reduces the tokens, say EViT(), not 'evit'"),
-        ({"method": metr()}, "method must be what reduces the tokens"),
-        ({"exit_weight": -1}, "exit_weight must be at least 0, not -1"),
-        ({"distill_weight": float("nan")}, "distill_weight must be at least 0, not nan"),
-        ({"exit_weight": "much"}, "exit_weight must be at least 0, not 'much'"),
-        ({"exit_weight": 10**400}, "exit_weight must be at least 0, not 1000"),
-        ({"temperature": 0}, "temperature must be above 0, not 0"),
-        ({"temperature": float("inf")}, "temperature must be above 0, not inf"),
-        ({"exits": ()}, "exits: layers must be one or more block indices"),
-        ({"exits": (6,)}, "exits: layers (6,) do not fit a model with blocks 0 to 5"),
-        ({"exits": (4, 2)}, "exits: layers must be in increasing order"),
-        ({"exits": None, "method": vitrim.ToMe(r=0)}, "tome reduces in no block, so name the exits' blocks"),
+        ({"method": metr()}, "method .*EViT"),
+        ({"exit_weight": -1}, "exit_weight .*at least 0.*-1"),
+        ({"distill_weight": float("nan")}, "distill_weight .*at least 0.*nan"),
+        ({"exit_weight": "much"}, "exit_weight .*at least 0.*'much'"),
+        ({"exit_weight": 10**400}, "exit_weight .*at least 0.*1000"),
+        ({"temperature": 0}, "temperature .*above 0.*0"),
+        ({"temperature": float("inf")}, "temperature .*above 0.*inf"),
+        ({"exits": ()}, "exits.* layers"),
+        ({"exits": (6,)}, r"exits.* layers \(6,\).*0 to 5"),
+        ({"exits": (4, 2)}, "exits.* layers .*increasing"),
+        ({"exits": None, "method": vitrim.ToMe(r=0)}, "tome .*exits"),
     ],
 )
 def test_settings_that_do_not_fit_are_refused(build: Build, settings: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match="metr") as error:
+    with pytest.raises(ValueError, match=rf"metr.*{message}"):
         vitrim.reduce_tokens(build(), metr(**settings))
-    assert message in str(error.value)
 
 
 @pytest.mark.parametrize(
     ("model", "message"),
     [
-        ({"class_token": False, "global_pool": "avg"}, "class token, and .* has none"),
-        ({"num_classes": 0}, "has no classifier, so its exits have nothing to predict"),
+        ({"class_token": False, "global_pool": "avg"}, "class token"),
+        ({"num_classes": 0}, "no classifier"),
     ],
 )
 def test_models_without_class_token_or_classifier_are_refused(

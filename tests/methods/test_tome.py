@@ -46,12 +46,12 @@ def test_r_is_a_number_or_a_pair_or_a_list(moment: Any, r: Any, wanted: tuple[in
 @pytest.mark.parametrize(
     ("r", "message"),
     [
-        (99, "r = 99 in block 0 is too large: 196 patches arrive there and at most half of them, 98, can merge"),
-        (16, r"r = 16 in block \d+ is too large"),
-        (-1, "r must be a whole number of at least 0 in every block"),
-        ([1] * 13, r"r is .* one number for each of at most 12 blocks, not \[1, 1"),
-        ([0, -2], "r must be a whole number of at least 0 in every block"),
-        ((3, -2.0), "r must be a whole number of at least 0 in every block"),
+        (99, "r = 99 in block 0 .*196 patches.*98"),
+        (16, r"r = 16 in block \d+ "),
+        (-1, "r .*at least 0"),
+        ([1] * 13, r"r .*12 blocks.*\[1, 1"),
+        ([0, -2], "r .*at least 0"),
+        ((3, -2.0), "r .*at least 0"),
     ],
 )
 def test_r_that_does_not_fit_is_refused(moment: Any, r: Any, message: str) -> None:

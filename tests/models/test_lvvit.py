@@ -79,9 +79,9 @@ def test_training_gives_plain_logits_unless_the_dense_output_is_asked_for(images
 
 def test_a_box_without_dense_output_is_refused(images: torch.Tensor) -> None:
     box = torch.tensor([0, 0, 2, 2])
-    with pytest.raises(ValueError, match="needs training mode and return_dense"):
+    with pytest.raises(ValueError, match=r"training mode.*return_dense"):
         small()(images, box)
-    with pytest.raises(ValueError, match="needs training mode and return_dense"):
+    with pytest.raises(ValueError, match=r"training mode.*return_dense"):
         small(return_dense=True)(images, box)
 
 
@@ -160,12 +160,12 @@ def test_a_checkpoint_with_a_key_too_few_is_refused(tmp_path: Path) -> None:
 def test_another_input_size_resamples_the_positions(images: torch.Tensor) -> None:
     model = small()
     before = model(images)
-    with pytest.raises(ValueError, match="takes images of 32 x 32 pixels, and 48 x 64"):
+    with pytest.raises(ValueError, match=r"32 x 32.*48 x 64"):
         model(torch.randn(1, 3, 48, 64))
     model.set_input_size((48, 64))
     assert model.pos_embed.shape == (1, 49, 24)
     assert model(torch.randn(1, 3, 48, 64)).shape == (1, 5)
-    with pytest.raises(ValueError, match="multiple of the patch size 8"):
+    with pytest.raises(ValueError, match="patch size 8"):
         model.set_input_size(30)
     model = small()
     model.set_input_size(32)
@@ -179,7 +179,7 @@ def test_the_classifier_can_be_replaced(images: torch.Tensor) -> None:
     assert model(images).shape == (4, 7)
     model.reset_classifier(0)
     assert torch.equal(model(images), model.forward_features(images)[:, 0])
-    with pytest.raises(ValueError, match="global_pool must be 'token'"):
+    with pytest.raises(ValueError, match=r"global_pool.*'token'"):
         model.reset_classifier(7, "avg")
 
 
@@ -188,7 +188,7 @@ def test_timm_builds_it_with_its_usual_arguments() -> None:
     assert (model.num_classes, model.num_features, model.num_prefix_tokens) == (3, 240, 1)
     assert [block.drop_path.drop_prob for block in model.blocks] == pytest.approx([0.0, 0.1, 0.2])
     assert model.eval()(torch.randn(1, 1, 64, 64)).shape == (1, 3)
-    with pytest.raises(ValueError, match="features_only does not work"):
+    with pytest.raises(ValueError, match="features_only"):
         timm.create_model("lvvit_tiny", features_only=True)
 
 

@@ -272,7 +272,7 @@ def test_only_the_new_parts_may_be_missing(model: MultiscaleViT) -> None:
 
 @pytest.mark.parametrize("other", [{"img_size": 32}, {"embed_dim": 48}, {"pos_embed": "none"}])
 def test_a_deit_of_another_size_is_refused(model: MultiscaleViT, other: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match=r"a DeiT of its own size, with a pos_embed of \[1, 49, 24\], and here is"):
+    with pytest.raises(ValueError, match=r"DeiT.*\[1, 49, 24\]"):
         from_deit(plain_deit(**other).state_dict(), model)
 
 
@@ -291,7 +291,7 @@ def test_load_model_takes_a_deit_and_its_own_checkpoints_at_any_even_grid(tmp_pa
     larger = vitrim.load_model(name, tmp_path / "mf.safetensors", img_size=96)
     assert larger.pos_embed_low.shape == (1, 10, 192)
     assert larger(torch.randn(1, 3, 96, 96)).isfinite().all()
-    with pytest.raises(ValueError, match=r"with a pos_embed of \[1, 197, 192\], and here is \[1, 17, 192\]"):
+    with pytest.raises(ValueError, match=r"\[1, 197, 192\].*\[1, 17, 192\]"):
         vitrim.load_model(name, tmp_path / "deit.safetensors")
     del blocks["blocks.7.norm1.weight"]
     save_file(state | blocks, tmp_path / "damaged.safetensors")
@@ -300,7 +300,7 @@ def test_load_model_takes_a_deit_and_its_own_checkpoints_at_any_even_grid(tmp_pa
 
 
 def test_there_are_no_pretrained_weights_to_fetch() -> None:
-    with pytest.raises(ValueError, match="timm has no pretrained weights for mf_deit_tiny_patch16_224"):
+    with pytest.raises(ValueError, match=r"no pretrained weights.*mf_deit_tiny_patch16_224"):
         vitrim.load_model("mf_deit_tiny_patch16_224")
 
 
@@ -321,29 +321,29 @@ def test_there_are_no_pretrained_weights_to_fetch() -> None:
     ],
 )
 def test_settings_that_make_no_sense_with_two_groups_are_refused(setting: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match=f"a multi-scale model cannot do with {next(iter(setting))}="):
+    with pytest.raises(ValueError, match=f"{next(iter(setting))}="):
         MultiscaleViT(**(SMALL | setting))
 
 
 def test_an_odd_grid_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"must be even, not 7 x 6: choose an img_size that is a multiple of 8"):
+    with pytest.raises(ValueError, match=r"even.*7 x 6.*multiple of 8"):
         MultiscaleViT(**(SMALL | {"img_size": (28, 24)}))
-    with pytest.raises(ValueError, match=r"must be even, not 15 x 15: choose an img_size that is a multiple of 32"):
+    with pytest.raises(ValueError, match=r"even.*15 x 15.*multiple of 32"):
         vitrim.build_model("mf_deit_tiny_patch16_224", img_size=240)
 
 
 @pytest.mark.parametrize("fusion_layer", [0, 5, -1])
 def test_the_fusion_lies_between_blocks(fusion_layer: int) -> None:
-    with pytest.raises(ValueError, match="fusion_layer must be from 1 to 4 for 5 blocks"):
+    with pytest.raises(ValueError, match=r"fusion_layer.*1 to 4"):
         MultiscaleViT(**(SMALL | {"fusion_layer": fusion_layer}))
 
 
 def test_another_image_size_is_refused(model: MultiscaleViT) -> None:
     with pytest.raises(AssertionError, match="Input height"):
         model(torch.randn(1, 3, 48, 24))
-    with pytest.raises(ValueError, match="build it with img_size"):
+    with pytest.raises(ValueError, match="img_size"):
         model.set_input_size(48)
-    with pytest.raises(ValueError, match="takes no attention mask"):
+    with pytest.raises(ValueError, match="attention mask"):
         model.forward_features(images(), attn_mask=torch.ones(49, 49))
 
 
@@ -351,7 +351,7 @@ def test_another_image_size_is_refused(model: MultiscaleViT) -> None:
 def test_intermediate_features_are_given_where_there_is_one_grid(model: MultiscaleViT) -> None:
     features = model.forward_intermediates(images(), [1, 4], intermediates_only=True)
     assert [tuple(feature.shape) for feature in features] == [(2, 24, 8, 6)] * 2
-    with pytest.raises(ValueError, match="block 0 of a multi-scale model has features of two scales"):
+    with pytest.raises(ValueError, match=r"block 0 .*two scales"):
         model.forward_intermediates(images())
 
 

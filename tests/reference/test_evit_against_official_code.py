@@ -92,7 +92,7 @@ def test_the_plain_model_equals_the_official_plain_model() -> None:
 def test_asking_for_more_patches_than_there_are_is_an_error() -> None:
     oracle = oracles.read(EVIT, "evit_fused_token_list")
     counts = [36, 34, 36, *oracle.settings["tokens"][3:]]  # block 2 gets 35: 34 and the fused token
-    with pytest.raises(ValueError, match="block 2 cannot keep 36 patches: only 35 enter it"):
+    with pytest.raises(ValueError, match=r"block 2 .*36 patches.* 35 "):
         oracles.reduced(oracle, vitrim.EViT(tokens=counts))
 
 

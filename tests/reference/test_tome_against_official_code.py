@@ -84,7 +84,7 @@ def test_pairs_and_sizes_and_features_and_logits_equal(name: str) -> None:
 @pytest.mark.parametrize("name", CLAMPED)
 def test_what_the_official_code_clamps_silently_is_an_error(name: str) -> None:
     oracle = oracles.read(SHARED, f"tome_{name}")
-    with pytest.raises(ValueError, match=r"r = \d in block \d+ is too large: \d+ patches arrive there and at most"):
+    with pytest.raises(ValueError, match=r"r = \d in block \d+ .*\d+ patches"):
         reduced(oracle, r_of(oracle))
 
 
@@ -105,7 +105,7 @@ def test_clamped_a_block_merges_what_it_can_as_in_the_official_code(name: str) -
 def test_a_distilled_model_equals_with_both_of_its_tokens_protected() -> None:
     oracle = oracles.read(SHARED, "tome_distilled_r3")
     images = oracle["input"].double()
-    with pytest.raises(ValueError, match="r = 3 in block 11 is too large: 3 patches arrive there"):
+    with pytest.raises(ValueError, match=r"r = 3 in block 11 .*3 patches"):
         oracles.reduced(oracle, vitrim.ToMe(r=3), cls=VisionTransformerDistilled)
     merged = merged_per_block(oracle, num_tokens=38)
     assert merged == [3] * 11 + [1]
@@ -155,7 +155,7 @@ def test_merging_and_unmerging_give_the_same_values(name: str) -> None:
 def test_a_matching_beyond_half_of_the_patches_is_an_error() -> None:
     oracle = oracles.read(SHARED, "tome_matching_clamped")
     assert (oracle.settings["r"], oracle.settings["expected_tokens"]) == (99, 9)  # 17 tokens, and it merged 8
-    with pytest.raises(ValueError, match="r = 99 in block 0 is too large: 36 patches arrive there and at most half"):
+    with pytest.raises(ValueError, match=r"r = 99 in block 0 .*36 patches"):
         oracles.reduced(oracles.read(SHARED, "tome_r2"), vitrim.ToMe(r=99))
 
 
