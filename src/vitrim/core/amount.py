@@ -1,6 +1,6 @@
-"""How much a method reduces: the one setting that makes it stronger or weaker. Each method names its own.
+"""The amount of a method: the one setting that makes it stronger or weaker.
 
-Solvers, tables, comparisons and tests read this, so that none of them knows a method by its fields.
+Each method names its own. Solvers, tables, comparisons and tests read it, so none of them knows a method by its fields.
 """
 
 from __future__ import annotations
@@ -14,21 +14,21 @@ from .spec import ViTSpec
 
 
 class Scale(NamedTuple):
-    """The values that a solver may choose from, numbered: the larger the number, the more tokens stay."""
+    """The values that a solver may choose from, as numbered steps. A larger step keeps more tokens."""
 
     low: int
     high: int
     value: Callable[[int], Any]
-    prefers_round: bool = False  # whether, of numbers that cost the same, the roundest is taken, or else the largest
+    prefers_round: bool = False  # of steps with equal cost, take the roundest, not the largest
 
 
 @dataclass(frozen=True)
 class Amount:
-    """A setting, and what is known of its values.
+    """A setting and its values.
 
-    setting: the name of the method's field. words: a value in tables, such as "keep {:g}".
-    neutral: the value that reduces nothing. usual: the value taken where none is asked for.
-    solved: whether a formula tells what a value costs, so that a budget can be solved for it.
+    setting: the name of the method's field. words: how tables write a value, such as "keep {:g}".
+    neutral: the value that reduces nothing. usual: the default.
+    solved: whether a formula gives the cost of a value, so that a solver can meet a budget.
     """
 
     setting: str
@@ -38,22 +38,22 @@ class Amount:
     solved: bool = False
 
     def check(self, value: object, name: str) -> None:
-        """ValueError for a value that no model could take. name: of the method."""
+        """ValueError for a value that fits no model. name: of the method."""
 
     def scale(self, spec: ViTSpec) -> Scale:
-        """What a solver chooses from to meet a budget, if it is solved for."""
-        raise NotImplementedError(f"{self.setting} does not say what a solver may choose from.")
+        """The values that a solver may choose from."""
+        raise NotImplementedError(f"{self.setting} has no scale for a solver.")
 
 
 @dataclass(frozen=True)
 class Share(Amount):
-    """A share, above 0 and at most 1."""
+    """A share: above 0 and at most 1."""
 
     solved: bool = True
 
     def check(self, value: object, name: str) -> None:
         if not is_number(value) or not 0 < value <= 1:
-            raise ValueError(f"{name}: {self.setting} is above 0 and at most 1, not {value!r}.")
+            raise ValueError(f"{name}: {self.setting} must be above 0 and at most 1, not {value!r}.")
 
     def scale(self, spec: ViTSpec) -> Scale:
         return Scale(1, RATE_STEPS, lambda step: step / RATE_STEPS, prefers_round=True)
@@ -61,13 +61,13 @@ class Share(Amount):
 
 @dataclass(frozen=True)
 class PerBlock(Amount):
-    """Patches to remove in each block; at most half of those that arrive there."""
+    """Patches to remove in each block, at most half of those that enter it."""
 
     solved: bool = True
 
     def check(self, value: object, name: str) -> None:
         if not is_whole(value) or value < 0:
-            raise ValueError(f"{name}: {self.setting} is a whole number of patches, at least 0, not {value!r}.")
+            raise ValueError(f"{name}: {self.setting} must be a whole number of patches, at least 0, not {value!r}.")
 
     def scale(self, spec: ViTSpec) -> Scale:
         most = (spec.depth - spec.first_reducible_layer) * (spec.num_patches // 2)
@@ -75,9 +75,9 @@ class PerBlock(Amount):
 
 
 def distribute(total: int, spec: ViTSpec) -> tuple[int, ...]:
-    """Patches to remove in each block: as equal as possible, larger ones first, and at most half of what arrives.
+    """Patches to remove in each block: as equal as possible, larger numbers first, at most half of what enters.
 
-    None in blocks that cannot be read.
+    Blocks that cannot be read remove none.
     """
     blocks = spec.depth - spec.first_reducible_layer
     share, rest = divmod(total, blocks)

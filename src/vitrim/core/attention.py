@@ -1,4 +1,4 @@
-"""What a method may see of a block's attention. The N x N matrix is never formed."""
+"""The attention of a block, and what a method may read of it. The N x N matrix is never formed."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ ANY_LENGTH = 2**63 - 1
 
 
 class Attention(NamedTuple):
-    """Queries, keys and values of one block, [B, H, N, D] each, before they are mixed.
+    """Queries, keys and values of one block, [B, H, N, D] each.
 
-    Of packed tokens (see `Tokens`) they are [1, H, T, D], and every image attends to itself alone. What is told per
-    image, `cls_row` and `received`, is then padded with zeros to the longest image.
+    If tokens are packed (see `Tokens`), they are [1, H, T, D], each image attends to itself only, and `cls_row` and
+    `received` are padded with zeros to the longest image.
     """
 
     q_BHND: Tensor
@@ -40,13 +40,13 @@ class Attention(NamedTuple):
         Uses the fused kernel or, up to `max_chunked_tokens` tokens, explicit products over chunks of queries.
         """
         if self.lengths is not None:
-            # Joined as [1, T, H, D], the order in which the kernel writes, so that each row is copied whole.
+            # Joined as [1, T, H, D], the order in which the kernel writes, so that whole rows are copied.
             mixed = [image.output(max_chunked_tokens=max_chunked_tokens).transpose(1, 2) for image in self.images()]
             return torch.cat(mixed, dim=1).transpose(1, 2)
         if self.q_BHND.shape[2] <= max_chunked_tokens and not self.dropout:
             return self._chunked_output()
         if self.bias is not None and torch.onnx.is_in_onnx_export():
-            # ONNX has an operator for all of it, which onnxruntime refuses with one row of bias for all queries.
+            # torch would write ONNX's Attention, which onnxruntime refuses if one row of bias serves all queries.
             return self.rows(0, self.q_BHND.shape[2]).to(self.v_BHND.dtype) @ self.v_BHND
         return F.scaled_dot_product_attention(
             self.q_BHND, self.k_BHND, self.v_BHND, self.bias, dropout_p=self.dropout, scale=self.scale
@@ -57,7 +57,7 @@ class Attention(NamedTuple):
         B, H, N, D = self.q_BHND.shape
         parts = [self.q_BHND, self.k_BHND, self.v_BHND]
         if not torch.compiler.is_compiling():
-            parts = [part.contiguous() for part in parts]  # the products would otherwise do it, more slowly
+            parts = [part.contiguous() for part in parts]  # bmm would do it itself, more slowly
         q_XND, k_XND, v_XND = (part.reshape(B * H, N, D) for part in parts)
         q_XND, k_XDN = q_XND * self.scale, k_XND.transpose(1, 2)
         bias_X1N = None if self.bias is None else self.bias.expand(B, H, 1, N).reshape(B * H, 1, N)
@@ -68,7 +68,7 @@ class Attention(NamedTuple):
         return (mixed[0] if len(mixed) == 1 else torch.cat(mixed, dim=1)).view(B, H, N, D)
 
     def images(self) -> list[Attention]:
-        """Each image's own attention, where the tokens are packed; views, not copies. [1, H, n, D] each."""
+        """Each image's own attention if the tokens are packed: views of [1, H, n, D]."""
         assert self.lengths is not None
         counts = list(self.lengths)
         q, k, v = (torch.split(part, counts, dim=2) for part in (self.q_BHND, self.k_BHND, self.v_BHND))
@@ -77,13 +77,13 @@ class Attention(NamedTuple):
         return [Attention(q, k, v, self.scale, bias, self.dropout) for q, k, v, bias in parts]
 
     def rows(self, start: int, stop: int) -> Tensor:
-        """Attention of queries start to stop - 1 over all keys, at least in fp32: [B, H, stop - start, N]."""
+        """Attention of the queries from start to stop - 1 to all keys, in at least fp32: [B, H, stop - start, N]."""
         query = at_least_fp32(self.q_BHND[:, :, start:stop]) * self.scale
         logits = matmul_fp32(query, self.k_BHND.transpose(-2, -1))
         return (logits if self.bias is None else logits + self.bias).softmax(dim=-1)
 
     def cls_row(self) -> Tensor:
-        """Attention of the first token, the class token, over all tokens: [B, H, N]."""
+        """Attention of the class token, which is the first, to all tokens: [B, H, N]."""
         if self.lengths is not None:
             return self._of_each(Attention.cls_row)
         query_BHD = at_least_fp32(self.q_BHND[:, :, 0]) * self.scale
@@ -91,20 +91,18 @@ class Attention(NamedTuple):
         return (logits_BHN if self.bias is None else logits_BHN + self.bias[:, :, 0]).softmax(dim=-1)
 
     def mean_key(self) -> Tensor:
-        """Keys averaged over heads, at least in fp32: [B, N, D].
-
-        Head by head: reducing over the strided axis at once is far slower.
-        """
+        """Keys averaged over heads, in at least fp32: [B, N, D]."""
+        # Head by head, because a mean over the strided axis is far slower.
         heads = [at_least_fp32(keys_BND) for keys_BND in self.k_BHND.unbind(dim=1)]
         return reduce(torch.add, heads) / len(heads)
 
     def received(self) -> Tensor:
-        """Attention that each token receives, averaged over all queries, in chunks of queries: [B, H, N]."""
+        """Mean attention that each token receives from all queries: [B, H, N]."""
         if self.lengths is not None:
             return self._of_each(Attention.received)
         N = self.q_BHND.shape[2]
         step = min(SCORE_CHUNK_SIZE, (N + 1) // 2)
-        copied = self._replace(k_BHND=at_least_fp32(self.k_BHND).contiguous())  # once, not for every chunk
+        copied = self._replace(k_BHND=at_least_fp32(self.k_BHND).contiguous())  # once instead of in every chunk
         chunks = [copied.rows(i, min(i + step, N)).sum(dim=2) for i in range(0, N, step)]
         return torch.stack(chunks).sum(dim=0) / N
 
@@ -115,15 +113,15 @@ class Attention(NamedTuple):
         return packing.pad(rows_NH, self.lengths).transpose(1, 2)
 
 
-# Whether products are being counted: a sum of elementwise ones would not be seen.
+# Whether multiply-adds are being counted. The counter does not see sums of elementwise products.
 COUNTED: ContextVar[bool] = ContextVar("vitrim_counted", default=False)
 
 
 def max_chunked_tokens(x_BNC: Tensor) -> int:
     """The number of tokens up to which chunked attention is faster than the fused kernel.
 
-    As measured in inference on a CPU (docs/log.md): of any length in bf16, where the CPU multiplies it, and in fp32
-    if compiled and done in one step.
+    Measured for inference on CPUs (docs/log.md): any number in bf16 if the CPU multiplies bf16, and one chunk in
+    compiled fp32.
     """
     if x_BNC.device.type != "cpu" or torch.is_grad_enabled() or torch.compiler.is_exporting():
         return 0
@@ -134,10 +132,10 @@ def max_chunked_tokens(x_BNC: Tensor) -> int:
 
 
 def _mix(logits_XMN: Tensor, v_XND: Tensor) -> Tensor:
-    """Softmax(logits) v; the logits are lost.
+    """Softmax(logits) v. Overwrites the logits.
 
-    Compiled, the sum of the weights divides what comes out: inductor takes products around a softmax for attention,
-    and would put the fused kernel in their place.
+    Compiled code divides by the sum of the weights last. Otherwise inductor would recognise attention and put the fused
+    kernel in its place.
     """
     if not torch.compiler.is_compiling():
         return torch.bmm(torch.softmax(logits_XMN, dim=-1, out=logits_XMN), v_XND)
@@ -150,10 +148,10 @@ def _mix(logits_XMN: Tensor, v_XND: Tensor) -> Tensor:
 def _logits_of_one(query_BHD: Tensor, k_BHND: Tensor) -> Tensor:
     """One query of each head times all its keys: [B, H, N].
 
-    Keys are strided views of a packed projection, and on a CPU a product over images and heads at once copies all of
-    them first, which takes longer than the product. So it goes without: head by head, or as a sum of products where
-    the keys have to be widened anyway, or where that is one loop with the softmax, compiled for a single image. A
-    single image's keys need no copy, and the engines that run exported graphs lay them out by themselves.
+    Keys are strided views of a packed projection. On a CPU a product over all images and heads would copy them first,
+    which takes longer than the product. So the product goes head by head. It is a sum of elementwise products if the
+    keys have to be cast anyway, or if a compiler can fuse it with the softmax of a single image. The keys of a single
+    image need no copy, and runtimes of exported graphs choose their own layout.
     """
     query_BH1D = query_BHD.unsqueeze(2)
     if k_BHND.device.type == "cpu" and not torch.compiler.is_exporting():

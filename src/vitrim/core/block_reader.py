@@ -1,4 +1,4 @@
-"""What `TokenStack` needs to know of one class of blocks. Whether it is known rightly, `self_check` tells."""
+"""How to read one class of blocks. `self_check` verifies each reader on the model at hand."""
 
 from __future__ import annotations
 
@@ -16,63 +16,63 @@ from .rotary import Rotation
 from .tokens import Tokens
 
 Step = Callable[[Tokens, Rotation | None], Tokens]  # one block
-MASKED = "a model with reduced tokens takes no attention mask: its tokens move; restore it first."
+MASKED = "a reduced model takes no attention mask, because its tokens move: restore(model) first."
 
 
 class BlockReader(ABC):
-    """How to read one class of blocks of one library. Stateless; one instance serves all blocks of the class."""
+    """How to read one class of blocks of one library. It has no state: one instance serves all blocks of the class."""
 
     unreadable: bool = False  # whether the block can only be called, see `UnreadableReader`
     attention_name: str = "attn"  # the child whose parts are read, and whose forward is not called
 
-    # How the library calls the attention, for those who listen to it: once with the features, or with them as queries,
-    # keys and values; it returns features, or a pair with its matrix, which is None here.
+    # How the library calls the attention, so that hooks on it see the same: with the features, or with them three
+    # times as queries, keys and values. It returns features, or a pair whose second part, the matrix, is None here.
     inputs: int = 1
     pairs: bool = False
 
     def is_exact(self, block: Any) -> bool:
-        """Whether what is read gives the block's own numbers to the last bit, as the block is set now."""
+        """Whether the reader is bit-identical to the block, as the block is set now."""
         return True
 
     @abstractmethod
     def enter(self, block: Any, x_BNC: Tensor) -> Tensor:
-        """What the block calls its attention with: the norm of its input, say."""
+        """The input of the block's attention, such as the norm of x."""
 
     @abstractmethod
     def attention(self, block: Any, x_BNC: Tensor) -> Attention:
-        """Projection and split of what enters the attention."""
+        """Project the input of the attention to queries, keys and values."""
 
     @abstractmethod
     def leave(self, block: Any, mixed_BHND: Tensor) -> Tensor:
-        """What the attention returns: the output projection of what the heads mixed. [B, N, C]"""
+        """The output projection of the attention, [B, N, C]."""
 
     @abstractmethod
     def add_attention(self, block: Any, x_BNC: Tensor, out_BNC: Tensor) -> Tensor:
-        """x plus the attention residual (what left the attention; LayerScale and drop-path included)."""
+        """x plus the output of the attention, with LayerScale and drop-path."""
 
     @abstractmethod
     def add_mlp(self, block: Any, x_BNC: Tensor) -> Tensor:
-        """x plus the MLP residual (norm, LayerScale and drop-path included)."""
+        """x plus the output of the MLP, with norm, LayerScale and drop-path."""
 
     def rotation(self, *args: Any, **kwargs: Any) -> Rotation | None:
-        """The table of rotations among what the library calls a block with; None for a block without."""
+        """The rotary table among the arguments that the library passes to a block; None if there is none."""
         return None
 
     def apply_rope(self, block: Any, attention: Attention, rows: Tensor) -> Attention:
         """Apply the given rotary rows (`Rotation.rows`) to the queries and keys of the last K tokens."""
-        raise NotImplementedError(f"{type(self).__name__} knows a table of rotations, and not what to do with it.")
+        raise NotImplementedError(f"{type(self).__name__} has a rotary table but no apply_rope.")
 
     def check_call(self, *args: Any, **kwargs: Any) -> None:
-        """ValueError for anything beside the features, with which the library calls a block, that cannot be heeded."""
+        """ValueError for an argument beside the features that a reduced model cannot follow."""
         if (args or kwargs) and any(value is not None and value is not False for value in (*args, *kwargs.values())):
             raise ValueError(MASKED)
 
     def run(self, block: Any, step: Step, tokens: Tokens, rotation: Rotation | None) -> Tokens:
-        """step(tokens, rotation), as the library runs such a block: checkpointed, say, if that was asked."""
+        """step(tokens, rotation), run as the library runs a block, which may be with gradient checkpointing."""
         return step(tokens, rotation)
 
     def example(self, block: Any, num_patches: int, generator: torch.Generator) -> dict[str, Any]:
-        """What the self-check calls a block with beside the features; random where it may be."""
+        """Random arguments beside the features, for the self-check."""
         return {}
 
     def own_output(self, block: Any, x_BNC: Tensor, rotation: Rotation | None = None) -> Tensor:
@@ -82,13 +82,13 @@ class BlockReader(ABC):
 
 
 def own_forward(block: Any) -> Callable[..., Any]:
-    """What the block itself computes, features in and out; also of a block that reduces tokens now."""
+    """The block's own forward, features in and out, also if the block reduces tokens now."""
     own: Callable[..., Any] = getattr(block, "own_forward", block.forward)
     return own
 
 
 def through(x: Tensor, *modules: nn.Module) -> Tensor:
-    """x through one module after another, without calling those that do nothing: blocks are full of them."""
+    """Apply modules in turn, and skip calls of those that do nothing, of which blocks have many."""
     for module in modules:
         idle = type(module) is nn.Identity or (type(module) is nn.Dropout and not module.training)
         if not idle or has_hooks(module):
@@ -102,13 +102,13 @@ class UnreadableReader(BlockReader):
     unreadable = True
 
     def attention(self, block: Any, x_BNC: Tensor) -> Attention:
-        raise RuntimeError(f"the attention of a {type(block).__name__} cannot be read: the block only runs as a whole.")
+        raise RuntimeError(f"the attention of a {type(block).__name__} cannot be read.")
 
     enter = leave = add_attention = add_mlp = attention  # type: ignore[assignment]
 
 
 class PaddingReader(BlockReader):
-    """A reader's residuals of packed images (see `Tokens`), added to padded ones."""
+    """Adds a reader's residuals to packed images (see `Tokens`) by padding them first."""
 
     def __init__(self, reader: BlockReader, lengths: packing.Lengths):
         self.reader, self.lengths = reader, lengths

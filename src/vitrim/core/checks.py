@@ -1,4 +1,4 @@
-"""Whether a method can act in the blocks of a model, and learn there."""
+"""Whether a method can be active, and learn, in the blocks of a model."""
 
 from __future__ import annotations
 
@@ -12,10 +12,7 @@ from .spec import ViTSpec
 
 
 def check_reducible(method: Method, spec: ViTSpec) -> None:
-    """ValueError where a built method would act in one of the blocks that only run as a whole.
-
-    What acts shows in the count that it keeps, in what it costs, or in what it learns.
-    """
+    """ValueError if a built method reduces, costs or learns something in a block that cannot be read."""
     first = spec.first_reducible_layer
     for layer in range(first):
         patches = spec.num_patches
@@ -24,16 +21,16 @@ def check_reducible(method: Method, spec: ViTSpec) -> None:
         name = method.name if is_active else Exits.name
         if is_active or method.learned_in(layer, spec) is not None:
             raise ValueError(
-                f"{name} would act in block {layer}, and blocks 0 to {first - 1} of {spec.name} only run as a "
-                f"whole: let it act from block {first} on, by its layers, or by a list that starts with {first} zeros "
-                f"where it takes one number per block, as in r={[0] * first + [4] * (spec.depth - first)}."
+                f"{name} is active in block {layer}, but blocks 0 to {first - 1} of {spec.name} cannot be reduced: "
+                f"start at block {first}, with `layers`, or with {first} zeros in a list of one number per block, "
+                f"such as r={[0] * first + [4] * (spec.depth - first)}."
             )
 
 
 def check_shared(method: Method, learning: Sequence[nn.Module]) -> None:
-    """ValueError where a method would learn two things under one name: in a block that stands in two places."""
+    """ValueError if a method learns in a block that the model uses twice."""
     if len({id(block) for block in learning}) < len(learning):
         raise ValueError(
-            f"{method.name} learns something of its own in each block, and one block stands in several places: give "
-            "each place a copy (copy.deepcopy), or take a method that learns nothing."
+            f"{method.name} learns weights for each block, and the model uses one block in several places: give each "
+            "place a copy (copy.deepcopy), or choose a method that learns nothing."
         )

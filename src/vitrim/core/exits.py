@@ -2,15 +2,14 @@
 
 Official code: https://github.com/LiuDongyang6/METR (Apache-2.0), a fork of EViT's.
 In early blocks the class token's attention says little about which patches matter. Exit heads, trained on the labels
-and on the final head's output, force class information into it early on; the scores of any method improve with it.
-The heads cost nothing at inference, which can do without them, or let images leave at them (`vitrim.anytime`).
+and on the final output, force class information into it, and the scores of any method improve. Inference can leave the
+heads out, or let images exit at them (`vitrim.anytime`).
 
     L = CE(final) + exit_weight Σ CE(exit_e) + distill_weight Σ KL(final ‖ exit_e)    over the exits e
 
-As in the official code: a head is LayerNorm (eps 1e-6), Linear, Tanh, Linear, on the output of the block; the loss
-adds 0.15 times the sum of the exits' losses, and 0.15 times the sum of their divergences from the final output.
-The release lacks its divergence; ours is the usual one: KL(final || exit) of softmax(logits / T), the final output
-detached, mean over the batch, times T squared.
+As in the official code: a head is LayerNorm (eps 1e-6), Linear, Tanh, Linear, on the output of the block; both weights
+are 0.15. The release lacks its divergence. Ours is the usual one: KL(final || exit) of softmax(logits / T), the final
+output detached, mean over the batch, times T squared.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ from .schedule import check_layers, is_number
 from .spec import ViTSpec
 from .tokens import Tokens
 
-TRAINING_ONLY = "exit"  # name, among what a block learns, of what inference can do without
+TRAINING_ONLY = "exit"  # name of a block's learned weights that inference does not need
 Criterion = Callable[[Tensor], Tensor]
 
 
@@ -36,13 +35,13 @@ class Exits:
     """Exit heads to train along with a method, so that early class attention can be trusted.
 
     Args:
-        layers: blocks, 0-based, whose class token feeds a head; None takes the blocks that reduce, at whatever rate.
+        layers: 0-based blocks whose class token feeds a head. None takes the reducing blocks, even at a keep rate of 1.
         exit_weight: factor of the exits' losses.
         distill_weight: factor of their divergences from the final output.
-        temperature: of these divergences.
+        temperature: temperature of these divergences.
 
     Raises:
-        ValueError: for a weight below 0, or a temperature that is not above 0.
+        ValueError: If a weight is below 0, or the temperature is not above 0.
 
     Source:
         METR, ICLR 2024; official code: https://github.com/LiuDongyang6/METR (Apache-2.0).
@@ -66,32 +65,31 @@ class Exits:
             raise ValueError(f"metr's exits: temperature must be above 0, not {self.temperature!r}.")
 
     def build(self, method: str, reducing: Sequence[int], spec: ViTSpec) -> Exits:
-        """These exits with their blocks resolved for one model; ValueError where they do not fit.
+        """Resolve the blocks for one model. ValueError if they do not fit.
 
-        method, reducing: the name of the method beside which they stand, and the blocks where it reduces.
+        method, reducing: the name of the method, and the blocks where it reduces.
         """
         if not spec.has_cls:
             raise ValueError(f"metr puts its exit heads on the class token, and {spec.name} has none.")
         if spec.num_classes < 1:
             raise ValueError(
-                f"metr: {spec.name} has no classifier, so its exits have nothing to predict (a head of your own "
-                "counts as none where it does not show how many classes it tells)."
+                f"metr: {spec.name} has no classifier, so its exits have nothing to predict. A head of your own needs "
+                "a last linear layer, which shows the number of classes."
             )
         layers = reducing if self.layers is None else self.layers
         if self.layers is None and not layers:
-            raise ValueError(f"metr: {method} reduces in no block, so name the exits' blocks.")
+            raise ValueError(f"metr: {method} reduces in no block: give the blocks of the exits.")
         return replace(self, layers=check_layers(layers, spec.depth, "metr's exits"))
 
     def beside(self, weights: nn.Module | None, layer: int, spec: ViTSpec) -> nn.Module | None:
-        """What the method learns in a block, with the head of the exit there."""
+        """The weights of a block, with the exit head there."""
         assert self.layers is not None, "build() comes first"
         if layer not in self.layers:
             return weights
         weights = nn.Module() if weights is None else weights
         if hasattr(weights, TRAINING_ONLY):
             raise ValueError(
-                f"metr's exits: the method learns a {TRAINING_ONLY!r} of its own in block {layer}, so no other can "
-                "stand there."
+                f"metr's exits: the method already learns something called {TRAINING_ONLY!r} in block {layer}."
             )
         weights.add_module(TRAINING_ONLY, exit_head(spec.channels, spec.num_classes))
         return weights
@@ -103,10 +101,7 @@ class Exits:
             return tokens
         head = getattr(weights, TRAINING_ONLY, None)
         if head is None:
-            raise ValueError(
-                f"block {layer} holds no exit head: apply exits with reduce_tokens, which makes the heads; a method "
-                "that is swapped in brings none."
-            )
+            raise ValueError(f"block {layer} has no exit head: apply exits with reduce_tokens, which makes the heads.")
         return tokens.collect(self.name, head(tokens.first_BC))
 
     def losses_of(self, tokens: Tokens, logits_BK: Tensor, criterion: Criterion) -> dict[str, Tensor]:
@@ -131,17 +126,17 @@ def exit_head(channels: int, num_classes: int) -> nn.Sequential:
 
 
 def check_widths(exits: Iterable[int], head: int) -> None:
-    """ValueError unless the exits tell as many classes as the head."""
+    """ValueError unless the exits have as many classes as the head."""
     for width in exits:
         if width != head:
             raise ValueError(
-                f"METR's exits tell {width} classes and the model's head {head}: where the head was exchanged, "
+                f"METR's exits have {width} classes and the model's head {head}: if the head was replaced, "
                 "restore(model) and reduce again."
             )
 
 
 def divergence(student_BK: Tensor, teacher_BK: Tensor, temperature: float = 1.0) -> Tensor:
-    """KL(teacher || student) of softened probabilities, mean over the batch, times T squared; teacher detached."""
+    """KL(teacher || student) of softened probabilities, mean over the batch, times T squared. Detaches the teacher."""
     student = (at_least_fp32(student_BK) / temperature).log_softmax(dim=1)
     teacher = (at_least_fp32(teacher_BK.detach()) / temperature).log_softmax(dim=1)
     return kl_div(student, teacher, reduction="batchmean", log_target=True) * temperature**2

@@ -1,4 +1,4 @@
-"""Hooks on modules whose parts are used without calling the module itself."""
+"""Hooks of modules whose parts run without a call of the module."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ FLAGS = (
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def has_hooks(module: nn.Module) -> bool:
-    """Whether it has any. Asked once if compiled, as torch does: what was looked up would be checked at every run."""
+    """Whether a module has hooks. A compiled model asks once, as torch does, to avoid a guard in every run."""
     return bool(
         module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks
     )
@@ -30,7 +30,7 @@ def has_hooks(module: nn.Module) -> bool:
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def is_watched(module: nn.Module) -> bool:
-    """Whether calling it runs more than its class's forward: hooks of its own or of all modules, or another forward."""
+    """Whether a call runs more than the class's forward: a hook, a global hook, or another forward."""
     return bool(
         module._forward_hooks
         or module._forward_pre_hooks
@@ -46,12 +46,12 @@ DISPATCH = ("forward", "_old_forward", "_hf_hook")
 
 
 def is_dispatched(module: nn.Module) -> bool:
-    """Whether accelerate has put a forward on the module that brings weights and input to one device."""
+    """Whether accelerate replaced the module's forward, to bring weights and inputs to one device."""
     return "_hf_hook" in module.__dict__ and isinstance(module.__dict__.get("forward"), partial)
 
 
 def dispatch_like(module: nn.Module, other: nn.Module) -> None:
-    """Let accelerate do for the module what it does for the other, whose forward it took."""
+    """Give the module the same accelerate forward as the other."""
     for name in DISPATCH:
         module.__dict__.pop(name, None)
     if is_dispatched(other):
@@ -60,7 +60,7 @@ def dispatch_like(module: nn.Module, other: nn.Module) -> None:
 
 
 class StandIn(nn.Module):
-    """Computes what a module would, and is called in its place: the module's hooks run, and are told of the module."""
+    """Called in place of a module. Runs `compute` with the module's hooks, which get the module itself."""
 
     compute: Callable[..., Any]
 
@@ -69,12 +69,12 @@ class StandIn(nn.Module):
         self.__dict__["compute"] = compute
         for name in HOOKS:
             hooks = getattr(module, name).items()
-            self.__dict__[name] = OrderedDict((key, partial(_tell, hook, module)) for key, hook in hooks)
+            self.__dict__[name] = OrderedDict((key, partial(_call_hook, hook, module)) for key, hook in hooks)
         self.__dict__.update({name: getattr(module, name) for name in FLAGS})
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         return self.compute(*args, **kwargs)
 
 
-def _tell(hook: Callable[..., Any], module: nn.Module, _: nn.Module, *what: Any) -> Any:
+def _call_hook(hook: Callable[..., Any], module: nn.Module, _: nn.Module, *what: Any) -> Any:
     return hook(module, *what)

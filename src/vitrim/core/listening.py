@@ -1,8 +1,7 @@
-"""Who follows the forwards of a stack: traces, features, losses, exits.
+"""Listeners that follow the forwards of a stack: traces, features, losses, exits.
 
-Nothing of this lies on the model. Who listens is kept in a context variable, so a thread hears its own forwards
-alone, and a copy of a model has no listeners. What belongs to one forward, a `Follower`, is made at the first block
-and travels with the tokens.
+Listeners are in a context variable and not on the model. So each thread follows its own forwards only, and a copy of a
+model has no listeners. A `Follower` belongs to one forward: the first block makes it, and it travels with the tokens.
 """
 
 from __future__ import annotations
@@ -22,34 +21,34 @@ class Follower:
     """Follows one forward."""
 
     def after_block(self, block: Any, tokens: Tokens, changed: bool) -> Tokens:
-        """The tokens that go on. changed: whether this block moved patches to other tokens."""
+        """Called after each block; returns the tokens to go on with. changed: whether the block moved patches."""
         return tokens
 
     def finish(self, tokens: Tokens) -> None:
-        """Called once, with what left the last block."""
+        """Called once, with the tokens that leave the last block."""
 
 
 class Listener(Follower):
-    """Follows every forward of one stack; by itself, unless it makes a follower for each."""
+    """Follows every forward of one stack, by itself or with a follower for each."""
 
-    traced = False  # whether tokens are to know where every patch is
+    traced = False  # whether tokens track where every patch is
     collects = False  # whether methods collect tensors for their losses (`Tokens.aux`)
-    exclusive = False  # whether there may be only one of its kind
+    exclusive = False  # whether only one exclusive listener is allowed at a time
 
     def begin(self, x_BNC: Tensor) -> Follower:
-        """Who follows the forward that starts with these features."""
+        """The follower of the forward that starts with these features."""
         return self
 
 
 class Snapshot(NamedTuple):
-    """Where the patches live after one block."""
+    """The tokens after one block."""
 
     layer: int
     tokens: Tokens
 
 
 class Recorder(Listener):
-    """Appends a snapshot after every block, or every one that moves patches."""
+    """Appends a snapshot after every block, or after every block that moves patches."""
 
     traced = exclusive = True
 
@@ -74,23 +73,23 @@ class OutputCollector(Listener):
         self.outputs[:] = [tokens._replace(run=None)]
 
 
-# A stack is known by its spec: its copies have one of their own, its replicas on other devices have the same.
+# A stack is identified by its spec object: a copy has its own, a replica on another device shares it.
 _LISTENING: ContextVar[tuple[tuple[ViTSpec, Listener], ...]] = ContextVar("vitrim_listening", default=())
 
 
 def listeners_of(spec: ViTSpec) -> tuple[Listener, ...]:
-    """Who listens, in this thread, to the stack with this very spec."""
+    """The listeners, in this thread, of the stack with this spec object."""
     listening = _LISTENING.get()
     return tuple(listener for of, listener in listening if of is spec) if listening else ()
 
 
 def start(spec: ViTSpec, listener: Listener) -> None:
-    """From the next forward on."""
+    """Add a listener, from the next forward on."""
     _LISTENING.set((*_LISTENING.get(), (spec, listener)))
 
 
 def stop(spec: ViTSpec, what: type[Listener] | Listener) -> None:
-    """This listener, or all of a kind, hears no further forward."""
+    """Remove a listener, or all of a kind."""
     _LISTENING.set(
         tuple(
             pair
@@ -102,9 +101,9 @@ def stop(spec: ViTSpec, what: type[Listener] | Listener) -> None:
 
 @contextmanager
 def listening(spec: ViTSpec, listener: Listener) -> Iterator[None]:
-    """For as long as the with block runs. ValueError if there is another one and there may be only one."""
+    """Listen while the with block runs. ValueError if the listener is exclusive and another exclusive one is there."""
     if listener.exclusive and any(other.exclusive for other in listeners_of(spec)):
-        raise ValueError("this model is being traced already: leave that `with` block first.")
+        raise ValueError("this model is already being traced: leave that `with` block first.")
     start(spec, listener)
     try:
         yield

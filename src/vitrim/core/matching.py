@@ -1,4 +1,4 @@
-"""Which tokens resemble each other: ToMe's bipartite matching, and distances. Papers share them."""
+"""ToMe's bipartite matching, and distances between tokens. Several papers share them."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from .precision import at_least_fp32, matmul_fp32
 def match(metric_BND: Tensor, num_prefix: int, num_removed: int) -> tuple[Tensor, Tensor, Tensor]:
     """Bipartite soft matching (ToMe, section 3.2) of the patches behind the prefix, as arguments for `ops.merge`.
 
-    The tokens at even positions, A, each propose to the most similar one at an odd position, B; the num_removed
-    best proposals are taken, and several tokens of A may join one of B.
+    Each token at an even position (A) is paired with the most similar one at an odd position (B). The num_removed
+    best pairs merge, and several tokens of A may join one of B.
     """
     metric_BND = portable.unit(at_least_fp32(metric_BND))
     patches = metric_BND[:, num_prefix:]
@@ -23,7 +23,7 @@ def match(metric_BND: Tensor, num_prefix: int, num_removed: int) -> tuple[Tensor
     similarity_BA, partner_BA = matmul_fp32(a, b.transpose(1, 2)).max(dim=-1)
     order_BA = portable.order(similarity_BA)
     taken, left = order_BA[:, :num_removed], order_BA[:, num_removed:]
-    if num_prefix > 0:  # without a prefix the official code leaves these in the order of falling similarity
+    if num_prefix > 0:  # without a prefix the official code keeps the order of falling similarity
         left = portable.ascending(left)
     position_B = torch.arange(1 - first_a, P, 2, device=patches.device).expand(B, -1)
     keep_BK = torch.cat([left * 2 + first_a, position_B], dim=1)
@@ -33,7 +33,7 @@ def match(metric_BND: Tensor, num_prefix: int, num_removed: int) -> tuple[Tensor
 def squared_distances(a_BMC: Tensor, b_BKC: Tensor) -> Tensor:
     """Squared Euclidean distances [B, M, K] through one matrix product, in at least fp32.
 
-    Both sides are centred first: what all tokens share would cancel out of the result, and take its digits along.
+    Both sides are centred first, because a large common offset would cost precision.
     """
     centre_B1C = at_least_fp32(b_BKC).mean(dim=1, keepdim=True)
     a, b = at_least_fp32(a_BMC) - centre_B1C, at_least_fp32(b_BKC) - centre_B1C

@@ -1,9 +1,8 @@
 """How to read torch's own nn.MultiheadAttention, on which torchvision and open_clip build their blocks.
 
-Packed projections run on [B, N, C] in one product, and attention in the fused kernel. The module itself computes on
-[N, B, C], or at inference with a kernel of its own that forms the full attention matrix on a CPU: two paths that differ
-from each other, and from this one, by the rounding of the last bits. Readers on it are therefore not exact: a block
-that is to give the module's own bits, where nothing is reduced, runs as it is.
+Here packed projections run on [B, N, C], and attention in the fused kernel. The module itself runs on [N, B, C], or at
+inference in a kernel that forms the full attention matrix on a CPU. All of these differ in the last bits. So readers of
+this module are not exact, and a block that reduces nothing runs its own forward.
 """
 
 from __future__ import annotations
@@ -18,8 +17,8 @@ def split_multihead(module: nn.MultiheadAttention, x_BNC: Tensor) -> Attention:
     """Queries, keys and values of self-attention on normed features."""
     if type(module).forward is not nn.MultiheadAttention.forward:
         raise ValueError(
-            f"an attention became a {type(module).__module__}.{type(module).__name__} after reduce_tokens, and what "
-            "that does would be left out: restore(model) first, or merge it into torch's nn.MultiheadAttention."
+            f"an attention became a {type(module).__module__}.{type(module).__name__} after reduce_tokens, which does "
+            "not call it: restore(model) first, or merge it into torch's nn.MultiheadAttention."
         )
     B, N, _ = x_BNC.shape
     H = module.num_heads
@@ -29,22 +28,22 @@ def split_multihead(module: nn.MultiheadAttention, x_BNC: Tensor) -> Attention:
 
 
 def join_multihead(module: nn.MultiheadAttention, mixed_BHND: Tensor) -> Tensor:
-    """The output projection of what the heads mixed: [B, N, C]."""
-    # By its weight, as the module does: what stands around it, an adapter of peft say, changes neither.
+    """The output projection: [B, N, C]."""
+    # The module uses the weight too, and not the layer, so an adapter around the layer changes neither.
     return F.linear(mixed_BHND.transpose(1, 2).flatten(2), module.out_proj.weight, module.out_proj.bias)
 
 
 def multihead_macs(module: nn.MultiheadAttention) -> int:
-    """Multiply-adds per token of its projections."""
+    """Multiply-adds per token of the projections."""
     return module.in_proj_weight.numel() + module.out_proj.weight.numel()
 
 
 def why_unreadable(module: nn.Module) -> str | None:
-    """Why such an attention cannot be read, for an error; None if it can."""
+    """The reason why an attention cannot be read, for an error; None if it can."""
     if type(module) is not nn.MultiheadAttention:
-        return f"its attention is a {type(module).__name__}, and vitrim reads torch's nn.MultiheadAttention"
+        return f"its attention is a {type(module).__name__}, not torch's nn.MultiheadAttention"
     if not module.batch_first:
         return "its tokens come before the batch (batch_first=False)"
     if not module._qkv_same_embed_dim or module.bias_k is not None or module.add_zero_attn:
-        return "its attention has projections or keys of its own (kdim, vdim, add_bias_kv or add_zero_attn)"
+        return "its attention uses kdim, vdim, add_bias_kv or add_zero_attn"
     return None

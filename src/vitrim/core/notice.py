@@ -1,7 +1,7 @@
-"""What vitrim warns of, told apart from what other libraries warn of."""
+"""The category of vitrim's own warnings."""
 
 from __future__ import annotations
 
 
 class VitrimWarning(UserWarning):
-    """Something that a user should know and that stops nothing."""
+    """Something that a user should know and that does not stop the work."""

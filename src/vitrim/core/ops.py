@@ -1,7 +1,7 @@
-"""Every way in which tokens become fewer. Each keeps sizes, positions, sources and weights in step with the features.
+"""Every way to reduce tokens. All keep sizes, positions, sources and weights in step with the features.
 
-`keep_BK` and the like are indices among the patch tokens (0 is the first token after the prefix). The prefix is
-always carried over unchanged and in front.
+Indices such as `keep_BK` count patch tokens: 0 is the first token after the prefix. The prefix always stays, unchanged
+and in front.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from .tokens import AuxOutput, Tokens
 
 
 def rank(score_BN: Tensor, num_keep: int) -> tuple[Tensor, Tensor]:
-    """Indices of the num_keep best patches, best first, and of the others; ties go to the lower index."""
+    """Indices of the num_keep best patches, best first, and of the others. Ties go to the lower index."""
     order_BN = portable.order(score_BN)
     return order_BN[:, :num_keep], order_BN[:, num_keep:]
 
@@ -25,9 +25,9 @@ def rank(score_BN: Tensor, num_keep: int) -> tuple[Tensor, Tensor]:
 def take(x: Tensor, index_BK: Tensor) -> Tensor:
     """Rows of [B, N, ...] by one index list per image: [B, K, ...].
 
-    One index_select on the flattened rows copies whole rows; gather with an expanded index goes element by element.
-    Where a gradient may follow, rows of two axes it must be: along another axis, or of numbers, the gradient would be
-    added up in the dtype of x, in which bf16 stops at 256 ones.
+    index_select on flattened rows copies whole rows, while gather copies element by element. With a gradient, the rows
+    must also be flattened for precision: along another axis, index_select would sum gradients in the dtype of x, and
+    bf16 cannot count beyond 256.
     """
     B, N = x.shape[:2]
     if x.dim() == 2:
@@ -39,7 +39,7 @@ def take(x: Tensor, index_BK: Tensor) -> Tensor:
 
 
 def select_images(tokens: Tokens, index_S: Tensor) -> Tokens:
-    """Only these images of the batch, in that order: [B, N] -> [S, N]. All that is kept per image goes along."""
+    """Select images of the batch, with everything that belongs to them: [B, N] -> [S, N]."""
     rows = index_S if tokens.lengths is None else _rows_of_images(tokens.lengths, index_S)
     chosen = tokens._replace(
         x_BNC=_select(tokens.x_BNC, rows, tokens.lengths),
@@ -53,7 +53,7 @@ def select_images(tokens: Tokens, index_S: Tensor) -> Tokens:
 
 
 def arrange(tokens: Tokens, lengths: packing.Lengths) -> Tokens:
-    """Rows [1, T] of images of these lengths as tokens: packed, or [B, N] if all images have the same number."""
+    """Pack the rows [1, T] of images of these lengths, or make them [B, N] if all lengths are equal."""
     B, N = len(lengths), max(lengths)
     position = tokens.position_BK
     tokens = tokens._replace(position_BK=None if position is None else position[:, : N - tokens.num_prefix])
@@ -76,7 +76,7 @@ def ones_like_size(x_BNC: Tensor) -> Tensor:
 
 
 def keep(tokens: Tokens, keep_BK: Tensor) -> Tokens:
-    """Only the patches in keep_BK, in that order; the others are dropped. [B, N] -> [B, prefix + K]."""
+    """Keep the patches in keep_BK, in that order, and drop the others. [B, N] -> [B, prefix + K]."""
     kept = _take_with_prefix(tokens, keep_BK)
     if not tokens.traced:
         return kept
@@ -84,9 +84,9 @@ def keep(tokens: Tokens, keep_BK: Tensor) -> Tokens:
 
 
 def fuse(tokens: Tokens, keep_BK: Tensor, weight_BN: Tensor) -> Tokens:
-    """The patches in keep_BK, then one token: the weighted sum of all others. [B, N] -> [B, prefix + K + 1].
+    """Keep the patches in keep_BK and append the weighted sum of all others. [B, N] -> [B, prefix + K + 1].
 
-    The weights are taken as they are, not normalised (EViT, eq. 3). The new token stands nowhere (core/rotary.py).
+    The weights are not normalised (EViT, eq. 3). The new token has no position (core/rotary.py).
     """
     K = keep_BK.shape[1]
     weight_BN = weight_BN.to(tokens.x_BNC.dtype)
@@ -113,11 +113,11 @@ def merge(
     *,
     how: str = "mean",
 ) -> Tokens:
-    """Each patch in rest_BM joins the kept patch at position slot_BM of keep_BK. [B, N] -> [B, prefix + K].
+    """Merge each patch in rest_BM into the kept patch at position slot_BM of keep_BK. [B, N] -> [B, prefix + K].
 
-    weight_BN holds a weight for every patch that comes in, at least 0; None weighs each by its size, and counts sizes
-    from here on if nobody did before. A token that receives others becomes, by `how`, the weighted mean of its group,
-    its weighted sum, or its unweighted maximum in each channel; one that receives none stays as it is. Sizes add up.
+    weight_BN has a weight of at least 0 for every patch; None weighs patches by size, and counts sizes from here on.
+    A token that receives others becomes the weighted mean of its group, the weighted sum, or the unweighted maximum in
+    each channel, as `how` says. A token that receives none does not change. Sizes add up.
     """
     if weight_BN is None and tokens.size_BN is None:
         tokens = tokens._replace(size_BN=ones_like_size(tokens.x_BNC))
@@ -145,7 +145,7 @@ def merge(
     out = out.with_features(x_BNC)
     if not tokens.traced:
         return out
-    share_BM = share_BM.detach()  # else a checkpointed block would save more tensors than when it runs again untraced
+    share_BM = share_BM.detach()  # a checkpointed block must save the same tensors when it runs again untraced
     slot_BN = _slots(tokens, keep_BK).scatter(1, rest_BM, slot_BM)
     own_BK = portable.add_at(torch.ones_like(total_BK), slot_BM, -share_BM)
     coefficient_BN = total_BK.new_zeros(slot_BN.shape).scatter(1, keep_BK, own_BK).scatter(1, rest_BM, share_BM)
@@ -155,24 +155,24 @@ def merge(
 
 
 def replace_last(tokens: Tokens, rows_BKC: Tensor) -> Tokens:
-    """The last K tokens get these features; what they stand for stays. Their weights are the caller's to answer for."""
+    """Overwrite the features of the last K tokens. The caller keeps traced weights consistent."""
     x_BNC = tokens.x_BNC
     kept_BNC = x_BNC[:, : x_BNC.shape[1] - rows_BKC.shape[1]]
     return tokens._replace(x_BNC=torch.cat([kept_BNC, rows_BKC.to(x_BNC.dtype)], dim=1))
 
 
 def unmerge(tokens: Tokens) -> Tokens:
-    """Every patch gets the features of the token that holds it: [B, N] -> [B, prefix + P]. Needs traced tokens.
+    """Give every patch the features of the token that holds it: [B, N] -> [B, prefix + P]. Needs traced tokens.
 
-    Averages and attention pools over the result weigh each token by the patches it stands for. A dropped patch gets
-    the mean of the others, which changes neither the average nor the maximum over patches.
+    Pooling the result weighs each token by the patches that it stands for. A dropped patch gets the mean of the others,
+    which does not change their average.
     """
     if tokens.source_BP is None:
         return tokens
     dropped_BP1 = (tokens.source_BP < 0).unsqueeze(-1)
     x_BNC = tokens.padded_BNC
     x_BPC = take(x_BNC, tokens.source_BP.clamp(min=0)).masked_fill(dropped_BP1, 0.0)
-    wide = torch.promote_types(x_BPC.dtype, torch.float32)  # a sum over thousands of patches leaves fp16's range
+    wide = torch.promote_types(x_BPC.dtype, torch.float32)  # a sum over thousands of patches overflows fp16
     mean_B1C = x_BPC.sum(dim=1, keepdim=True, dtype=wide) / (~dropped_BP1).sum(dim=1, keepdim=True).clamp(min=1)
     x_BPC = torch.where(dropped_BP1, mean_B1C.to(x_BPC.dtype), x_BPC)
     return Tokens(torch.cat([x_BNC[:, : tokens.num_prefix], x_BPC], dim=1), tokens.num_prefix)
@@ -190,9 +190,9 @@ def _select(x: Tensor, index: Tensor, lengths: packing.Lengths | None) -> Tensor
 
 
 def _take_with_prefix(tokens: Tokens, keep_BK: Tensor, *, room: int = 0) -> Tokens:
-    """Prefix and kept patches, in fresh memory that the caller may write to; sources are left to the caller.
+    """Copy the prefix and the kept patches. The caller sets the sources, and may write to the result.
 
-    room: rows more at the end, of any features, that stand nowhere, for the caller to write over.
+    room: extra rows at the end, without position, for the caller to overwrite.
     """
     prefix = tokens.num_prefix
     index = F.pad(keep_BK + prefix, (prefix, room))
@@ -208,14 +208,14 @@ def _take_with_prefix(tokens: Tokens, keep_BK: Tensor, *, room: int = 0) -> Toke
 
 
 def _slots(tokens: Tokens, keep_BK: Tensor, others: int = -1) -> Tensor:
-    """For each patch token its position in keep_BK, or `others` if it is not in there: [B, N - prefix]."""
+    """The position of each patch token in keep_BK, or `others` if it is not kept: [B, N - prefix]."""
     B, K = keep_BK.shape
     slot = torch.full((B, tokens.num_patches), others, dtype=torch.long, device=keep_BK.device)
     return slot.scatter(1, keep_BK, torch.arange(K, device=keep_BK.device).expand(B, -1))
 
 
 def follow(out: Tokens, before: Tokens, slot_BN: Tensor, coefficient_BN: Tensor) -> Tokens:
-    """Sources and weights of the original patches, carried through one reduction."""
+    """Update the sources and weights of the original patches after one reduction."""
     if before.source_BP is None or before.weight_BP is None:
         source = torch.where(slot_BN < 0, -1, slot_BN + before.num_prefix)
         return out._replace(source_BP=source, weight_BP=torch.where(slot_BN < 0, 0.0, coefficient_BN))

@@ -1,8 +1,8 @@
-"""Steps that go by other operators where a graph is written, so that every runtime computes the same of it.
+"""Steps that use other operators in exported graphs, so that every runtime computes the same.
 
-Runtimes differ in what they make of equal values in a top-k and of an index that occurs twice.
-So a written graph ranks by keys that are all different, and adds up by products with 0/1 matrices. Eager takes the
-shorter way to the same order, and to the same numbers up to rounding.
+Runtimes differ on equal values in a top-k and on duplicate indices. So exported graphs rank by keys that are all
+different, and sum by products with 0/1 matrices. Eager code takes a shorter way to the same order, and to the same
+numbers up to rounding.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ def is_traced_by_jit() -> bool:
 
 
 def order(x_BN: Tensor) -> Tensor:
-    """Indices that sort each row, the largest first; ties go to the lower index.
+    """Indices that sort each row, largest first. Ties go to the lower index.
 
-    Written as two top-ks. The first leaves the order of equal values open; the second sorts run * N + index, where
+    A graph gets two top-ks. The first leaves the order of equal values open; the second sorts run * N + index, where
     equal values share a run.
     """
     if not writing():
@@ -39,14 +39,14 @@ def order(x_BN: Tensor) -> Tensor:
 
 
 def ascending(index_BK: Tensor) -> Tensor:
-    """Whole numbers, all different, in order."""
+    """Sort whole numbers that are all different."""
     if not writing():
         return index_BK.sort(dim=1).values
     return index_BK.topk(index_BK.shape[1], dim=1, largest=False).values
 
 
 def flagged_last(flag_BN: Tensor) -> Tensor:
-    """Indices of the values without the flag, then of those with it, each in order: [B, N]."""
+    """Indices of the values without the flag, then of those with it, each in increasing order: [B, N]."""
     if not writing():
         return flag_BN.to(torch.uint8).argsort(dim=1, stable=True)
     N = flag_BN.shape[1]
@@ -55,17 +55,14 @@ def flagged_last(flag_BN: Tensor) -> Tensor:
 
 
 def add_at(sum_BK: Tensor, slot_BM: Tensor, value_BM: Tensor) -> Tensor:
-    """The sums with each value added at its slot; in place where that is faster, so the sums are the caller's own."""
+    """Add each value to the sum at its slot. Eager code overwrites the sums."""
     if not writing():
         return sum_BK.scatter_add_(1, slot_BM, value_BM)
     return sum_BK + _at_slot(sum_BK.shape[1], slot_BM, value_BM).sum(dim=2)
 
 
 def move_towards(x_BNC: Tensor, slot_BM: Tensor, rows_BMC: Tensor, share_BM: Tensor) -> Tensor:
-    """x + sum of share * (row - x) over the rows of each slot, the weighted mean; in place as in `add_at`.
-
-    Eager touches the M rows alone.
-    """
+    """x + sum of share * (row - x) over the rows of each slot: a weighted mean. Eager code overwrites x."""
     B, N, C = x_BNC.shape
     if not writing():
         index, flat_XC, rows_XC = flat_rows(slot_BM, N), x_BNC.view(B * N, C), rows_BMC.flatten(0, 1)
@@ -76,7 +73,7 @@ def move_towards(x_BNC: Tensor, slot_BM: Tensor, rows_BMC: Tensor, share_BM: Ten
 
 
 def put_last(x: Tensor, last: Tensor) -> Tensor:
-    """[B, N, ...] with its last rows replaced by [B, K, ...]; in place as in `add_at`."""
+    """Replace the last rows of [B, N, ...] by [B, K, ...]. Eager code overwrites x."""
     kept = x.shape[1] - last.shape[1]
     if not writing():
         x[:, kept:] = last
@@ -85,30 +82,30 @@ def put_last(x: Tensor, last: Tensor) -> Tensor:
 
 
 def norm(x: Tensor) -> Tensor:
-    """Euclidean norms of the last axis: [..., 1]. Some runtimes take ONNX's own operator for a norm over all axes."""
+    """Euclidean norms along the last axis: [..., 1]. Some runtimes read ONNX's own operator as a norm over all axes."""
     return x.square().sum(dim=-1, keepdim=True).sqrt() if writing() else x.norm(dim=-1, keepdim=True)
 
 
 def unit(x: Tensor) -> Tensor:
-    """x divided by its norms along the last axis; zeros stay zeros, which resemble nothing and are no NaN."""
+    """Divide x by its norms along the last axis. Zeros stay zeros."""
     return x / norm(x).clamp(min=torch.finfo(x.dtype).tiny)
 
 
 def taxicab(a_BMC: Tensor, b_BKC: Tensor) -> Tensor:
-    """Sums of absolute differences of each row of a and each of b: [B, M, K]."""
+    """L1 distances between the rows of a and those of b: [B, M, K]."""
     if not writing():
         return torch.cdist(a_BMC, b_BKC, p=1)
     return (a_BMC.unsqueeze(2) - b_BKC.unsqueeze(1)).abs().sum(dim=-1)
 
 
 def flat_rows(index_BK: Tensor, N: int) -> Tensor:
-    """Where the rows of each image are among those of all, N an image: [B * K]."""
+    """Row indices within each image as row indices within the batch: [B * K]. Each image has N rows."""
     if index_BK.shape[0] == 1 and not is_traced_by_jit():
         return index_BK.flatten()
     return (index_BK + torch.arange(index_BK.shape[0], device=index_BK.device).unsqueeze(1) * N).flatten()
 
 
 def _at_slot(num_slots: int, slot_BM: Tensor, value_BM: Tensor) -> Tensor:
-    """Each value in the row of its slot, zeros elsewhere: [B, num_slots, M]."""
+    """A matrix with each value in the row of its slot and zeros elsewhere: [B, num_slots, M]."""
     slot_K1 = torch.arange(num_slots, device=slot_BM.device).unsqueeze(1)
     return torch.where(slot_BM.unsqueeze(1) == slot_K1, value_BM.unsqueeze(1), 0.0)

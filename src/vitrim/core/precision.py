@@ -1,4 +1,4 @@
-"""Scores, similarities and distances decide which tokens live: they are computed in at least fp32."""
+"""Precision of scores, similarities and distances: they choose tokens, so they are computed in at least fp32."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def matmul_fp32(a: Tensor, b: Tensor) -> Tensor:
 
 def matmul_without_autocast(a: Tensor, b: Tensor) -> Tensor:
     """a @ b in the dtype of both. Autocast would round them to half precision first."""
-    if a.is_meta or not torch.is_autocast_enabled(a.device.type):  # the meta device knows no autocast
+    if a.is_meta or not torch.is_autocast_enabled(a.device.type):  # the meta device has no autocast
         return a @ b
     with torch.autocast(a.device.type, enabled=False):
         return a @ b
@@ -26,5 +26,5 @@ def matmul_without_autocast(a: Tensor, b: Tensor) -> Tensor:
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def has_bf16_matmul() -> bool:
-    """Whether this CPU multiplies bf16 matrices by AVX-512 instructions, and not by AMX, where nothing was measured."""
+    """Whether this CPU multiplies bf16 by AVX-512. CPUs with AMX count as no, because they were not measured."""
     return torch.cpu._is_avx512_bf16_supported() and not torch.cpu._is_amx_tile_supported()

@@ -9,9 +9,9 @@ from .method import Method
 
 
 class Run(NamedTuple):
-    """What is settled for a whole forward at its first block, whatever is changed meanwhile."""
+    """What the first block settles for the whole forward, so that later changes act from the next forward on."""
 
-    method: Method  # as built for the model, without weights
-    keeps_all: bool = False  # whether all blocks are known to keep all tokens
-    max_chunked_tokens: int = 0  # how attention runs: see `Attention.output`
+    method: Method  # built for the model, without weights
+    keeps_all: bool = False  # whether no block reduces
+    max_chunked_tokens: int = 0  # see `Attention.output`
     followers: tuple[Follower, ...] = ()

@@ -1,4 +1,4 @@
-"""How many tokens each block keeps. Plain integers and tuples; no tensors."""
+"""How many tokens each block keeps, in plain integers, and checks of such settings."""
 
 from __future__ import annotations
 
@@ -6,19 +6,19 @@ from collections.abc import Sequence
 from typing import TypeGuard
 
 RATE_STEPS = 100_000  # keep rates are exact to five decimals, see `ceil_share`
-PARTS = 10**12  # of 1, in which a rate is counted; a millionth is taken for rounding
-SEEDS = range(2**32)  # all that torch, NumPy and the sines of `pseudo_random` tell apart
+PARTS = 10**12  # rates are counted in parts of 1; a millionth of a part is rounding
+SEEDS = range(2**32)  # seeds that torch, NumPy and `pseudo_random` all accept
 
 
 def default_layers(depth: int) -> tuple[int, ...]:
     """The papers' reducing blocks, 0-based: 3, 6, 9 of 12; 4, 8, 12 of 16; a quarter of the depth apart."""
     if depth < 4:
-        raise ValueError(f"the default layers need at least 4 blocks, and this model has {depth}: name the layers.")
+        raise ValueError(f"the default layers need at least 4 blocks, and this model has {depth}: give the layers.")
     return tuple(depth // 4 * i for i in (1, 2, 3))
 
 
 def check_order(layers: Sequence[int], who: str) -> tuple[int, ...]:
-    """The layers as a tuple, if they are one or more whole numbers in increasing order; else ValueError."""
+    """The layers as a tuple. ValueError unless they are one or more whole numbers in increasing order."""
     given, layers = layers, tuple(layers) if isinstance(layers, Sequence) else ()
     if not layers or not all(is_whole(i) for i in layers):
         raise ValueError(f"{who}: layers must be one or more block indices such as (3, 6, 9), not {given!r}.")
@@ -28,13 +28,13 @@ def check_order(layers: Sequence[int], who: str) -> tuple[int, ...]:
 
 
 def check_reducing(layers: Sequence[int] | None, who: str) -> None:
-    """ValueError for layers that fit no model; None means the default ones, and a built method may have none."""
+    """ValueError for layers that fit no model. None means the default, and a built method may have none at all."""
     if layers is not None and not (isinstance(layers, Sequence) and len(layers) == 0):
         check_order(layers, who)
 
 
 def check_layers(layers: Sequence[int], depth: int, who: str) -> tuple[int, ...]:
-    """The layers as a tuple, if they are increasing block indices below depth; else ValueError."""
+    """The layers as a tuple. ValueError unless they are increasing block indices below depth."""
     layers = check_order(layers, who)
     if layers[0] < 0 or layers[-1] >= depth:
         raise ValueError(f"{who}: layers {layers} do not fit a model with blocks 0 to {depth - 1}.")
@@ -42,21 +42,21 @@ def check_layers(layers: Sequence[int], depth: int, who: str) -> tuple[int, ...]
 
 
 def check_shares(share: float | Sequence[float], who: str, what: str = "keep rate") -> tuple[float, ...]:
-    """The share, or each of several, as a tuple, if they are numbers above 0 and at most 1; else ValueError."""
+    """One share or several, as a tuple. ValueError unless all are above 0 and at most 1."""
     shares = tuple(share) if isinstance(share, Sequence) and not isinstance(share, str) else (share,)
     for value in shares:
         if not is_number(value) or not 0 < value <= 1:
-            raise ValueError(f"{who}: a {what} is a number above 0 and at most 1, not {value!r}.")
+            raise ValueError(f"{who}: a {what} must be above 0 and at most 1, not {value!r}.")
     return shares
 
 
 def check_rates(rate: float | Sequence[float], num_layers: int, who: str, what: str = "keep rate") -> tuple[float, ...]:
-    """One keep rate, or whatever share it is, in (0, 1] per reducing layer; else ValueError."""
+    """One share in (0, 1] for each reducing layer. ValueError if there are too few or too many."""
     shares = check_shares(rate, who, what)
     rates = shares if isinstance(rate, Sequence) else shares * num_layers
     many = f"{what}es" if what.endswith("s") else f"{what}s"
     if len(rates) != num_layers:
-        raise ValueError(f"{who}: {num_layers} reducing layers need {num_layers} {many}, and {len(rates)} came.")
+        raise ValueError(f"{who}: {num_layers} reducing layers need {num_layers} {many}, not {len(rates)} of them.")
     return rates
 
 
@@ -71,9 +71,9 @@ def check_counts(counts: object, who: str, what: str) -> None:
 
 
 def ceil_share(rate: float, count: int) -> int:
-    """ceil(rate * count), at least 1; exact for rates with up to five decimals (0.55 * 100 is above 55 in floats).
+    """ceil(rate * count), at least 1. Exact for rates with up to five decimals, while 0.55 * 100 is above 55 in floats.
 
-    In whole numbers: torch.compile(dynamic=True) writes counts as formulas, and is slow to simplify those with floats.
+    It uses whole numbers, because torch.compile(dynamic=True) is slow to simplify formulas with floats.
     """
     return (round(rate * PARTS) * count + PARTS - PARTS // 10**6 - 1) // PARTS or 1
 
@@ -96,7 +96,7 @@ def linear_r(r: int, inflect: float, depth: int) -> tuple[int, ...]:
 
 
 def check_seed(seed: object, what: str) -> None:
-    """ValueError, beginning with what it belongs to, for a seed that is no whole number of SEEDS."""
+    """ValueError unless the seed is a whole number in SEEDS. what: begins the error."""
     if not is_whole(seed) or seed not in SEEDS:
-        told = f"one of {seed.bit_length()} bits" if is_whole(seed) and abs(seed) > 2**64 else repr(seed)
-        raise ValueError(f"{what}: seed must be a whole number from 0 to {SEEDS[-1]}, not {told}.")
+        given = f"one of {seed.bit_length()} bits" if is_whole(seed) and abs(seed) > 2**64 else repr(seed)
+        raise ValueError(f"{what}: seed must be a whole number from 0 to {SEEDS[-1]}, not {given}.")

@@ -1,4 +1,4 @@
-"""How important each patch is: three scores, and the base of methods that rank by them."""
+"""Importance scores of patches, and the base of methods that rank by them."""
 
 from __future__ import annotations
 
@@ -17,16 +17,15 @@ from .spec import ViTSpec
 from .tokens import Tokens
 
 Scorer = Literal["cls", "received", "norm"]
-WITHOUT_CLS: Scorer = "received"  # what commands take for cls on a model without a class token
+WITHOUT_CLS: Scorer = "received"  # replaces cls in commands if the model has no class token
 
 
 def patch_scores(scorer: Scorer, tokens: Tokens, attention: Attention) -> Tensor:
-    """Importance of each patch token, at least in fp32: [B, N - prefix], padded with zeros if packed.
+    """Importance of each patch token in at least fp32: [B, N - prefix], padded with zeros if packed.
 
-    cls: attention of the class token, mean over heads (EViT, section 3.2); received: attention received from
-    all tokens, mean over heads; norm: Euclidean norm of the feature, as a share of the sum over all patches. The last
-    two need no class token. Each sums to at most 1 in an image, so that scores can weigh a sum of features, which then
-    is no larger than they are.
+    cls: attention of the class token, mean over heads (EViT, section 3.2). received: attention received from all
+    tokens, mean over heads. norm: Euclidean norm of the features, divided by its sum over all patches. The last two
+    need no class token. Scores sum to at most 1 in an image, so they can serve as weights of a sum of features.
     """
     if scorer == "norm":
         norm_BN = portable.norm(at_least_fp32(tokens.patches_BNC)).squeeze(-1)
@@ -41,11 +40,11 @@ def score_macs(scorer: Scorer, num_patches: int, spec: ViTSpec) -> int:
 
 
 def check_scorer(method: Method, scorer: Scorer, spec: ViTSpec) -> None:
-    """ValueError for a scorer that needs a class token on a model without it."""
+    """ValueError if the scorer needs a class token and the model has none."""
     if scorer == "cls" and not spec.has_cls:
         raise ValueError(
-            f"{method.name} scores patches by the attention of the class token, and {spec.name} has none: "
-            "choose scorer='received' (mean attention received) or scorer='norm' (feature norm)."
+            f"{method.name} scores patches by the attention of the class token, and {spec.name} has none: use "
+            "scorer='received' (mean attention received) or scorer='norm' (feature norm)."
         )
 
 
@@ -56,7 +55,7 @@ S = TypeVar("S", bound="ScoredMethod")
 class ScoredMethod(KeepRateMethod):
     """Base of keep-rate methods that rank the patches.
 
-    scorer: cls, received or norm, see `patch_scores`; a model without a class token needs one of the last two.
+    scorer: cls, received or norm, see `patch_scores`. A model without a class token needs one of the last two.
     """
 
     scorer: Scorer = "cls"

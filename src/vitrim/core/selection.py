@@ -1,8 +1,7 @@
-"""Reductions in which every image keeps what it wants, so that the images of a batch differ in their numbers.
+"""Input-adaptive reductions: each image keeps its own number of tokens.
 
-The result is packed (see `Tokens`), or [B, N, C] where all images happen to keep the same number, as a single one
-does. How many stay decides the shapes of all that follows: the numbers are read on the host, which on a GPU waits for
-the device, and such a model can be neither compiled nor exported.
+The result is packed (see `Tokens`), or [B, N, C] if all images keep the same number. The counts decide all later shapes
+and are read on the host. So a GPU has to wait for them, and the model can be neither compiled nor exported.
 """
 
 from __future__ import annotations
@@ -20,10 +19,10 @@ from .tokens import Tokens
 
 
 def keep_where(tokens: Tokens, kept_BN: Tensor) -> Tokens:
-    """Only the patches where kept_BN is true, in their order; the others are dropped.
+    """Keep the patches where kept_BN is true, in their order, and drop the others.
 
-    kept_BN: [B, N - prefix], N of the longest image; what it says of padding does not matter. Where all images keep
-    all, the very tokens come back.
+    kept_BN is [B, N - prefix], N of the longest image. Values at padding are ignored. If no image drops anything,
+    `tokens` is returned unchanged.
     """
     kept_BN = _checked(tokens, kept_BN)
     kept_B = kept_BN.sum(dim=1).tolist()
@@ -38,10 +37,10 @@ def keep_where(tokens: Tokens, kept_BN: Tensor) -> Tokens:
 
 
 def fuse_where(tokens: Tokens, kept_BN: Tensor, weight_BN: Tensor) -> Tokens:
-    """The patches where kept_BN is true, in their order, then one token: the weighted mean of the others.
+    """Keep the patches where kept_BN is true, in their order, and append the weighted mean of the others.
 
-    An image that keeps all its patches gets no such token. kept_BN, weight_BN: [B, N - prefix], as in `keep_where`;
-    weights at least 0, and if all of an image's are 0, they count alike.
+    An image that keeps all its patches gets no such token. kept_BN and weight_BN are as in `keep_where`. Weights are at
+    least 0. If all weights of an image are 0, they count as equal.
     """
     kept_BN = _checked(tokens, kept_BN)
     rest_BN = live_patches(tokens) & ~kept_BN
@@ -75,17 +74,19 @@ def live_patches(tokens: Tokens) -> Tensor:
 
 
 def _checked(tokens: Tokens, kept_BN: Tensor) -> Tensor:
-    """What to keep, without padding; ValueError where shapes may not depend on data."""
+    """kept_BN without padding. ValueError in a graph, whose shapes must not depend on data."""
     if torch.compiler.is_compiling() or portable.is_traced_by_jit():
         _refuse()
     return kept_BN & live_patches(tokens)
 
 
 def _raise() -> None:
-    raise ValueError("a method that decides per image how many tokens stay can be neither compiled nor exported.")
+    raise ValueError(
+        "this method keeps its own number of tokens per image, so it can be neither compiled nor exported."
+    )
 
 
-# torch.compile calls what it takes for a constant; an error in what it reads would only make it give up in silence.
+# As a constant it is called while compiling. An error in traced code would only make torch.compile fall back.
 _refuse: Callable[[], None] = torch.compiler.assume_constant_result(_raise)  # type: ignore[no-untyped-call]
 
 
@@ -94,7 +95,7 @@ def _keep_all(tokens: Tokens, kept_B: list[int]) -> bool:
 
 
 def _shares(weight_BN: Tensor, rest_BN: Tensor) -> Tensor:
-    """Weights of the rest that sum to 1 in each image that has any: [B, N - prefix]."""
+    """Weights of the rest, normalised to sum to 1 in each image: [B, N - prefix]."""
     weight_BN = torch.where(rest_BN, weight_BN, 0.0)
     total_B1 = weight_BN.sum(dim=1, keepdim=True)
     weight_BN = torch.where(total_B1 > 0, weight_BN, rest_BN.to(weight_BN.dtype))
@@ -103,13 +104,13 @@ def _shares(weight_BN: Tensor, rest_BN: Tensor) -> Tensor:
 
 
 def _take_where(tokens: Tokens, kept_BN: Tensor, lengths: packing.Lengths, more_B: Tensor | None = None) -> Tokens:
-    """Prefix and kept patches, then in the images of more_B a row of room, in fresh memory; sources are left alone."""
+    """Copy the prefix, the kept patches and, in the images of more_B, a row to overwrite. Sources stay."""
     B, device = len(lengths), kept_BN.device
     start_B1 = packing.starts(tokens.num_tokens_B, device).unsqueeze(1)
     index_BN = start_B1 + torch.arange(tokens.num_prefix + kept_BN.shape[1], device=device)
     chosen_BN = torch.cat([kept_BN.new_ones(B, tokens.num_prefix), kept_BN], dim=1)
     if more_B is not None:
-        index_BN = torch.cat([index_BN, start_B1], dim=1)  # any row does: it is written over
+        index_BN = torch.cat([index_BN, start_B1], dim=1)  # any row will do
         chosen_BN = torch.cat([chosen_BN, more_B.unsqueeze(1)], dim=1)
     rows_T = index_BN[chosen_BN]
     x_TC = tokens.x_BNC.flatten(0, 1).index_select(0, rows_T)
@@ -119,12 +120,12 @@ def _take_where(tokens: Tokens, kept_BN: Tensor, lengths: packing.Lengths, more_
 
 
 def _positions(tokens: Tokens, kept_BN: Tensor, more: bool) -> Tensor | None:
-    """Where the kept patches stand, moved together to the left: [B, N - prefix + more]; all others stand nowhere."""
+    """Positions of the kept patches, moved to the left: [B, N - prefix + more]. All others have none."""
     if not tokens.uses_rope:
         return None
     B, N = kept_BN.shape
     own_BN = torch.arange(N, device=kept_BN.device).expand(B, -1)
     at_BN = own_BN if tokens.position_BK is None else tokens.position_BK
-    slot_BN = torch.where(kept_BN, kept_BN.cumsum(dim=1) - 1, N)  # what goes is written into a column too many
+    slot_BN = torch.where(kept_BN, kept_BN.cumsum(dim=1) - 1, N)  # dropped ones go into an extra column
     position_BK = at_BN.new_full((B, N + 1), NO_POSITION).scatter(1, slot_BN, torch.where(kept_BN, at_BN, NO_POSITION))
     return position_BK[:, : N + more]

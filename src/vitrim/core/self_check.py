@@ -1,7 +1,7 @@
-"""The check that a reader reads a block rightly: both compute the same on random input.
+"""Check a reader against its block on random input.
 
-It runs in fp32 on the block's own device, whatever autocast, default device or inference mode the caller is in, and
-leaves no trace: not on the block, whose hooks are not called, nor in the global generator.
+The check runs in fp32 on the block's own device, whatever autocast, default device or inference mode is set. It calls
+no hooks and leaves the global generator alone.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ NUM_PATCHES = 17
 
 
 def check_reader(block: nn.Module, reader: BlockReader, channels: int, num_prefix: int = 0) -> float:
-    """Relative difference between the residual updates of the block and of its reader, on random input.
+    """Relative difference between the residual updates of a block and of its reader, on random input.
 
-    Updates, not outputs, are compared: under a small LayerScale a wrong reader hardly shows in the output. It is
-    done on a copy, without the user's hooks, and not in half precision, where a small update vanishes. 0 where the
-    weights are on the meta device, or the block is not taken apart.
+    Updates are compared and not outputs, because a small LayerScale hides a wrong reader in the output. The check uses
+    a copy in at least fp32, since small updates vanish in half precision. It returns 0 for weights on the meta device
+    and for blocks that cannot be read.
     """
     weight = next(block.parameters())
     if weight.is_meta or reader.unreadable:
@@ -55,10 +55,9 @@ def _difference(block: nn.Module, reader: BlockReader, channels: int, num_prefix
 
 
 def bare_copy(module: nn.Module, dtype: torch.dtype, known: dict[nn.Module, nn.Module] | None = None) -> nn.Module:
-    """The module in eval mode with tensors of its own, of that dtype, and no hooks. Other attributes are shared.
+    """A copy in eval mode, with tensors of its own in that dtype and no hooks. Other attributes are shared.
 
-    Not deepcopy: what a user keeps on a module, such as a tensor with its graph (torch's pruning and older weight norm
-    do so) or a lock, cannot be copied.
+    deepcopy fails on some attributes, such as a lock or a tensor with its graph (torch's pruning leaves those).
     """
     known = {} if known is None else known
     if module not in known:
@@ -77,7 +76,7 @@ def bare_copy(module: nn.Module, dtype: torch.dtype, known: dict[nn.Module, nn.M
 
 
 def _own(value: Any, dtype: torch.dtype) -> Any:
-    """A tensor's copy without its graph, floats in that dtype; anything else as it is."""
+    """Copy a tensor without its graph, and cast floats. Return anything else as it is."""
     if not isinstance(value, Tensor):
         return value
     return value.detach().clone().to(dtype if value.is_floating_point() else value.dtype)

@@ -1,8 +1,8 @@
-"""The loop over blocks, with a method acting inside it.
+"""The blocks of a reduced model.
 
-`TokenStack` takes the place of a model's list of blocks and nothing else: class, parameter names, embedding, norm
-and head of the model stay as they are. It is a Sequential of `TokenBlock`s; the first turns features into `Tokens`,
-the last turns them back, so code that walks the list block by block (gradient checkpointing) works unchanged.
+`TokenStack` replaces a model's list of blocks and nothing else: class, parameter names, embedding, norm and head stay.
+It is a Sequential of `TokenBlock`s. The first turns features into `Tokens` and the last turns them back, so code that
+walks the list block by block, such as gradient checkpointing, works unchanged.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ from .spec import ViTSpec
 from .token_block import TokenBlock
 from .tokens import Tokens
 
-UNSHARED = ("_modules", "_compiled_call_impl")  # by the stack with the container that it replaces
+UNSHARED = ("_modules", "_compiled_call_impl")  # attributes that the stack does not take over
 __all__ = ["Snapshot", "TokenBlock", "TokenStack"]
 
 
 class TokenStack(nn.Sequential):
-    """The blocks of a model, carrying ever fewer tokens. [B, N, C] -> [B, N', C]."""
+    """The blocks of a model, with ever fewer tokens. [B, N, C] -> [B, N', C]."""
 
     def __init__(self, blocks: nn.Module, readers: Sequence[BlockReader], method: Method, spec: ViTSpec):
-        names, layers = zip(*blocks._modules.items(), strict=True)  # named_children() tells a shared block once
+        names, layers = zip(*blocks._modules.items(), strict=True)  # named_children() skips a repeated block
         check_reducible(method, spec)
         views = (
             _view(block, reader, method, spec, i) for i, (block, reader) in enumerate(zip(layers, readers, strict=True))
@@ -41,13 +41,13 @@ class TokenStack(nn.Sequential):
         super().__init__(OrderedDict(zip(names, views, strict=True)))
         check_shared(method, [view.block for view in cast("list[TokenBlock]", self) if view.kept is not None])
         self.__dict__.update({name: value for name, value in blocks.__dict__.items() if name not in UNSHARED})
-        self.__dict__["original"] = blocks  # unregistered: its parameters are already here, under the same names
+        self.__dict__["original"] = blocks  # not registered: its parameters are already here
         self.spec = spec
 
     def __prepare_scriptable__(self) -> None:
         """Called by torch.jit.script."""
         raise RuntimeError(
-            "torch.jit.script cannot write a reduced model: take torch.jit.trace or vitrim.export_model, or restore it."
+            "torch.jit.script cannot compile a reduced model: use torch.jit.trace or vitrim.export_model, or restore."
         )
 
     def extra_repr(self) -> str:
@@ -79,17 +79,17 @@ class TokenStack(nn.Sequential):
         return first.acting.method
 
     def set_method(self, method: Method) -> None:
-        """From the next forward on let this method act, say at another keep rate, with the weights that are there."""
+        """Use another method, or other settings, from the next forward on, with the weights that are there."""
         built = method.built_for(self.spec)
         check_reducible(built, self.spec)
         for block in self:
             cast(TokenBlock, block).set_method(built)
 
     def collect_outputs(self, outputs: list[Tokens] | None, *, traced: bool = False) -> None:
-        """From the next forward in this thread on, the list holds what left the last block; None stops it.
+        """Put the tokens that leave the last block into a list, from this thread's next forward on. None stops it.
 
-        `aux` is included, and with traced=True the sources. The tokens hold the graph of their forward: clear the
-        list after use. Compiled forwards, which know no threads, are heard in all of them.
+        The tokens include `aux`, and their sources if traced. They hold the graph of their forward, so clear the list
+        after use. Compiled forwards of all threads are collected.
         """
         collector = None if outputs is None else OutputCollector(outputs, traced=traced)
         listening.stop(self.spec, OutputCollector)
@@ -104,7 +104,7 @@ class TokenStack(nn.Sequential):
             cast(TokenBlock, block).attach()
 
     def record_into(self, snapshots: list[Snapshot] | None, *, every_block: bool = False) -> None:
-        """From the next forward in this thread on, append a snapshot after every block, or every reducing one.
+        """Append a snapshot after every reducing block, or every block, from this thread's next forward on.
 
         None stops it.
         """
@@ -113,7 +113,7 @@ class TokenStack(nn.Sequential):
             listening.start(self.spec, Recorder(snapshots, every_block=every_block))
 
     def release(self) -> nn.Module:
-        """The original container of blocks, in this stack's training mode, without what the method learns."""
+        """The original container of blocks, in this stack's training mode, without the method's weights."""
         original: nn.Module = self.__dict__["original"]
         original.__dict__.update({name: self.__dict__[name] for name in original.__dict__ if name not in UNSHARED})
         for block in self:
@@ -122,25 +122,25 @@ class TokenStack(nn.Sequential):
 
 
 class Cut(nn.ModuleList):
-    """Some of the blocks, to freeze them, say; tokens pass through all."""
+    """Some of the blocks, for example to freeze them. It cannot be called."""
 
     def forward(self, *_: Any, **__: Any) -> NoReturn:
         _refuse_to_cut()
 
 
 def _refuse_to_cut() -> NoReturn:
-    raise RuntimeError("blocks that pass tokens on cannot be cut apart: restore(model) first.")
+    raise RuntimeError("the blocks of a reduced model cannot be taken apart: restore(model) first.")
 
 
 def _view(block: nn.Module, reader: BlockReader, method: Method, spec: ViTSpec, layer: int) -> TokenBlock:
-    """The block as a TokenBlock on which this built method acts."""
+    """A block as a TokenBlock with this built method."""
     made = blank_view(TokenBlock, type(block))
-    # The very dicts are shared, so that .to(), load_state_dict, optimisers and hooks act on both views at once.
+    # Both views share the same dicts, so that .to(), load_state_dict, optimisers and hooks act on both.
     made.__dict__.update(block.__dict__)
-    # Plain attributes, set past nn.Module: registered, they would add keys to the state_dict.
+    # Set past nn.Module, because registered modules would add keys to the state_dict.
     kept = _make_weights(method, layer, spec, block)
     made.__dict__.update(block=block, reader=reader, spec=spec, layer=layer, kept=kept, collector=None)
-    made.__dict__["_compiled_call_impl"] = None  # it would run the block itself
+    made.__dict__["_compiled_call_impl"] = None  # it would run the original block
     dispatch_like(made, block)
     made.__dict__["acting"] = Acting(method, method.with_weights(kept))
     return made
@@ -148,8 +148,8 @@ def _view(block: nn.Module, reader: BlockReader, method: Method, spec: ViTSpec, 
 
 @torch.inference_mode(False)  # inference tensors could not be trained
 def _make_weights(method: Method, layer: int, spec: ViTSpec, block: nn.Module) -> nn.Module | None:
-    """What the method learns in the block, where and as the block's own weights are."""
-    with torch.device("cpu"):  # whatever the default device is: its values could not be moved from meta
+    """New weights of the method for a block, with the device, dtype and mode of the block's own."""
+    with torch.device("cpu"):  # a default device of meta would lose the values
         weights = method.learned_in(layer, spec)
     like = next(block.parameters())
     return None if weights is None else weights.to(like.device, like.dtype).train(block.training)

@@ -1,4 +1,4 @@
-"""The methods by name. One paper is one file, or one package; adding a method is that, one line here, and its test."""
+"""All methods. One paper is one file, or one package. A new method needs that, two lines here, and its test."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ TM, BAT = TokenMergence, BeyondAttentive
 
 
 def metr(method: Method | str = "evit", **settings: Any) -> Method:
-    """METR of a method or the name of one (default: EViT with fusion), which takes the settings that METR has not."""
+    """METR with a method or the name of one, by default EViT with fusion. Settings that METR lacks go to the method."""
     own = parameters(METR)
     inner = {name: value for name, value in settings.items() if name not in own}
     if isinstance(method, str):
@@ -62,7 +62,7 @@ def metr(method: Method | str = "evit", **settings: Any) -> Method:
 
 
 def _settings_of_metr() -> dict[str, Any]:
-    """METR's settings and those of EViT, which it goes with where nothing else is said."""
+    """METR's settings and those of EViT, its default method."""
     return {key: each.default for key, each in parameters(METR).items()} | {"method": "evit"} | settings_of("evit")
 
 

@@ -1,15 +1,15 @@
-"""Attention mass: each image keeps as few patches as hold a given share of the attention. Of no paper.
+"""Attention mass: each image keeps the fewest patches that hold a given share of the attention.
 
-What the class token looks at may lie in a few patches or be spread over many; one keep rate for all images keeps too
-many of the former, or too few of the latter. As in nucleus sampling of text (Holtzman et al., ICLR 2020), the best
-patches are taken until their scores sum to a share of the total.
+Not from a paper; similar in spirit to nucleus (top-p) sampling of text (Holtzman et al., ICLR 2020). In some images the
+class token attends to a few patches, in others to many, so no single keep rate suits all. Here the best patches are
+kept until their scores sum to a share of the total.
 
     K = min k with a_(1) + ... + a_(k) ≥ mass Σ a_i    a_(1), a_(2), ...: the scores in falling order
 
-Related: ATS (ECCV 2022) samples a number of tokens per image from the class attention, Learned Thresholds (LTMP, WACV
-2024) and AS-ViT (IJCAI 2023) cut where a learned threshold is crossed, Evo-ViT (AAAI 2022) ranks by class attention
-over layers. Here nothing is learned or drawn. What does not stay is fused as in EViT (ICLR 2022), but by a weighted
-mean, so that a token made of little attention is not small.
+Related: ATS (ECCV 2022) samples a number of tokens per image from the class attention. Learned Thresholds (LTMP, WACV
+2024) and AS-ViT (IJCAI 2023) learn a threshold. Evo-ViT (AAAI 2022) ranks by class attention over layers. Here nothing
+is learned or random. The other patches are fused as in EViT (ICLR 2022), but by a weighted mean, so that little
+attention does not make a small token.
 """
 
 from __future__ import annotations
@@ -37,17 +37,18 @@ MASS = Share("mass", "mass {:g}", neutral=1.0, usual=0.9, solved=False)
 class AttentionMass(Method):
     """Keep in each image the fewest patches that hold a share of its attention, fuse the rest into one.
 
-    Images of a batch keep different numbers, and none is padded. No compile, no export, no fixed multiply-adds.
+    Images of a batch keep different numbers of tokens, without padding. Such a model can be neither compiled nor
+    exported, and its multiply-adds depend on the image.
 
     Args:
-        mass: share of the scores that the kept patches reach, one number or one per layer; above 0, at most 1, which
-            keeps all.
+        mass: share of the scores that the kept patches reach, one number or one per layer; above 0, at most 1. 1 keeps
+            all.
         layers: reducing blocks, 0-based and increasing; None means a quarter of the depth apart (3, 6, 9 of 12).
-        scorer: cls, received or norm, see `patch_scores`; a model without a class token needs one of the last two.
-        fuse: whether the rest is fused, weighted by its scores, or dropped.
+        scorer: cls, received or norm, see `patch_scores`. A model without a class token needs one of the last two.
+        fuse: whether the others are fused, weighted by their scores, or dropped.
 
     Raises:
-        ValueError: for a setting that no model could take. Where it does not fit a model, `reduce_tokens` says so.
+        ValueError: If no model can take a setting. `reduce_tokens` raises it for the model at hand.
 
     >>> AttentionMass(mass=0.8)
     AttentionMass(mass=0.8, layers=None, scorer='cls', fuse=True)
@@ -90,12 +91,12 @@ class AttentionMass(Method):
         return replace(self, layers=layers, mass=schedule.check_rates(self.mass, len(layers), self.name, "mass"))
 
     def mass_at(self, layer: int) -> float:
-        """Share of the scores to reach in block `layer`; 1 where it is no reducing layer."""
+        """Share of the scores to reach in block `layer`; 1 if it is not a reducing block."""
         assert isinstance(self.layers, tuple) and isinstance(self.mass, tuple), "build() comes first"
         return self.mass[self.layers.index(layer)] if layer in self.layers else 1.0
 
     def num_kept(self, layer: int, num_patches: int) -> int:
-        """At most: what an image keeps whose scores are all equal."""
+        """The most that an image can keep, which happens if all its scores are equal."""
         return min(num_patches, schedule.ceil_share(self.mass_at(layer), num_patches) + self.fuse)
 
     def is_active(self, layer: int, num_patches: int) -> bool:
@@ -110,16 +111,16 @@ class AttentionMass(Method):
         mass = self.mass_at(layer)
         score_BN = patch_scores(self.scorer, tokens, attention)
         if score_BN.is_meta:
-            raise ValueError(f"{self.name}: how many patches stay depends on the image, and the meta device has none.")
+            raise ValueError(f"{self.name}: token counts depend on the image, so it cannot run on the meta device.")
         most_B = [schedule.ceil_share(mass, count - tokens.num_prefix) for count in tokens.num_tokens_B]
         kept_BN = within_mass(score_BN, mass, torch.tensor(most_B, device=score_BN.device))
         return fuse_where(tokens, kept_BN, score_BN) if self.fuse else keep_where(tokens, kept_BN)
 
 
 def within_mass(score_BN: Tensor, mass: float, most_B: Tensor) -> Tensor:
-    """The best-scored of each row until their sum reaches mass times the row's, most_B of them at most: [B, N], bool.
+    """The best of each row until they sum to the share `mass`, at most most_B of them: [B, N], bool.
 
-    Scores are at least 0, and 0 in padding. Ties go to the lower index; at least one stays.
+    Scores are at least 0, and 0 at padding. Ties go to the lower index. At least one stays.
     """
     best = score_BN.sort(dim=1, descending=True, stable=True)
     sum_BN = best.values.cumsum(dim=1)

@@ -1,4 +1,4 @@
-"""Baselines that a method has to beat: patches kept at random. (Top-k and feature norm are settings of EViT.)"""
+"""The random baseline. Two others, top-k and feature norm, are settings of EViT."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from ..core.tokens import Tokens
 
 @dataclass(frozen=True, kw_only=True)
 class Random(KeepRateMethod):
-    """Keep patches at random, drop the rest; the same positions for every image, so that batches agree.
+    """Keep patches at random and drop the others. The positions are the same for every image.
 
     Args:
         keep_rate: share of the patches that enter a reducing block, one number or one per layer; above 0, at most 1.
         layers: reducing blocks, 0-based and increasing; None means a quarter of the depth apart (3, 6, 9 of 12).
-        seed: chooses the positions.
+        seed: seed of the positions.
 
     Raises:
-        ValueError: for a setting that no model could take. Where it does not fit a model, `reduce_tokens` says so.
+        ValueError: If no model can take a setting. `reduce_tokens` raises it for the model at hand.
     """
 
     name = "random"

@@ -1,6 +1,6 @@
 """METR: A Simple Romance Between Multi-Exit Vision Transformer and Token Reduction (ICLR 2024).
 
-The paper's idea, exit heads that are trained along with a method of others, is `vitrim.core.exits`. Here is the pair.
+Its exit heads work with any method (`vitrim.core.exits`). `METR` is the pair of a method and exits.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ def METR(
     The same as `replace(method, exits=Exits(layers=exits, ...))`.
 
     Args:
-        method: what reduces the tokens; the paper's is EViT with fusion.
-        exits: blocks, 0-based, whose class token feeds a head; None takes the blocks that reduce, at whatever rate.
+        method: the method that reduces tokens. The paper's is EViT with fusion.
+        exits: 0-based blocks whose class token feeds a head. None takes the reducing blocks, even at a keep rate of 1.
         exit_weight: factor of the exits' losses.
         distill_weight: factor of their divergences from the final output.
-        temperature: of these divergences.
+        temperature: temperature of these divergences.
 
     Raises:
-        ValueError: for a method that is none or has exits already, or a setting that `Exits` refuses.
+        ValueError: If `method` is not a method or already has exits, or `Exits` refuses a setting.
 
     Source:
         A Simple Romance Between Multi-Exit Vision Transformer and Token Reduction, ICLR 2024.
@@ -41,11 +41,11 @@ def METR(
     Exits(layers=None, exit_weight=0.15, distill_weight=0.15, temperature=1.0)
     """
     if not isinstance(method, Method) or method.exits is not None:
-        raise ValueError(f"metr: method must be what reduces the tokens, say EViT(), not {method!r}.")
+        raise ValueError(f"metr: method must be one without exits, such as EViT(), not {method!r}.")
     beside = Exits(layers=exits, exit_weight=exit_weight, distill_weight=distill_weight, temperature=temperature)
     return replace(method, exits=beside)
 
 
 def title(method: Method) -> str:
-    """What to call a method in a sentence: 'evit', or 'metr over evit' where exits stand beside it."""
+    """A method's name in a sentence: 'evit', or 'metr over evit' with exits."""
     return method.name if method.exits is None else f"{method.exits.name} over {method.name}"

@@ -1,7 +1,7 @@
-"""Methods by name: vitrim's own, those that a program registers, and those that installed packages bring.
+"""Methods by name: vitrim's own, those that a program registers, and those of installed packages.
 
-A package names its methods in its metadata, under the entry-point group `vitrim.methods`, each as a class or as a
-module that calls `register_method`. They are loaded when names are first asked for.
+A package lists its methods in its metadata, under the entry-point group `vitrim.methods`. Each is a class, or a module
+that calls `register_method`. They are loaded when a name is first needed.
 """
 
 from __future__ import annotations
@@ -24,39 +24,38 @@ GROUP = "vitrim.methods"
 NAME = re.compile(r"[a-z][a-z0-9_+-]*")
 C = TypeVar("C", bound=type[Method])
 
-SHORT = {"tm": "token_mergence", "bat": "beyond_attentive"}  # as the papers have it
+SHORT = {"tm": "token_mergence", "bat": "beyond_attentive"}  # the papers' names
 
 _makers: dict[str, Callable[..., Method]] = {}
 _classes: dict[str, Callable[..., Method]] = {}
-_settings: dict[str, Callable[[], dict[str, Any]]] = {}  # of names whose settings the signature does not tell
+_settings: dict[str, Callable[[], dict[str, Any]]] = {}  # for names whose settings are not in the signature
 
 
 def register_method(cls: C) -> C:
-    """Give a method of yours its name (`cls.name`) everywhere: `reduce_tokens`, the command line, saved folders.
+    """Make your own method known by its name (`cls.name`) everywhere, on the command line and in saved folders too.
 
-    To be used as a decorator, or called. A package that names its methods under the entry points `vitrim.methods` need
-    not call it.
+    Use it as a decorator, or call it. A package with entry points for `vitrim.methods` need not call it.
 
     Args:
-        cls: a frozen dataclass that is a `Method`, with a name of its own.
+        cls: a frozen dataclass that inherits from `Method` and has a new name.
 
     Returns:
         The class.
 
     Raises:
-        ValueError: for a class that is no such method, or for a name, of method or class, that another has.
+        ValueError: If it is not such a class, or another method has its name or class name.
     """
     if not (isinstance(cls, type) and issubclass(cls, Method) and cls is not Method and is_decorated(cls)):
-        raise ValueError(f"a method is a frozen dataclass that inherits from vitrim.Method, not {cls!r}.")
+        raise ValueError(f"a method must be a frozen dataclass that inherits from vitrim.Method, not {cls!r}.")
     name = getattr(cls, "name", None)
     if not isinstance(name, str) or not NAME.fullmatch(name):
-        raise ValueError(f"{cls.__name__}: name is lower-case letters, digits, _, + and -, not {name!r}.")
+        raise ValueError(f"{cls.__name__}: name must be lower-case letters, digits, _, + and -, not {name!r}.")
     without = [each.name for each in fields(cls) if each.default is MISSING and each.default_factory is MISSING]
     if without:
         raise ValueError(f"{cls.__name__}: every setting needs a default, and {', '.join(without)} has none.")
     for taken, key in ((_makers, name), (_classes, cls.__name__)):
         other = taken.get(key)
-        if other is not None and _home(other) != _home(cls):  # a module that is loaded again brings the same again
+        if other is not None and _home(other) != _home(cls):  # a reloaded module may register the same class again
             raise ValueError(f"{cls.__name__}: another method, {_home(other)}, is already called {key!r}.")
     add(name, cls, cls)
     return cls
@@ -68,7 +67,7 @@ def add(
     cls: Callable[..., Method] | None = None,
     settings: Callable[[], dict[str, Any]] | None = None,
 ) -> None:
-    """One more name. cls: the class, where it goes by that name. settings: its settings, if not make's signature."""
+    """Add a name. cls: the class, if the name is its own. settings: the settings, if they are not make's parameters."""
     _makers[name] = make
     if cls is not None:
         _classes[cls.__name__] = cls
@@ -77,7 +76,7 @@ def add(
 
 
 def makers() -> Mapping[str, Callable[..., Method]]:
-    """What makes a method of each name."""
+    """The function that makes the method of each name."""
     _load_packages()
     return MappingProxyType(_makers)
 
@@ -88,30 +87,30 @@ def list_methods() -> list[str]:
 
 
 def classes() -> Mapping[str, Callable[..., Method]]:
-    """The classes of methods, and what makes one with exits, by their own names."""
+    """The classes of methods, and the function METR, by their Python names."""
     _load_packages()
     return MappingProxyType(_classes)
 
 
 def create_method(name: str, **settings: Any) -> Method:
-    """The method of that name with those settings.
+    """Make a method by name.
 
     Args:
         name: one of `list_methods()`, or tm or bat.
-        **settings: the method's; the others keep their defaults.
+        **settings: settings of the method. The others keep their defaults.
 
     Returns:
         The method, for `reduce_tokens`.
 
     Raises:
-        ValueError: for an unknown name or setting, or a value that no model could take.
+        ValueError: If the name or a setting is unknown, or a value fits no model.
 
     >>> create_method("evit", keep_rate=0.5).keep_rate
     0.5
     """
     known, name = makers(), SHORT.get(name, name) if isinstance(name, str) else name
     if not isinstance(name, str) or name not in known:
-        raise ValueError(f"no method is called {name!r:.80}; there are {', '.join(sorted(known))}.")
+        raise ValueError(f"no method is called {name!r:.80}; the methods are {', '.join(sorted(known))}.")
     _check_fixed(name, settings)
     try:
         return known[name](**settings)
@@ -143,7 +142,7 @@ def resolve_method(method: Method | str, exits: Exits | Sequence[int] | None, se
 
 
 def settings_of(name: str) -> dict[str, Any]:
-    """The settings that go with a method's name, with their defaults."""
+    """The settings of a method by its name, with their defaults."""
     name = SHORT.get(name, name)
     if name in _settings:
         return _settings[name]()
@@ -151,7 +150,7 @@ def settings_of(name: str) -> dict[str, Any]:
 
 
 def parameters(make: Callable[..., Method]) -> dict[str, inspect.Parameter]:
-    """What can be set in making a method; `exits` stand beside it."""
+    """The settings of a method, without `exits`."""
     fixed = make.keywords if isinstance(make, partial) else {}
     beside = {"exits"} if isinstance(make.func if isinstance(make, partial) else make, type) else set()
     found = inspect.signature(make).parameters
@@ -159,26 +158,26 @@ def parameters(make: Callable[..., Method]) -> dict[str, inspect.Parameter]:
 
 
 def _check_fixed(name: str, settings: Mapping[str, Any]) -> None:
-    """ValueError for a setting that says otherwise than the name, 'evit-nofuse' with fuse=True."""
+    """ValueError for a setting that contradicts the name, such as 'evit-nofuse' with fuse=True."""
     make = makers()[name]
     fixed = make.keywords if isinstance(make, partial) else {}
     for setting, value in settings.items():
         if setting in fixed and value != fixed[setting]:
             plain = next(other for other, each in _makers.items() if isinstance(make, partial) and each is make.func)
             raise ValueError(
-                f"{name!r} means {setting}={fixed[setting]!r}, so {setting}={value!r} cannot be given: take {plain!r}."
+                f"{name!r} means {setting}={fixed[setting]!r}, so {setting}={value!r} contradicts it: use {plain!r}."
             )
 
 
 @cache
 def _load_packages() -> None:
-    """Register what installed packages bring; one that fails is left out, with a warning."""
+    """Register the methods of installed packages. One that fails is left out, with a warning."""
     for entry in entry_points(group=GROUP):
         try:
             found = entry.load()
             if isinstance(found, type):
                 register_method(found)
-        except Exception as error:  # whatever a package of others raises
+        except Exception as error:  # other packages may raise anything
             reason = str(error).partition("\n")[0]
             warnings.warn(f"the method {entry.value} is left out: {reason}", VitrimWarning, stacklevel=3)
 

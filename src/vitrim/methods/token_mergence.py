@@ -1,15 +1,14 @@
 """TM: the token mergence of Multi-Scale And Token Mergence: Make Your ViT More Efficient (Bian et al., 2023).
 
 Paper: https://arxiv.org/abs/2306.04897. No official code is public.
-The patches to which the class token attends most are crucial; each other patch merges into the crucial one that it
-resembles most, as a mean weighted by importance (eq. 4). Off the shelf it needs no training.
+The patches to which the class token attends most are crucial. Each other patch merges into the most similar crucial
+one, as a mean weighted by importance (eq. 4). It works without training.
 
     c(i) = argmax_j similarity(x_i, x_j)    of the crucial patches j, for each other patch i
     x_j = (a_j x_j + Σ a_i x_i) / (a_j + Σ a_i)    over the i with c(i) = j; a: importance (eq. 4)
 
-Readings of ours where the paper is silent: similarity is taken between the features after the attention residual;
-the class token is crucial and takes part in no merge; the attention similarity is the mean over heads of the
-attention that a non-crucial token pays to each crucial one.
+Our choices where the paper is silent: similarity compares features after the attention residual. The class token never
+merges. The attention similarity is the attention that a patch pays to each crucial one, mean over heads.
 """
 
 from __future__ import annotations
@@ -40,12 +39,12 @@ class TokenMergence(ScoredMethod):
     Args:
         keep_rate: share of the patches that enter a reducing block, one number or one per layer; above 0, at most 1.
         layers: reducing blocks, 0-based and increasing; None means a quarter of the depth apart (3, 6, 9 of 12).
-        scorer: cls, received or norm, see `patch_scores`; a model without a class token needs one of the last two.
+        scorer: cls, received or norm, see `patch_scores`. A model without a class token needs one of the last two.
         similarity: cosine, l1, l2, attention or random (Table 4 of the paper).
-        seed: of the random similarity; the pairing depends on positions alone, so runs and batches agree.
+        seed: seed of the random similarity, which depends on positions only.
 
     Raises:
-        ValueError: for a setting that no model could take. Where it does not fit a model, `reduce_tokens` says so.
+        ValueError: If no model can take a setting. `reduce_tokens` raises it for the model at hand.
 
     Source:
         Bian et al., 2023, https://arxiv.org/abs/2306.04897, eq. 4.
@@ -84,7 +83,7 @@ class TokenMergence(ScoredMethod):
         return ops.merge(tokens, keep_BK, rest_BM, slot_BM, score_BN)
 
     def _similarity(self, layer: int, tokens: Tokens, attention: Attention, keep_BK: Tensor, rest_BM: Tensor) -> Tensor:
-        """How much each patch of rest resembles each kept one: [B, M, K], higher is closer, on any scale per row."""
+        """Similarity of each patch in rest_BM to each kept one: [B, M, K], on any scale per row."""
         shape = (keep_BK.shape[0], rest_BM.shape[1], keep_BK.shape[1])
         if self.similarity == "random":
             values = pseudo_random(shape[1] * shape[2], self.seed, layer, keep_BK.device)
@@ -97,11 +96,11 @@ class TokenMergence(ScoredMethod):
             return -portable.taxicab(at_least_fp32(rest), at_least_fp32(kept))
         if self.similarity == "l2":
             return -squared_distances(rest, kept)
-        return matmul_fp32(rest, portable.unit(at_least_fp32(kept)).transpose(1, 2))  # |rest| is one per row
+        return matmul_fp32(rest, portable.unit(at_least_fp32(kept)).transpose(1, 2))  # |rest| is the same in a row
 
 
 def _attention_paid(attention: Attention, query_BM: Tensor, key_BK: Tensor) -> Tensor:
-    """Mean over heads of the attention that the tokens query_BM pay to the tokens key_BK: [B, M, K]."""
+    """Attention that the tokens query_BM pay to the tokens key_BK, mean over heads: [B, M, K]."""
     channels = attention.q_BHND.shape[-1]
     query = attention.q_BHND.gather(2, query_BM[:, None, :, None].expand(-1, attention.q_BHND.shape[1], -1, channels))
     paid_BHMN = attention._replace(q_BHND=query).rows(0, query_BM.shape[1])

@@ -1,4 +1,4 @@
-"""Ways to form groups among M tokens of each image that BAT knows beside density peaks: see `core.grouping`."""
+"""BAT's other ways to group M tokens of each image, beside density peaks (`core.grouping`)."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from ...core.precision import at_least_fp32, matmul_fp32
 
 
 def match_similar(x_BMC: Tensor, num_merged: int) -> Groups:
-    """The num_merged tokens most similar (by cosine) to an earlier token join it; the earliest token always stays.
+    """The num_merged tokens with the highest cosine similarity to an earlier token join it.
 
-    A token may join one that itself joins a third; all of them are then one group.
+    The first token always stays. If a token joins one that itself joins a third, all three are one group.
     """
     B, M, _ = x_BMC.shape
     x = portable.unit(at_least_fp32(x_BMC))
@@ -24,16 +24,16 @@ def match_similar(x_BMC: Tensor, num_merged: int) -> Groups:
     joins_BM = portable.order(similarity_BM)[:, :num_merged]
     parent_BM = token_M.repeat(B, 1)
     parent_BM = parent_BM.scatter(1, joins_BM, partner_BM.gather(1, joins_BM))
-    for _ in range(num_merged.bit_length()):  # each step doubles how far a chain has been followed
+    for _ in range(num_merged.bit_length()):  # each step doubles the part of a chain that was followed
         parent_BM = parent_BM.gather(1, parent_BM)
     return groups_from(marked(joins_BM, M), parent_BM, M - num_merged)
 
 
 def kmeans(x_BMC: Tensor, num_groups: int, iterations: int) -> Groups:
-    """K-means from evenly spaced tokens, which stay in their own group so that none is ever empty."""
+    """K-means from evenly spaced seeds. A seed stays in its own group, so no group is ever empty."""
     M, x_BMC = x_BMC.shape[1], at_least_fp32(x_BMC)
     token_M = torch.arange(M, device=x_BMC.device)
-    own_M = (token_M * num_groups + M - 1) // M  # the group that a token is the seed of, if it is one
+    own_M = (token_M * num_groups + M - 1) // M  # the group of a token if it is a seed
     is_seed_M = own_M * M // num_groups == token_M
     centre_BGC = x_BMC.index_select(1, torch.arange(num_groups, device=x_BMC.device) * M // num_groups)
     for step in range(iterations):
@@ -45,7 +45,7 @@ def kmeans(x_BMC: Tensor, num_groups: int, iterations: int) -> Groups:
 
 
 def consecutive(num_images: int, num_tokens: int, num_groups: int, device: torch.device) -> Groups:
-    """Runs of neighbours in the given order, as equal in length as can be; the first of a run is its centre."""
+    """Runs of neighbours in the given order, as equal in length as possible. The first of a run is its centre."""
     group_M = torch.arange(num_tokens, device=device) * num_groups // num_tokens
     first_M = (group_M * num_tokens + num_groups - 1) // num_groups
     joined = first_M != torch.arange(num_tokens, device=device)

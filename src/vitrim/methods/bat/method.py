@@ -1,4 +1,4 @@
-"""The method: counts of a reducing layer, and what becomes of attentive and inattentive patches."""
+"""The method: counts of a reducing layer, and what happens to attentive and inattentive patches."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from .subsample import Convolution, Gate
 
 Inattentive = Literal["cluster", "kmeans", "average", "max", "spatial", "conv", "mlp", "fuse", "drop"]
 
-# Keep rate -> share of the patches that leaves a reducing layer, clusters and pairs counted, so that DeiT-S has the
-# logged MACs: 3.0048 G at 0.7, 2.5832 at 0.6, 2.3444 at 0.5, 2.0830 at 0.4, 1.8233 at 0.3, 1.6451 at 0.2.
+# Keep rate -> share of the patches that leaves a reducing layer, with clusters and pairs. DeiT-S then has the logged
+# MACs: 3.0048 G at 0.7, 2.5832 at 0.6, 2.3444 at 0.5, 2.0830 at 0.4, 1.8233 at 0.3, 1.6451 at 0.2.
 LOGGED_SHARE = (
     (0.0, 0.0),
     (0.2, 0.208),
@@ -39,12 +39,12 @@ L = TypeVar("L", Convolution, Gate)
 
 
 class Split(NamedTuple):
-    """How many patches go where in one reducing layer."""
+    """Counts of one reducing layer."""
 
     attentive: int
     inattentive: int
     clusters: int  # tokens that the inattentive patches become
-    pairs: int  # attentive patches that merge into another
+    pairs: int  # attentive patches that merge into another one
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,19 +54,19 @@ class BeyondAttentive(ScoredMethod):
     Args:
         keep_rate: share of the patches that enter a reducing block, one number or one per layer; above 0, at most 1.
         layers: reducing blocks, 0-based and increasing; None means a quarter of the depth apart (3, 6, 9 of 12).
-        scorer: cls, received or norm, see `patch_scores`; a model without a class token needs one of the last two.
-        inattentive: what becomes of inattentive patches: cluster (density peaks), or of the paper's Tables 3 and 4:
-            drop, fuse (one token, as in EViT), average, max (groups of neighbours in rank), spatial (groups of
-            neighbours in the sequence), kmeans, or the learned conv and mlp, which want training.
-        match: whether the most similar attentive patches are merged.
-        clusters, pairs: how many per reducing layer, a number or one per layer; None takes a tenth of the inattentive
-            patches as clusters, and as many pairs as bring the token count to the one of the published logs.
-        neighbours: nearest tokens, itself included, that make up the density.
-        iterations: of kmeans.
-        normalize: weights of a group sum to 1; False takes eq. 8 literally.
+        scorer: cls, received or norm, see `patch_scores`. A model without a class token needs one of the last two.
+        inattentive: what happens to inattentive patches. cluster uses density peaks. The others are from the paper's
+            Tables 3 and 4: drop; fuse (one token, as in EViT); average and max (groups of neighbours in rank); spatial
+            (groups of neighbours in the sequence); kmeans; and conv and mlp, which are learned and need training.
+        match: whether the most similar attentive patches merge.
+        clusters, pairs: numbers per reducing layer, one for all or one per layer. None takes a tenth of the inattentive
+            patches as clusters, and as many pairs as give the token count of the published logs.
+        neighbours: number of nearest tokens, itself included, for the density.
+        iterations: iterations of kmeans.
+        normalize: whether the weights of a group sum to 1. False follows eq. 8 literally.
 
     Raises:
-        ValueError: for a setting that no model could take. Where it does not fit a model, `reduce_tokens` says so.
+        ValueError: If no model can take a setting. `reduce_tokens` raises it for the model at hand.
 
     Source:
         Long et al., CVPR 2023, https://arxiv.org/abs/2211.11315, eq. 5 to 8.
@@ -104,26 +104,24 @@ class BeyondAttentive(ScoredMethod):
 
     def _check_counts(self) -> None:
         if self.inattentive in ("fuse", "drop") and self.clusters is not None:
-            raise ValueError(
-                f"{self.name}: inattentive={self.inattentive!r} makes no clusters, so clusters has no use."
-            )
+            raise ValueError(f"{self.name}: inattentive={self.inattentive!r} makes no clusters: leave clusters out.")
         if not self.match and self.pairs is not None:
-            raise ValueError(f"{self.name}: match=False makes no pairs, so pairs has no use.")
+            raise ValueError(f"{self.name}: match=False makes no pairs: leave pairs out.")
         smallest = {"clusters": 1, "pairs": 0, "neighbours": 1, "iterations": 1}
         for setting, least in smallest.items():
             value = getattr(self, setting)
             several = setting in ("clusters", "pairs")  # None, or one for each layer
             values = value if several and isinstance(value, (tuple, list)) else (value,)
             if not (several and value is None) and not all(is_whole(number) and number >= least for number in values):
-                raise ValueError(f"{self.name}: {setting} must be whole and at least {least}, not {value!r}.")
+                raise ValueError(f"{self.name}: {setting} must be a whole number of at least {least}, not {value!r}.")
 
     def split(self, layer: int, num_patches: int) -> Split:
-        """The counts of one reducing layer; ValueError if clusters or pairs do not fit."""
+        """The counts of one reducing layer. ValueError if clusters or pairs do not fit."""
         attentive = self.num_attentive(layer, num_patches)
         inattentive = num_patches - attentive
         if inattentive == 0:
             return Split(attentive, 0, 0, 0)
-        wanted = round(_interpolate(self.rate(layer)) * num_patches)  # tokens to leave this layer, by the logs
+        wanted = round(_interpolate(self.rate(layer)) * num_patches)  # tokens that leave this layer in the logs
         clusters = {"drop": 0, "fuse": 1}.get(self.inattentive)
         if clusters is None:
             clusters = self._setting(self.clusters, layer)
@@ -135,7 +133,7 @@ class BeyondAttentive(ScoredMethod):
         if not 0 <= pairs < attentive or not 0 <= clusters <= inattentive:
             raise ValueError(
                 f"{self.name}: block {layer} splits {num_patches} patches into {attentive} attentive and {inattentive} "
-                f"inattentive ones, and cannot make {pairs} pairs and {clusters} clusters of them."
+                f"inattentive ones, which is too few for {pairs} pairs and {clusters} clusters."
             )
         return Split(attentive, inattentive, clusters, pairs)
 
@@ -182,7 +180,7 @@ class BeyondAttentive(ScoredMethod):
         return ops.replace_last(merged_tokens, self._learned(layer, Convolution)(x_BMC, split.clusters))
 
     def _weigh(self, layer: int, tokens: Tokens, inattentive: Tensor, score_BN: Tensor, split: Split) -> Tensor:
-        """How much each patch counts in its group: its score, but for inattentive ones where that is learned."""
+        """The weight of each patch in its group: its score, or what was learned for inattentive ones."""
         if self.inattentive == "conv":
             share_M = Convolution.shares(split.inattentive, split.clusters, score_BN)
             return score_BN.scatter(1, inattentive, share_M.expand_as(inattentive))
@@ -194,13 +192,13 @@ class BeyondAttentive(ScoredMethod):
     def _learned(self, layer: int, kind: type[L]) -> L:
         if not isinstance(self.weights, kind):
             raise ValueError(
-                f"{self.name}: block {layer} holds no weights for inattentive={self.inattentive!r}: apply the method "
-                "with reduce_tokens, which makes them; a method that is swapped in learns nothing new."
+                f"{self.name}: block {layer} has no weights for inattentive={self.inattentive!r}: apply the method "
+                "with reduce_tokens, which makes them."
             )
         return self.weights
 
     def _match(self, tokens: Tokens, attentive: Tensor, pairs: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Attentive patches that stay, those that merge, and the position that each of these merges into."""
+        """Attentive patches that stay, those that merge, and the position that each of them merges into."""
         if pairs == 0:
             return attentive, attentive[:, :0], attentive[:, :0]
         groups = grouping.match_similar(ops.take(tokens.x_BNC, attentive + tokens.num_prefix), pairs)
@@ -224,12 +222,12 @@ class BeyondAttentive(ScoredMethod):
             return setting
         assert isinstance(self.layers, tuple), "build() comes first"
         if len(setting) != len(self.layers):
-            raise ValueError(f"{self.name}: {len(self.layers)} reducing layers need as many entries, not {setting}.")
+            raise ValueError(f"{self.name}: {len(self.layers)} reducing layers need one entry each, not {setting}.")
         return setting[self.layers.index(layer)]
 
 
 def _interpolate(rate: float) -> float:
-    """Share of the patches that leaves at a keep rate, linear between the logged ones."""
+    """Share of the patches that leaves at a keep rate, interpolated between the logged ones."""
     steps = zip(LOGGED_SHARE, LOGGED_SHARE[1:], strict=False)
     (low, at_low), (high, at_high) = next(step for step in steps if rate <= step[1][0])
     return at_low + (at_high - at_low) * (rate - low) / (high - low)

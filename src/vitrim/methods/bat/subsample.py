@@ -1,6 +1,6 @@
-"""Learned ways to turn M tokens of each image into G: their weights fit any M and any G.
+"""Learned ways to turn M tokens of each image into G. Their weights fit any M and any G.
 
-Groups are those of `grouping.consecutive`: runs of neighbours in the order given, as equal in length as can be.
+Groups are runs of neighbours, as in `grouping.consecutive`.
 """
 
 from __future__ import annotations
@@ -10,14 +10,14 @@ from torch import Tensor, nn
 
 from ...core.precision import at_least_fp32, matmul_fp32
 
-TAPS = 3  # positions in a group that a convolution tells apart: its kernel size and its stride
+TAPS = 3  # kernel size and stride of the convolution over a group
 
 
 def tap_matrix(num_tokens: int, num_groups: int, like: Tensor) -> Tensor:
-    """Which tokens make up each tap of each group: means over runs, [G * TAPS, M], rows summing to 1.
+    """The matrix that averages tokens to the taps of each group: [G * TAPS, M], rows summing to 1.
 
-    A group of TAPS tokens or more is cut into TAPS runs; in a smaller one a token serves several taps.
-    like: a tensor whose device the matrix gets, and its dtype, in at least fp32: a third is not to be rounded to bf16.
+    A group of at least TAPS tokens is cut into TAPS runs. In a smaller group a token serves several taps.
+    like: gives the device and the dtype, which is at least fp32, because bf16 would round a third.
     """
     edge = (torch.arange(num_groups + 1, device=like.device) * num_tokens + num_groups - 1) // num_groups
     first_G1, length_G1 = edge[:-1, None], (edge[1:] - edge[:-1])[:, None]
@@ -31,7 +31,7 @@ def tap_matrix(num_tokens: int, num_groups: int, like: Tensor) -> Tensor:
 
 
 class Convolution(nn.Module):
-    """A convolution as long as its stride, so that each token flows into one group; starts as the mean of the taps."""
+    """A convolution whose stride equals its kernel size, so each token flows into one group. Starts as a mean."""
 
     def __init__(self, channels: int):
         super().__init__()
@@ -41,12 +41,12 @@ class Convolution(nn.Module):
 
     @staticmethod
     def macs(num_tokens: int, num_groups: int, channels: int) -> int:
-        """Multiply-adds for one image, the means of the taps included."""
+        """Multiply-adds for one image, the means of taps included."""
         return num_groups * TAPS * channels * (num_tokens + channels)
 
     @staticmethod
     def shares(num_tokens: int, num_groups: int, like: Tensor) -> Tensor:
-        """The share of each token in its group before anything is learned: [M]."""
+        """The share of each token in its group before training: [M]."""
         return tap_matrix(num_tokens, num_groups, like).sum(dim=0) / TAPS
 
     def forward(self, x_BMC: Tensor, num_groups: int) -> Tensor:
@@ -57,13 +57,13 @@ class Convolution(nn.Module):
 
 
 class Gate(nn.Module):
-    """An MLP that scales how much each token counts in its group: a factor in (0, 2), starting as 1 for all."""
+    """An MLP that scales the weight of each token in its group by a factor in (0, 2), which starts at 1."""
 
     def __init__(self, channels: int):
         super().__init__()
         self.norm = nn.LayerNorm(channels, eps=1e-6)
         self.fc1 = nn.Linear(channels, hidden_width(channels))
-        self.fc2 = nn.Linear(hidden_width(channels), 1, bias=False)  # a bias would scale all tokens alike
+        self.fc2 = nn.Linear(hidden_width(channels), 1, bias=False)  # a bias would scale all tokens equally
         nn.init.trunc_normal_(self.fc1.weight, std=0.02)
         nn.init.zeros_(self.fc1.bias)
         nn.init.zeros_(self.fc2.weight)
@@ -80,5 +80,5 @@ class Gate(nn.Module):
 
 
 def hidden_width(channels: int) -> int:
-    """Of the gate's MLP: a quarter of the channels."""
+    """Hidden width of the gate's MLP: a quarter of the channels."""
     return max(1, channels // 4)
