@@ -203,7 +203,7 @@ def look_at_the_batch(self: KeepBest, _: int, tokens: Tokens) -> Tokens:
         (broken(num_kept=lambda *call: call[-1]), "num_kept"),
         (broken(extra_macs=lambda *_: 10**6), "extra_macs"),
         (broken(after_attention=drop_without_word), "num_kept|behind the prefix"),
-        (broken(after_block=change_always), "to the last bit"),
+        (broken(after_block=change_always), "bit-identical"),
         (broken(after_block=look_at_the_batch), "an image alone"),
         (KeepBest(keep_rate=1.0), "reduce something"),
     ],

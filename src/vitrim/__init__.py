@@ -3,7 +3,7 @@
 >>> import timm, vitrim
 >>> model = vitrim.reduce_tokens(timm.create_model("deit_tiny_patch16_224"), "evit", keep_rate=0.7)
 
-The names below are imported on first use, so that the command line can answer before torch is loaded.
+Names are imported on first use, so that the command line answers before torch is loaded.
 """
 
 from __future__ import annotations
@@ -122,7 +122,7 @@ __all__ = [
     "trace",
 ]
 
-_HOME = {  # what each module has
+_HOME = {  # module: its public names
     ".api": "create_method list_methods method_of reduce_tokens restore",
     ".backbones.reader": "UnsupportedModel",
     ".core.exits": "Exits",

@@ -1,11 +1,10 @@
-"""Features back in their places: maps on the full patch grid from a model that carries fewer tokens, or all.
+"""Dense features: maps on the full patch grid, from a reduced model or not.
 
-Segmentation, depth, detection and retrieval read a vector per patch. A reduced model has fewer vectors than patches;
-here every patch gets one again, from the token that holds it. What a patch gets that holds no token is a rule of
-choice, and so is whether patches that share a token all get the very same vector. Where nothing is reduced the maps
-are those of timm's `forward_intermediates` and of transformers' `output_hidden_states`.
+Segmentation, depth, detection and retrieval read one vector per patch. Here every patch of a reduced model gets the
+vector of the token that holds it. Settings say what dropped patches get, and how patches of one token differ. Without
+reduction the maps equal those of timm's `forward_intermediates` and of transformers' `output_hidden_states`.
 
-Shape letters as in `core.tokens`; H W: rows and columns of the patch grid, but pixels in images_BCHW.
+Shape letters as in `core.tokens`. H and W are rows and columns of the patch grid, but pixels in images_BCHW.
 """
 
 from __future__ import annotations
@@ -35,12 +34,12 @@ FINAL_NORMS, TOWERS = every("final_norms"), every("towers")
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class DenseFeatures:
-    """What `features` returns: one entry of each kind for every layer asked for, in that order."""
+    """The result of `features`: one entry of each kind per layer, in the order of the call."""
 
     layers: tuple[int, ...]  # indices of the blocks, from 0
     maps: tuple[Tensor, ...]  # [B, C, H, W]: the block's output on the patch grid
     prefix: tuple[Tensor, ...]  # [B, prefix, C]: class, distillation and register tokens
-    groups: tuple[Tensor, ...]  # [B, H, W]: number of the token that holds each patch; -1 dropped
+    groups: tuple[Tensor, ...]  # [B, H, W]: number of the token that holds each patch; -1 if dropped
 
 
 def features(
@@ -54,24 +53,29 @@ def features(
     grid: tuple[int, int] | None = None,
     **model_kwargs: Any,
 ) -> DenseFeatures:
-    """Features of every patch after some blocks, reduced or not; a compiled model runs uncompiled meanwhile.
+    """Features of every patch after some blocks.
+
+    Gradients flow. Modes, autocast and no_grad act as usual. A compiled model runs uncompiled here.
 
     Args:
-        model, images_BCHW: reduced or not, and what it takes. Gradients flow; modes, autocast and no_grad are yours.
-        layers: one block or several, from 0; negative ones count from the end.
-        norm: apply the model's final norm.
-        fill: what a dropped patch gets: drift (what it was when it was dropped, moved on in each block by the mean
-            change of the patches that are left), last (what it was when it was dropped: the output of the block
-            before), nearest (what the nearest patch has that is left) or zero.
-        shared: what patches get that share a token: offset (its features, plus how the patch differed from the mean of
-            the others when they met), token (its features, the same for all) or fill (what a dropped patch gets). None:
-            fill where the method fuses all that is left over into one token, as EViT does; offset where it merges.
-        grid: rows and columns of the patches, needed only where no convolution makes them and they form no square.
-        **model_kwargs: of the forward of the part that takes images, such as interpolate_pos_encoding=True.
+        model: reduced or not.
+        images_BCHW: a batch, as the model takes it.
+        layers: one block or several, from 0. Negative ones count from the end.
+        norm: whether to apply the model's final norm.
+        fill: the features of a dropped patch. last: those before it was dropped. drift: the same, plus the mean change
+            of the remaining patches in each later block. nearest: those of the nearest remaining patch. zero: zeros.
+        shared: the features of patches that share a token. token: those of the token. offset: those of the token, plus
+            the patch's difference from the group's mean when they met. fill: as for a dropped patch. None takes fill
+            if the method fuses all other patches into one token, as EViT does, and offset if it merges.
+        grid: rows and columns of the patches, needed if no convolution makes them and they form no square.
+        **model_kwargs: arguments of the part that takes images, such as interpolate_pos_encoding=True.
+
+    Returns:
+        Maps, prefix tokens and groups of each layer.
 
     Raises:
-        UnsupportedModel: where the model cannot be read.
-        ValueError: for what does not fit the model.
+        UnsupportedModel: If the model cannot be read.
+        ValueError: If an argument does not fit the model.
     """
     _check(images_BCHW, fill, shared)
     model = getattr(model, "_orig_mod", model)
@@ -92,17 +96,17 @@ def features(
 
 def _check(images_BCHW: Tensor, fill: Fill, shared: Shared | None) -> None:
     if portable.writing():
-        raise ValueError("features follows a forward from outside, so it cannot be exported or traced.")
+        raise ValueError("features() follows a forward from outside, so it cannot be exported or traced.")
     check_choice(fill, Fill, "fill")
     if shared is not None:
         check_choice(shared, Shared, "shared")
     if not (isinstance(images_BCHW, Tensor) and images_BCHW.dim() == 4 and images_BCHW.is_floating_point()):
         got = list(images_BCHW.shape) if isinstance(images_BCHW, Tensor) else type(images_BCHW).__name__
-        raise ValueError(f"features takes a batch of images as the model does, floats [B, C, H, W], not {got}.")
+        raise ValueError(f"features() needs a batch of images as the model takes it, floats [B, C, H, W], not {got}.")
 
 
 class _Anatomy(NamedTuple):
-    """Where a model has its blocks, and what is known of them."""
+    """Where a model has its blocks, and facts about them."""
 
     parent: nn.Module
     attribute: str
@@ -123,15 +127,15 @@ class _Run(NamedTuple):
 
 
 class _AtLayer(NamedTuple):
-    """The tokens after one block, with the patches back in their places."""
+    """The prefix and all patches after one block."""
 
     prefix_BKC: Tensor
     patches: Placed
     source_BP: Tensor | None  # None: each patch has its own token
 
 
-# Reading a model checks every block, too slow for each step of a training loop. Only facts that its weights do not
-# change are kept, and no reference to the model.
+# Reading a model checks every block, which is too slow for each step of a training loop. Only facts that do not depend
+# on the weights are cached.
 _known: WeakKeyDictionary[nn.Module, tuple[str, str, ViTSpec]] = WeakKeyDictionary()
 
 
@@ -148,13 +152,13 @@ def _anatomy(model: nn.Module) -> _Anatomy:
 
 
 def _fits(model: nn.Module, name: str, attribute: str, spec: ViTSpec) -> bool:
-    """Whether what is known of a model still holds: its blocks are where they were, and as many."""
+    """Whether the cached facts still fit: the blocks are in the same place, and as many."""
     parts = dict(model.named_modules())
     return len(list(parts.get(f"{name}.{attribute}".strip("."), nn.Identity()).children())) == spec.depth
 
 
 def _run(model: nn.Module, anatomy: _Anatomy, images_BCHW: Tensor, model_kwargs: Mapping[str, Any]) -> _Run:
-    """A forward pass of the part that takes images, its head left out where that can be."""
+    """A forward pass of the part that takes images, without its head if possible."""
     blocks, spec = anatomy.blocks, anatomy.spec
     entering: list[Tensor] = []
     leaving: list[Snapshot] = []
@@ -175,10 +179,10 @@ def _run(model: nn.Module, anatomy: _Anatomy, images_BCHW: Tensor, model_kwargs:
 
 
 def _follow(run: _Run, spec: ViTSpec, fill: Fill, shared: Shared) -> Iterator[tuple[int, _AtLayer]]:
-    """Block by block, what every patch has become."""
+    """The features of all patches, block by block."""
     x_BPC = run.entering_BNC[:, spec.num_prefix :]
     for layer, tokens in run.leaving:
-        if layer >= spec.first_reducible_layer - 1:  # before that, tokens may be others than the patches
+        if layer >= spec.first_reducible_layer - 1:  # before that, tokens may not be the patches
             patches = placed(tokens, x_BPC, fill, shared)
             x_BPC = patches.x_BPC
             yield layer, _AtLayer(tokens.padded_BNC[:, : spec.num_prefix], patches, tokens.source_BP)
@@ -211,25 +215,25 @@ def _grid(run: _Run, spec: ViTSpec, given: tuple[int, int] | None) -> tuple[int,
     side = round(num_patches**0.5)
     if found is None and (run.convolved.sizes or side**2 != num_patches):
         raise ValueError(
-            f"how the {num_patches} patches lie in rows and columns cannot be told: give grid=(rows, columns); where "
-            "patches are dropped at random in training (timm's patch_drop_rate), call features in eval mode."
+            f"the rows and columns of the {num_patches} patches cannot be determined: give grid=(rows, columns). If "
+            "training drops patches (timm's patch_drop_rate), call features() in eval mode."
         )
     return found or (side, side)
 
 
 def _final_norm(model: nn.Module, anatomy: _Anatomy) -> nn.Module:
-    """The norm behind the blocks: beside them, or beside the module that holds them."""
+    """The norm after the blocks: beside them, or beside the module that holds them."""
     owners = (module for module in model.modules() if any(child is anatomy.parent for child in module.children()))
     for holder in (anatomy.parent, *owners):
         for name in FINAL_NORMS:
             found = getattr(holder, name, None)
             if isinstance(found, nn.Module):
                 return found
-    raise ValueError(f"where {anatomy.spec.name} has its final norm is not known: use norm=False.")
+    raise ValueError(f"the final norm of {anatomy.spec.name} was not found: use norm=False.")
 
 
 def _check_layers(layers: int | Sequence[int], spec: ViTSpec) -> tuple[int, ...]:
-    """Indices from 0, in the order given."""
+    """The layers as indices from 0, in the given order."""
     given = tuple(layers) if isinstance(layers, Sequence) else (layers,)
     if not given or not all(is_whole(layer) and -spec.depth <= layer < spec.depth for layer in given):
         raise ValueError(
@@ -239,7 +243,7 @@ def _check_layers(layers: int | Sequence[int], spec: ViTSpec) -> tuple[int, ...]
     found = tuple(layer % spec.depth for layer in given)
     if min(found) < spec.first_reducible_layer - 1:
         raise ValueError(
-            f"block {min(found)} of {spec.name} has features of two scales, not one grid: choose layers of at least "
+            f"block {min(found)} of {spec.name} has features of two scales, not one grid: use layers of at least "
             f"{spec.first_reducible_layer - 1}."
         )
     return found

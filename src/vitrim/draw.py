@@ -1,7 +1,7 @@
-"""Pictures of where the patches went: EViT's masked patches (its Figure 3), and merged patches in one colour (TM).
+"""Pictures of what happens to the patches: masked patches (EViT, Figure 3), or merged patches in one colour (TM).
 
-Takes images and traces, never a model. An image is what the model sees: resized and cropped, before normalisation.
-`masked` and `grouped` turn pixels into pixels; `panels` arranges them.
+Takes images and traces, never a model. Images are resized and cropped as for the model, but not normalised.
+`masked` and `grouped` paint pixels; `panels` arranges the results.
 
 Shape letters: Y X pixels, 3 colours, R C rows and columns of patches.
 """
@@ -30,21 +30,21 @@ Groups = NDArray[np.int64]
 Mask = NDArray[np.bool_]
 Painter = Callable[[Pixels, Groups], Pixels]
 
-MAX_PANELS = 12  # beside the image in one row, as long as each method gets one
+MAX_PANELS = 12  # in one row, as long as each method gets one
 MAX_LAYERS = 4  # of one method
 
-FADE = 0.8  # share of the new colour in a patch that lost its own token
+FADE = 0.8  # share of the new colour in a dropped or fused patch
 WHITE = np.array((255, 255, 255))
-DROPPED = np.array((246, 220, 218))  # not white: gray images have white patches
+DROPPED = np.array((246, 220, 218))  # not white, because gray images have white patches
 FUSED = np.array(((186, 208, 232), (240, 214, 178), (196, 226, 196), (228, 198, 226)))  # first fused token, second...
-TINT = 0.18  # share of a hue of its own in the colour of a group
-EDGE = 0.4  # share of white, or on bright images of black, in the edge of a group
+TINT = 0.18  # share of the group's hue in its colour
+EDGE = 0.4  # share of white, or black on bright images, in the edge of a group
 
 
 def masked(pixels_YX3: Pixels, groups_RC: Groups) -> Pixels:
-    """Patches with a token of their own stay as they are, dropped ones fade to rose, fused ones to another tint.
+    """Fade dropped patches to rose and fused ones to another tint. Patches with their own token do not change.
 
-    groups_RC: number of the token that holds each patch, -1 dropped.
+    groups_RC: number of the token that holds each patch, -1 if dropped.
     """
     out = _blend(pixels_YX3, _per_pixel(groups_RC < 0, pixels_YX3), DROPPED, FADE)
     for i, group in enumerate(_shared_groups(groups_RC)):
@@ -53,9 +53,9 @@ def masked(pixels_YX3: Pixels, groups_RC: Groups) -> Pixels:
 
 
 def grouped(pixels_YX3: Pixels, groups_RC: Groups) -> Pixels:
-    """Patches that share a token get one colour, their mean with a tint to tell groups apart, and a thin edge.
+    """Paint patches that share a token in their mean colour, with a tint per group and a thin edge.
 
-    A patch with a token of its own stays as it is, a dropped one fades to rose. groups_RC: as in `masked`.
+    Dropped patches fade to rose. Patches with their own token do not change. groups_RC: as in `masked`.
     """
     out = _blend(pixels_YX3, _per_pixel(groups_RC < 0, pixels_YX3), DROPPED, FADE)
     rim_YX = _rim(groups_RC, pixels_YX3)
@@ -81,17 +81,17 @@ STYLES: Mapping[str, Painter] = {"masked": masked, "grouped": grouped}
 def layer_images(
     image: Image.Image, trace: Trace, index: int, *, style: Style = "auto", short_side: int = SHORT_SIDE
 ) -> tuple[Image.Image, ...]:
-    """One picture per reducing block, for the image that was number `index` of the traced batch.
+    """One picture per reducing block, for image number `index` of the traced batch.
 
-    style: masked, grouped, or auto: masked where patches were dropped or the rest was fused into one token.
-    short_side: pixels that a picture has at least; enlargement is by whole numbers, without smoothing.
+    style: masked, grouped, or auto, which is masked if patches were dropped or all others fused into one token.
+    short_side: the least number of pixels; images are enlarged by whole numbers, without smoothing.
     """
     paint, pixels_YX3 = painter(style, trace), enlarged(image, short_side)
     return tuple(Image.fromarray(paint(pixels_YX3, _groups(trace, layer, index))) for layer in trace.layers)
 
 
 def painter(style: Style, trace: Trace) -> Painter:
-    """`masked` or `grouped`; auto looks whether every block made at most one token that holds several patches."""
+    """The painter of a style. auto is `masked` if every block made at most one token that holds several patches."""
     if style in STYLES:
         return STYLES[style]
     if style != "auto":
@@ -108,17 +108,18 @@ def draw_tokens(
     style: Style = "auto",
     max_layers: int | None = None,
 ) -> None:
-    """Draw one row per image: the image, then what becomes of its patches in each method, block by block.
+    """Draw one row per image: the image, then what happens to its patches in each method, block by block.
 
     Args:
-        images: the traced batch, in its order.
-        traces: what `trace` gave, by the method's label.
-        path: a PNG, SVG or PDF, by its suffix.
-        style: masked, grouped, or auto: masked where patches were dropped or the rest was fused into one token.
-        max_layers: reducing blocks to show of a method, spread evenly, the last one included; None shows what fits.
+        images: the traced batch, in order.
+        traces: results of `trace`, by the method's label.
+        path: a PNG, SVG or PDF file, by its suffix.
+        style: masked, grouped, or auto, which is masked if patches were dropped or all others fused into one token.
+        max_layers: the number of reducing blocks to show per method, evenly spaced, with the last. None shows what
+            fits.
 
     Raises:
-        ValueError: for a suffix, a style or traces that do not fit.
+        ValueError: If the suffix, the style or a trace does not fit.
     """
     with picture_file(path) as new:
         figure_for(images, traces, style=style, max_layers=max_layers).savefig(new)
@@ -131,11 +132,7 @@ def figure_for(
     style: Style = "auto",
     max_layers: int | None = None,
 ) -> Figure:
-    """One row per image: the image, then what becomes of it in each method, block by block.
-
-    images: the traced batch, in its order. traces: by the method's label.
-    max_layers: reducing blocks to show of a method, spread evenly, the last one included; None shows what fits.
-    """
+    """The figure of `draw_tokens`, with the same arguments."""
     _check(images, traces, max_layers)
     max_layers = max_layers or min(MAX_LAYERS, max(1, MAX_PANELS // len(traces)))
     shown_layers = {method: _evenly(trace.layers, max_layers) for method, trace in traces.items()}
@@ -160,16 +157,16 @@ def _check(images: Sequence[Image.Image], traces: Mapping[str, Trace], max_layer
     if not isinstance(traces, Mapping) or not traces or not all(isinstance(each, Trace) for each in traces.values()):
         raise ValueError("a picture needs at least one trace by its label: {'evit': trace}.")
     if max_layers is not None and not is_whole(max_layers, 1):
-        raise ValueError(f"max_layers is a whole number of at least 1, not {max_layers!r}.")
+        raise ValueError(f"max_layers must be a whole number of at least 1, not {max_layers!r}.")
     for method, trace in traces.items():
         if trace.batch_size != len(images):
             raise ValueError(
-                f"{shown(method)}: {trace.batch_size} images were traced, and {len(images)} came to be drawn."
+                f"{shown(method)}: {trace.batch_size} images were traced, so {len(images)} cannot be drawn."
             )
 
 
 def _evenly(layers: Sequence[LayerTrace], num: int) -> list[LayerTrace]:
-    """At most num of them, evenly spread, the last one included."""
+    """At most `num` layers, evenly spaced, with the last one."""
     last = len(layers) - 1
     at = np.linspace(last, 0, min(num, len(layers))).round().astype(int)
     return [layers[i] for i in reversed(at.tolist())]
@@ -181,26 +178,26 @@ def _groups(trace: Trace, layer: LayerTrace, index: int) -> Groups:
 
 
 def _shared_groups(groups_RC: Groups) -> list[int]:
-    """Numbers of the tokens that hold several patches, increasing."""
+    """The numbers of the tokens that hold several patches, increasing."""
     numbers, count = np.unique(groups_RC[groups_RC >= 0], return_counts=True)
     return [int(number) for number in numbers[count > 1]]
 
 
 def _per_pixel(patches_RC: NDArray[Any], pixels_YX3: Pixels) -> NDArray[Any]:
-    """What holds for a patch, for each of its pixels."""
+    """Repeat values per patch for all pixels of the patch."""
     y, x = (np.arange(size) * num // size for size, num in zip(pixels_YX3.shape, patches_RC.shape, strict=False))
     return patches_RC[np.ix_(y, x)]
 
 
 def _blend(pixels_YX3: Pixels, here_YX: Mask, colour_3: NDArray[Any], share: float) -> Pixels:
-    """A copy that has the given share of the colour wherever here_YX says so."""
+    """A copy with a share of the colour at here_YX."""
     out = pixels_YX3.copy()
     out[here_YX] = (pixels_YX3[here_YX] * (1 - share) + colour_3 * share).round()
     return out
 
 
 def _rim(groups_RC: Groups, pixels_YX3: Pixels) -> Mask:
-    """Pixels next to another group; the line is thicker on larger pictures."""
+    """The pixels next to another group. The line is thicker on larger pictures."""
     group_YX = _per_pixel(groups_RC, pixels_YX3)
     rim_YX: Mask = np.zeros(group_YX.shape, dtype=bool)
     for step in range(1, max(1, min(group_YX.shape) // 200) + 1):
@@ -213,5 +210,5 @@ def _rim(groups_RC: Groups, pixels_YX3: Pixels) -> Mask:
 
 
 def _hue(row: int, column: int) -> NDArray[np.float64]:
-    """A vivid colour for a patch; neighbours lie at least a sixth of the colour circle apart."""
+    """A vivid colour for a patch, at least a sixth of the colour circle away from its neighbours."""
     return 255 * np.array(colorsys.hsv_to_rgb((0.755 * row + 0.57 * column) % 1, 0.8, 1.0))

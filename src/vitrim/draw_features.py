@@ -1,7 +1,7 @@
 """Pictures of dense features: the first three principal components of the patches as red, green and blue.
 
 As in Figure 1 of DINOv2 (https://arxiv.org/abs/2304.07193), without its removal of the background. Takes images and
-maps, never a model. The components are those of the first maps given, so that one colour means one thing in all.
+maps, never a model. All maps use the components of the first, so that colours mean the same in all.
 
 Shape letters: B images, C channels, H W rows and columns of patches; Y X pixels, 3 colours, X all patches.
 """
@@ -24,7 +24,7 @@ CAPTION = "Colours: first three principal components of the features, those of t
 
 
 def draw_features(images: Sequence[Image.Image], maps: Mapping[str, Maps], path: Path | str) -> None:
-    """One row per image: the image, then its maps [B, C, H, W] by their label. PNG, SVG or PDF, by its suffix."""
+    """Draw one row per image: the image, then its maps [B, C, H, W] by label. The suffix chooses PNG, SVG or PDF."""
     check_images(images)
     if not maps:
         raise ValueError("a picture needs at least one map of each image.")
@@ -41,11 +41,11 @@ def draw_features(images: Sequence[Image.Image], maps: Mapping[str, Maps], path:
 
 
 def colours(maps: Sequence[Maps]) -> list[Pixels]:
-    """Each of the maps [B, C, H, W] as colours [B, H, W, 3]; components and their scale come from the first maps."""
+    """Turn maps [B, C, H, W] into colours [B, H, W, 3], with the components and the scale of the first maps."""
     basis_XC = _patches(maps[0])
     mean_C = basis_XC.mean(axis=0)
     _, _, components_KC = np.linalg.svd(basis_XC - mean_C, full_matrices=False)
-    axes_3C = components_KC[:3] * np.sign(components_KC[:3].sum(axis=1, keepdims=True))  # the sign of an axis is free
+    axes_3C = components_KC[:3] * np.sign(components_KC[:3].sum(axis=1, keepdims=True))  # an axis may have either sign
     low_3, high_3 = np.percentile((basis_XC - mean_C) @ axes_3C.T, (2, 98), axis=0)
     painted = []
     for maps_BCHW in maps:

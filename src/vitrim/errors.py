@@ -1,7 +1,6 @@
-"""The base of the errors that vitrim raises by classes of its own.
+"""The base of vitrim's own error classes.
 
-Each is a ValueError or RuntimeError too, as it was before there was a base. What is wrong with one argument is a plain
-ValueError.
+Each is also a ValueError or a RuntimeError. A wrong argument is a plain ValueError.
 """
 
 

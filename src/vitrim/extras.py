@@ -1,4 +1,4 @@
-"""Libraries that need not be installed, imported when a model of theirs comes."""
+"""Optional libraries, imported when a model needs them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from .facts import FACTS
 
 
 def import_module(name: str) -> Any:
-    """The module; ValueError that says how to install its library if it cannot be imported."""
+    """Import a module. If that fails, a ValueError says how to install its library."""
     try:
         return importlib.import_module(name)
     except ImportError as error:

@@ -1,7 +1,7 @@
-"""What is to be known of each library beside how its blocks are read: one entry for one library.
+"""Facts about each library, beside how to read its blocks. One entry per library.
 
-Where the classes of a library have their head, their final norm and the part that takes images, which size their images
-are, and what their outputs are called. Libraries are told by where a class is defined, so none is imported here.
+They name the head, the final norm, the part that takes images, the image size and the outputs. A library is recognised
+by the module that defines a class, so none is imported here.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from torch import nn
 
 
 class ImageSize(NamedTuple):
-    """A side, or height and width, and the part whose first convolution takes the channels."""
+    """A side, or height and width, and the module whose first convolution takes the image."""
 
     size: Any
     part: nn.Module
@@ -23,16 +23,16 @@ class ImageSize(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Facts:
-    """What a library calls what its models have."""
+    """The names that a library uses."""
 
     reads: str  # which of its models vitrim reads
     image_size: Callable[[Any], ImageSize | None]
     final_norms: tuple[str, ...]
-    heads: tuple[str, ...] = ()  # of a classifier; timm's models have get_classifier
-    classifiers: str = ""  # a part of the names of classes that have one
-    outputs: tuple[str, ...] = ()  # of an output that is no tensor: logits, or features of an image
-    towers: tuple[str, ...] = ()  # the part that takes images, beside one that takes texts
-    is_extra: bool = True  # whether vitrim[...] brings it
+    heads: tuple[str, ...] = ()  # classifier heads; timm's models have get_classifier
+    classifiers: str = ""  # part of the names of classes with a head
+    outputs: tuple[str, ...] = ()  # fields of an output with logits or image features
+    towers: tuple[str, ...] = ()  # the part that takes images in a model for images and texts
+    is_extra: bool = True  # whether it is an extra, vitrim[...]
 
 
 def _of_embedding(model: Any) -> ImageSize | None:
@@ -95,17 +95,17 @@ FACTS = {
 
 
 def library_of(model: nn.Module) -> str | None:
-    """The library that a model's class, or one that it extends, is defined in; None for one of no library."""
+    """The library that defines a model's class or a base of it; None if there is none."""
     homes = (cls.__module__.partition(".")[0] for cls in type(model).__mro__)
     return next((home for home in homes if home in FACTS), None)
 
 
 def every(kind: str) -> tuple[str, ...]:
-    """The names of that kind in all libraries, for models that hold one of a library inside."""
+    """The names of one kind in all libraries, for models that contain a library's model."""
     return tuple(dict.fromkeys(chain.from_iterable(getattr(facts, kind) for facts in FACTS.values())))
 
 
 def image_size_of(model: nn.Module) -> ImageSize | None:
-    """The size of a model's images by what it was built for; None if it does not say so."""
+    """The image size that a model was built for; None if it does not say."""
     found = (facts.image_size(model) for facts in FACTS.values())
     return next((each for each in found if each is not None), None)

@@ -1,4 +1,4 @@
-"""What libraries raise, each in its own class and words, where memory is short or a worker process was killed."""
+"""Recognise the errors that libraries raise when memory is short or a worker process was killed."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import errno
 import re
 from collections.abc import Iterator
 
-# Of torch on CPUs, on GPUs, in C++, and of the system.
+# Messages of torch on CPUs and GPUs, of C++, and of the system.
 NO_MEMORY = re.compile(
     r"out of memory|DefaultCPUAllocator|not enough memory|can(no|')t allocate memory|bad_alloc|ALLOC_FAILED"
     r"|Unable to allocate",
@@ -16,11 +16,11 @@ LOST_WORKER = re.compile(r"DataLoader worker .*(exited unexpectedly|is killed by
 
 
 def reason(error: BaseException, batch: str = "--batch-size") -> str | None:
-    """What happened and what to do, in one sentence; None for any other error. batch: what sets the batch size."""
+    """What happened and what to do, in one sentence; None for other errors. batch: the option for the batch size."""
     causes = tuple(_causes(error))
     if any(_lost_worker(each) for each in causes):
         return (
-            f"a process that reads images was killed, most often for want of memory: use fewer, or a smaller {batch}."
+            f"a process that reads images was killed, most often for lack of memory: use fewer, or a smaller {batch}."
         )
     if any(_no_memory(each) for each in causes):
         return f"there is not enough memory: use a smaller {batch}, or smaller images."

@@ -1,4 +1,4 @@
-"""What passes by in one forward of a model, reduced or not, in this thread alone."""
+"""Follow one forward of a model, reduced or not, in this thread only."""
 
 from __future__ import annotations
 
@@ -21,28 +21,28 @@ CONVOLUTIONS = (torch.ops.aten.convolution.default, torch.ops.aten.conv2d.defaul
 
 
 def run_uncompiled(cleanup: ExitStack) -> None:
-    """What is compiled runs as it was written, from now until cleanup."""
-    if "torch._dynamo" in sys.modules:  # nothing is compiled before this is imported, and importing it takes seconds
+    """Run compiled models uncompiled until cleanup."""
+    if "torch._dynamo" in sys.modules:  # importing it takes seconds, and without it nothing is compiled
         cleanup.enter_context(torch.compiler.set_stance("force_eager"))
 
 
 def check_grid(grid: object) -> tuple[int, int]:
-    """Rows and columns of the patches; ValueError for anything but two whole numbers of at least 1."""
+    """Rows and columns of the patches. ValueError unless they are two whole numbers of at least 1."""
     sides = tuple(grid) if isinstance(grid, (tuple, list)) else ()
     if len(sides) != 2 or not all(is_whole(side) and side >= 1 for side in sides):
-        raise ValueError(f"a grid is two whole numbers, (rows, columns), not {grid!r:.80}.")
+        raise ValueError(f"a grid must be two whole numbers, (rows, columns), not {grid!r:.80}.")
     return sides
 
 
 class ConvolvedSizes(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Output sizes of convolutions, in the order in which they ran in this thread: one of them made the patches."""
+    """The output sizes of all convolutions in this thread, in order. One of them made the patches."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.sizes: list[tuple[int, int]] = []
 
     def grid_of(self, num_patches: int) -> tuple[int, int] | None:
-        """The last size that has so many places."""
+        """The last size with this many positions."""
         return next((size for size in reversed(self.sizes) if math.prod(size) == num_patches), None)
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -53,7 +53,7 @@ class ConvolvedSizes(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 class Following(Recorder):
-    """What enters the first block and leaves every one, of a model with reduced tokens."""
+    """Records the input of the first block and the output of every block of a reduced model."""
 
     def __init__(self, leaving: list[Snapshot], entering: list[Tensor]):
         super().__init__(leaving, every_block=True)
@@ -67,7 +67,7 @@ class Following(Recorder):
 def follow_blocks(
     blocks: nn.Module, leaving: list[Snapshot], entering: list[Tensor], num_prefix: int, cleanup: ExitStack
 ) -> None:
-    """The same of a model that carries all its tokens, in this thread."""
+    """Record the same of a model that is not reduced, in this thread."""
     thread = get_ident()
 
     def leave(layer: int, _: nn.Module, __: Any, x_BNC: Tensor) -> None:

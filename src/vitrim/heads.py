@@ -1,4 +1,4 @@
-"""How many classes a classifier tells apart, asked of its head: heads get exchanged, and `num_classes` stays behind."""
+"""The number of classes of a classifier, read from its head, because `num_classes` may be out of date."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from torch import Tensor, nn
 
 from .facts import FACTS
 
-NOTHING = (nn.Identity, nn.Dropout, nn.Sequential)  # a head of these alone is none
+NOTHING = (nn.Identity, nn.Dropout, nn.Sequential)  # a head of these only is no head
 
 
 def check_module(model: object) -> None:
-    """TypeError for what is no model."""
+    """TypeError unless the argument is a model."""
     if not isinstance(model, nn.Module):
-        raise TypeError(f"a model is a torch.nn.Module, not {type(model).__name__}.")
+        raise TypeError(f"a model must be a torch.nn.Module, not {type(model).__name__}.")
 
 
 def classifier_of(model: nn.Module) -> nn.Module | None:
-    """The module that gives the logits, the first where there are two; None for a model of which it is not known."""
+    """The module that gives the logits, the first if there are two; None if it is unknown."""
     get = getattr(model, "get_classifier", None)
     if callable(get):
         found = get()
@@ -35,18 +35,18 @@ def classifier_of(model: nn.Module) -> nn.Module | None:
 
 
 def num_classes(model: nn.Module) -> int | None:
-    """Classes of the model's head, 0 where it has none; None where that cannot be told."""
+    """Classes of the model's head, 0 without a head; None if the head does not show it."""
     head = classifier_of(model)
     return None if head is None else width(head, *_channels(model))
 
 
 def logits_of(output: Any) -> Any:
-    """What a classifier says: its output, or the logits among others that a model of transformers gives."""
+    """The logits of a classifier: its output, or a field of the output of a transformers model."""
     return getattr(output, "logits", output)
 
 
 def width(head: nn.Module, *channels: int) -> int | None:
-    """Features that come out of a head; a head of one's own is run on zeros, of channels features among others."""
+    """Output features of a head. An unknown head is run on zeros; channels: input widths to try."""
     if all(isinstance(part, NOTHING) for part in head.modules()):
         return 0
     last = head[-1] if isinstance(head, nn.Sequential) else head
@@ -65,7 +65,7 @@ def _probed(head: nn.Module, channels: list[int]) -> int | None:
         for count in dict.fromkeys(channels):
             try:
                 out = head(weight.new_zeros(2, count))
-            except Exception:  # whatever a head of one's own says to features of another number
+            except Exception:  # any head may reject a wrong width in its own way
                 continue
             if isinstance(out, Tensor) and out.ndim == 2 and len(out) == 2:
                 return out.shape[1]
@@ -76,7 +76,7 @@ def _probed(head: nn.Module, channels: list[int]) -> int | None:
 
 
 def _inputs(head: nn.Module) -> Iterator[int]:
-    """Numbers of features that the head's first layers say they take."""
+    """Input widths that the layers of a head name."""
     for part in head.modules():
         for name in ("in_features", "num_features"):
             if isinstance(found := getattr(part, name, None), int):
@@ -86,9 +86,9 @@ def _inputs(head: nn.Module) -> Iterator[int]:
 
 
 def _channels(model: Any) -> list[int]:
-    """Numbers of features that a model hands its head."""
+    """Widths that a model may hand to its head."""
     config = getattr(model, "config", None)
     found = [getattr(model, name, None) for name in ("head_hidden_size", "num_features", "hidden_dim")]
     hidden = getattr(getattr(config, "vision_config", config), "hidden_size", None)
-    found += [hidden, 2 * hidden] if isinstance(hidden, int) else []  # DINOv2's head reads two vectors
+    found += [hidden, 2 * hidden] if isinstance(hidden, int) else []  # DINOv2's head takes two vectors
     return [count for count in found if isinstance(count, int)]

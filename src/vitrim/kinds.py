@@ -1,4 +1,4 @@
-"""Of which kind a value is: an argument, or what a JSON file says that may come from somebody else."""
+"""Checks of the kind of a value, in arguments and in JSON files from others."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ Test = Callable[[Any], bool]
 
 
 def is_whole(value: object, least: float = -math.inf, most: float = math.inf) -> TypeGuard[int]:
-    """Whether it is a whole number in that range; True and False are none."""
+    """Whether it is a whole number in that range. True and False are not."""
     return isinstance(value, int) and not isinstance(value, bool) and least <= value <= most
 
 
 def is_number(value: object, most: float = sys.float_info.max) -> TypeGuard[int | float]:
-    """Whether it is a finite number, of at most that size; True and False are none."""
+    """Whether it is a finite number of at most that size. True and False are not."""
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= most
 
 
@@ -31,33 +31,33 @@ def is_per_cent(value: object) -> bool:
 
 
 def is_text(value: object) -> TypeGuard[str]:
-    """Whether it is a text."""
+    """Whether it is a string."""
     return isinstance(value, str)
 
 
 def list_of(fits: Test) -> Test:
-    """Whether a value is a list of such."""
+    """A test for lists whose entries fit."""
     return lambda value: isinstance(value, list | tuple) and all(map(fits, value))
 
 
 def named(fits: Test, names: str = ".*") -> Test:
-    """Whether a value is such values by name; names: a pattern of what they may be."""
+    """A test for objects whose values fit. names: a pattern for the keys."""
     known = re.compile(names, re.DOTALL)
     return lambda value: isinstance(value, dict) and all(known.fullmatch(k) and fits(each) for k, each in value.items())
 
 
 def or_none(fits: Test) -> Test:
-    """Whether a value is such, or None."""
+    """A test for None or a value that fits."""
     return lambda value: value is None or fits(value)
 
 
 def check(what: str, content: object, kinds: Mapping[str, Test], *, only: bool = False) -> None:
-    """ValueError unless the content, an object of a JSON file, holds entries of these kinds under these names.
+    """ValueError unless the content of a JSON file is an object with entries of these kinds.
 
-    only: whether it may hold no others.
+    only: whether other entries are refused.
     """
     if not isinstance(content, dict):
-        raise ValueError(f"{what} is no object")
+        raise ValueError(f"{what} is not an object")
     missing, more = kinds.keys() - content, content.keys() - kinds
     if missing or (only and more):
         raise ValueError(f"{what} does not hold {', '.join(kinds)}")
@@ -67,11 +67,11 @@ def check(what: str, content: object, kinds: Mapping[str, Test], *, only: bool =
 
 
 def read_object(path: Path) -> dict[str, Any]:
-    """The object in a JSON file; ValueError for anything else."""
+    """Read the object in a JSON file. ValueError for anything else."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except RecursionError as error:
         raise ValueError("it is nested too deeply") from error
     if not isinstance(content, dict):
-        raise ValueError("it is no object")
+        raise ValueError("it is not an object")
     return content

@@ -19,29 +19,29 @@ if TYPE_CHECKING:
 
 Pixels = NDArray[np.uint8]
 
-SHORT_SIDE = 400  # pixels that a picture has at least, reached by whole-number enlargement
+SHORT_SIDE = 400  # a picture has at least so many pixels; it is enlarged by whole numbers
 PANEL, GAP, METHOD_GAP, HEAD, FOOT, MARGIN = 2.0, 0.06, 0.22, 0.52, 0.32, 0.12  # inches
 
 
 def check_images(images: Sequence[Image.Image]) -> None:
     """ValueError unless there are images, all of one size."""
     if not isinstance(images, Sequence) or not images or not all(isinstance(each, Image.Image) for each in images):
-        raise ValueError("a picture needs a list of at least one image of Pillow's, as the model sees it.")
+        raise ValueError("a picture needs a list of at least one image of Pillow, as the model sees it.")
     if len({image.size for image in images}) > 1:
-        raise ValueError("the images of one picture have one size, as the model sees them; these differ.")
+        raise ValueError("the images of a picture must have one size, as the model sees them: these differ.")
     if min(images[0].size) < 1:
-        raise ValueError("there is nothing to draw of an image without pixels.")
+        raise ValueError("an image without pixels cannot be drawn.")
 
 
 def enlarged(image: Image.Image, short_side: int) -> Pixels:
-    """The image's pixels, repeated until the shorter side has at least so many."""
+    """The image's pixels, repeated until the shorter side has at least that many."""
     times = max(1, -(-short_side // min(image.size)))
     pixels_YX3 = np.asarray(image.convert("RGB"))
     return pixels_YX3.repeat(times, axis=0).repeat(times, axis=1)
 
 
 def arrange(rows: Sequence[Sequence[Pixels]], first: str, titles: Mapping[str, Sequence[str]], caption: str) -> Figure:
-    """Panels with exactly one pixel per dot of the figure; over them the methods' names, rules and titles."""
+    """Panels with one pixel per dot of the figure, under the methods' names, rules and titles."""
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
 
@@ -70,7 +70,7 @@ def arrange(rows: Sequence[Sequence[Pixels]], first: str, titles: Mapping[str, S
             write(left, HEAD - 0.07, title, **small)
         left, right, y = lefts[at], lefts[at + len(columns) - 1] + PANEL, 1 - (HEAD - 0.22) / height
         label = shown(method)
-        fontsize = min(10.0, 90 * (right - left) / max(1, len(label)))  # a long name still fits over its columns
+        fontsize = min(10.0, 90 * (right - left) / max(1, len(label)))  # so that a long name fits over its columns
         write(left, HEAD - 0.28, label, fontsize=fontsize, fontweight="bold", color="#111111")
         figure.add_artist(Line2D((left / width, right / width), (y, y), linewidth=0.6, color="#bbbbbb"))
         at += len(columns)

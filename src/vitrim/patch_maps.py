@@ -1,6 +1,6 @@
-"""Patches put back in their places: what each of them gets from the tokens that are left.
+"""Features for every patch, from the tokens that are left after one block.
 
-Pure functions of one block's tokens; `dense` runs the model. Shape letters as in `core.tokens`.
+Pure functions; `dense` runs the model. Shape letters as in `core.tokens`.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ Shared = Literal["offset", "token", "fill"]  # rules for patches that share a to
 
 
 class Placed(NamedTuple):
-    """All patches after one block, in their order."""
+    """All patches after one block, in order."""
 
     x_BPC: Tensor
-    gone_BP: Tensor | None  # which of them no token speaks for any more; None: none of them
+    gone_BP: Tensor | None  # which patches no token represents any more; None: none
 
 
 def placed(tokens: Tokens, before_BPC: Tensor, fill: Fill, shared: Shared) -> Placed:
-    """The features of each patch's token, by the rule for shared ones; without one, what the patch was before.
+    """The features of each patch's token, by the rule for shared tokens. A patch without token keeps its old features.
 
-    before_BPC: the same after the block before. The rules nearest and zero are left to `filled`.
+    before_BPC: the features of all patches after the block before. `filled` applies the rules nearest and zero.
     """
     if tokens.source_BP is None:
         return Placed(tokens.patches_BNC, None)
@@ -51,7 +51,7 @@ def placed(tokens: Tokens, before_BPC: Tensor, fill: Fill, shared: Shared) -> Pl
 
 
 def _group_means(x_BPC: Tensor, at_BP: Tensor, held_BP: Tensor, num_tokens: int) -> Tensor:
-    """For each patch the mean over the patches that its token holds: [B, P, C]. bf16 cannot count beyond 256."""
+    """The mean over the patches that share a token, for each patch: [B, P, C]. bf16 cannot count beyond 256."""
     B, _, C = x_BPC.shape
     wide_BPC, index_BPC = at_least_fp32(x_BPC), at_BP.unsqueeze(-1).expand(-1, -1, C)
     sum_BNC = wide_BPC.new_zeros(B, num_tokens, C).scatter_add(1, index_BPC, wide_BPC * held_BP.unsqueeze(-1))
@@ -60,7 +60,7 @@ def _group_means(x_BPC: Tensor, at_BP: Tensor, held_BP: Tensor, num_tokens: int)
 
 
 def filled(x_BPC: Tensor, gone_BP: Tensor | None, fill: Fill, columns: int) -> Tensor:
-    """What `placed` gave, with the patches that are gone overwritten where the rule is nearest or zero. [B, P, C]"""
+    """Overwrite the patches that are gone, if the rule is nearest or zero: [B, P, C]."""
     if gone_BP is None or fill not in ("nearest", "zero"):
         return x_BPC
     if fill == "nearest":
@@ -69,18 +69,18 @@ def filled(x_BPC: Tensor, gone_BP: Tensor | None, fill: Fill, columns: int) -> T
 
 
 def _nearest(gone_BP: Tensor, columns: int) -> Tensor:
-    """For each patch the nearest one on the grid that is not gone, of equally near ones the first: [B, P]."""
+    """The nearest patch on the grid that is not gone, for each patch: [B, P]. Ties go to the lower index."""
     P = gone_BP.shape[1]
     index_P = torch.arange(P, device=gone_BP.device)
     row_P, column_P = index_P // columns, index_P % columns
     squared_PP = (row_P[:, None] - row_P).square() + (column_P[:, None] - column_P).square()
-    order_PP = squared_PP * P + index_P  # no two alike in a row, so that every device finds the same
+    order_PP = squared_PP * P + index_P  # no ties, so every device finds the same
     far = 3 * P**3
     return torch.stack([order_PP.masked_fill(gone_P, far).argmin(dim=1) for gone_P in gone_BP])
 
 
 def _mean(x_BPC: Tensor, there_BP1: Tensor) -> Tensor:
-    """The mean over the patches that are there, the others being zero: [B, 1, C]. Summed up in at least fp32."""
+    """The mean over the patches that are there, in at least fp32: [B, 1, C]. The others must be zero."""
     wide = torch.promote_types(x_BPC.dtype, torch.float32)
     count_B11 = there_BP1.sum(dim=1, keepdim=True).clamp(min=1)
     return (x_BPC.sum(dim=1, keepdim=True, dtype=wide) / count_B11).to(x_BPC.dtype)

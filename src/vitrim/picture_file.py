@@ -1,4 +1,4 @@
-"""Files of pictures: of the kinds that can be written, and whole or not there."""
+"""Picture files of known formats, written whole or not at all."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ SUFFIXES = (".png", ".svg", ".pdf")
 
 @contextmanager
 def picture_file(path: Path | str) -> Iterator[Path]:
-    """A file to write a picture to, which takes the path's place at the end; refuses other suffixes and no folder."""
+    """A file that replaces `path` at the end. Refuses unknown suffixes and missing folders."""
     path = Path(path)
     if path.suffix.lower() not in SUFFIXES:
-        raise ValueError(f"a picture is written as {' or '.join(SUFFIXES)}, not as {path.name!r}.")
+        raise ValueError(f"a picture must be a {' or '.join(SUFFIXES)} file, not {path.name!r}.")
     if not path.parent.is_dir():
         raise FileNotFoundError(f"there is no folder {str(path.parent)!r} to write {path.name} into.")
     with replacing(path) as new:

@@ -1,10 +1,10 @@
-"""8-bit integers with torchao: linear layers with int8 weights, and int8 activations scaled per token as they come.
+"""Int8 with torchao: linear layers with int8 weights, and int8 activations with a dynamic scale per token.
 
-Which tokens a method keeps or merges is a choice, and rounding can tip it: the logits of a reduced model move further
-than those of the unreduced one, in bf16 as in int8. What that does to accuracy, `vitrim compare --int8` measures.
+Rounding can change which tokens a method keeps or merges. So the logits of a reduced model change more than those of
+the unreduced one, in bf16 and in int8. `vitrim compare --int8` measures the effect on accuracy.
 
-Activations get a zero point: the output of a GELU is far from symmetric. On DeiT-Tiny and 32 ImageNet images the
-logits' mean cosine to fp32 is 0.9992 with it and 0.9986 without.
+Activations have a zero point, because the output of a GELU is far from symmetric. On DeiT-Tiny and 32 ImageNet images
+the logits' mean cosine to fp32 is 0.9992 with it and 0.9986 without.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ INT8 = "int8"
 
 
 def quantize_int8(model: M) -> M:
-    """Let the model's linear layers compute in int8, in place. Doing it twice does no harm.
+    """Quantize the model's linear layers to int8, in place. A second call changes nothing.
 
-    It can be reduced before or after, and `restore` gives the model with all tokens, still in int8. Convolutions and
-    the projections inside an nn.MultiheadAttention (torchvision, open_clip) stay as they are. Weights are rounded for
-    good: to go back, load them anew. On a CPU the gain needs torch.compile.
+    Reduce the model before or after; `restore` gives the model with all tokens, still in int8. Convolutions and the
+    projections inside an nn.MultiheadAttention (torchvision, open_clip) stay as they are. Weights are rounded for good:
+    to go back, load them again. On a CPU only compiled models get faster.
 
     Args:
         model: in eval mode.
@@ -36,7 +36,7 @@ def quantize_int8(model: M) -> M:
         The same model.
 
     Raises:
-        ValueError: without torchao, for what is no model, for one in training mode, or one without linear layers.
+        ValueError: If torchao is missing, or `model` is not a model in eval mode with linear layers.
     """
     quantize_, config = _torchao()
     if not isinstance(model, nn.Module):
@@ -51,28 +51,28 @@ def quantize_int8(model: M) -> M:
 
 
 def is_int8(model: nn.Module) -> bool:
-    """Whether `quantize_int8` has been here."""
+    """Whether the model has int8 layers."""
     return any(_is_int8(module) for module in model.modules() if _is_linear(module))
 
 
 def check_torchao() -> None:
-    """ValueError, naming the extra, where torchao is missing."""
+    """ValueError that names the extra, if torchao is missing."""
     _torchao()
 
 
 def torchao_version() -> str:
-    """The installed version."""
+    """The installed version of torchao."""
     return importlib.metadata.version("torchao")
 
 
 def _torchao() -> tuple[Any, Any]:
-    """torchao's function and the configuration for it."""
+    """torchao's function and its configuration."""
     try:
         with _silent_about_its_enum():
             from torchao.quantization import Int8DynamicActivationInt8WeightConfig, MappingType, quantize_
     except ImportError as error:
         raise ValueError('int8 needs torchao: pip install "vitrim[int8]".') from error
-    # Without set_inductor_config: it would change how every model of the process is compiled, the fp32 ones too.
+    # set_inductor_config would change how all models of the process are compiled.
     config = Int8DynamicActivationInt8WeightConfig(act_mapping_type=MappingType.ASYMMETRIC, set_inductor_config=False)
     return quantize_, config
 
@@ -87,7 +87,7 @@ def _is_int8(module: Any) -> bool:
 
 @contextmanager
 def _silent_about_its_enum() -> Iterator[None]:
-    """Importing torchao registers an Enum in a way that torch logs as deprecated; that line alone is held back."""
+    """Suppress one line: torchao registers an Enum in a way that torch logs as deprecated."""
     logger = logging.getLogger("torch.utils._pytree")
 
     def passes(record: logging.LogRecord) -> bool:

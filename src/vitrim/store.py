@@ -1,7 +1,7 @@
-"""The one way to write: files and folders appear whole or not at all.
+"""Atomic writing: files and folders appear whole or not at all.
 
-What is new is written beside its place, brought to the disk, and renamed. What a killed process left half written is
-removed by whoever writes into the same folder next (temporary.py).
+New content is written to a temporary folder beside its target, synced, and renamed. The next writer into the same
+folder removes what a killed process left (temporary.py).
 """
 
 from __future__ import annotations
@@ -24,21 +24,21 @@ ADVICE = {
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """An OSError inside becomes one that names the path and says what to do; what is there must be as it was."""
+    """Turn an OSError inside into one that names the path and says what to do. The path must be unchanged."""
     try:
         yield
     except OSError as error:
         reason = error.strerror or str(error)
-        advice = ADVICE.get(error.errno or 0, "try again when this is put right")
-        said = f"cannot be written ({reason}), what was there is as it was: {advice}"
+        advice = ADVICE.get(error.errno or 0, "try again once this is fixed")
+        said = f"cannot be written ({reason}), what was there is unchanged: {advice}"
         raise OSError(error.errno or errno.EIO, said, str(path)) from error
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A file to write to, of the same suffix, which takes the path's place at the end; after any error it is gone.
+    """A new file of the same suffix that replaces `path` at the end. After an error it is removed.
 
-    A link is replaced, and what it leads to left alone.
+    A link is replaced, not its target.
     """
     folder = path.absolute().parent
     with writing(path), temporary_folder(folder) as beside:
@@ -50,17 +50,16 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def replace_file(path: Path, content: str | bytes) -> None:
-    """Write a file so that at any moment the old or the new one is there, whole."""
+    """Write a file atomically: at any moment the whole old or the whole new one is there."""
     with replacing(path) as new:
         new.write_bytes(content.encode(errors="backslashreplace") if isinstance(content, str) else content)
 
 
 def replace_files(new: Iterable[Path], folder: Path, stale: Iterable[Path] = ()) -> None:
-    """Files that belong together come into place together, or not at all.
+    """Move files that belong together into a folder, all or none, and remove the stale ones.
 
-    They move into a folder of the same file system, over those of their names, and the stale ones are removed.
-
-    If anything fails on the way, what was there before is put back as it was.
+    The folder must be on the same file system. Files of the same names are replaced. After an error everything is as it
+    was.
     """
     moves = [(file, folder / file.name) for file in new]
     for file, _ in moves:
@@ -81,7 +80,7 @@ def replace_files(new: Iterable[Path], folder: Path, stale: Iterable[Path] = ())
 
 
 def _aside(places: Iterable[Path], folder: Path) -> dict[Path, Path]:
-    """A second name, in that folder, for every file that is there now."""
+    """Give every existing file a second name in a folder."""
     folder.mkdir()
     kept = {place: folder / place.name for place in places if place.is_file()}
     for place, second in kept.items():
@@ -94,7 +93,7 @@ def _aside(places: Iterable[Path], folder: Path) -> dict[Path, Path]:
 
 @contextmanager
 def replacing_folder(place: Path) -> Iterator[Path]:
-    """A new folder to fill, which takes the place at the end; after any error it is gone."""
+    """A new folder that replaces `place` at the end. After an error it is removed."""
     with temporary_folder(place.parent) as beside:
         new = beside / place.name
         new.mkdir()
@@ -105,16 +104,16 @@ def replacing_folder(place: Path) -> Iterator[Path]:
 
 
 def discard(folder: Path) -> None:
-    """Remove a folder; half removed, nobody takes it for a whole one."""
+    """Remove a folder, so that a half removed one is never seen."""
     with temporary_folder(folder.parent) as beside:
         os.replace(folder, beside / folder.name)
 
 
 def replace_folder(place: Path, new: Path) -> None:
-    """Put a new folder in place of another, or of none; both are on one disk, and the old one is removed.
+    """Replace a folder, if it exists, by a new one on the same disk, and remove the old one.
 
-    On Linux and macOS the two are exchanged in one step. On disks that cannot do so there is a moment in which the old
-    one is called .NAME.old; who replaces the folder next puts it back, had the process been killed just then.
+    Linux and macOS exchange the two in one step. On disks that cannot do so the old one is called .NAME.old for a
+    moment; if the process is killed just then, the next call puts it back.
     """
     old = place.with_name(f".{place.name}.old")
     if old.exists():
@@ -143,9 +142,9 @@ def sync(path: Path) -> None:
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Create the folder if need be and keep other processes out of it; ValueError if one is at work there.
+    """Create the folder if needed and lock it against other processes. ValueError if one is at work there.
 
-    The system drops the lock when its process ends, however it ends, so none is ever left behind; its file stays.
+    The system releases the lock when the process ends, however it ends. The lock file stays.
     """
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
@@ -156,14 +155,14 @@ def locked(folder: Path) -> Iterator[None]:
             owner = file.read(20).strip()
             owner = owner if owner.isdecimal() else "unknown"
             raise ValueError(f"another vitrim (process {owner}) is at work in the output folder {folder}.")
-        with writing(folder / LOCK):  # past the file's buffer, which would try again when it is closed
+        with writing(folder / LOCK):  # not through the file's buffer, which would be written again when it is closed
             os.ftruncate(file.fileno(), 0)
             os.write(file.fileno(), str(os.getpid()).encode())
         yield
 
 
 def _exchange(one: Path, other: Path) -> bool:
-    """Let two folders change places in one step; False where system or disk cannot."""
+    """Exchange two folders in one step. False if the system or the disk cannot."""
     import ctypes
 
     library = ctypes.CDLL(None)

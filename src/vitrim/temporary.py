@@ -1,7 +1,7 @@
-"""Temporary folders that no killed process leaves for long.
+"""Temporary folders that do not outlive a killed process for long.
 
-Such a folder holds a file that its process keeps locked. The system drops the lock when the process ends, however it
-ends, and whoever next makes such a folder in the same place removes those whose lock is free.
+Each holds a lock file. The system releases the lock when the process ends, however it ends. The next call in the same
+place removes folders whose lock is free.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ PREFIX, LOCK = "vitrim-", ".lock"
 
 @contextmanager
 def temporary_folder(beside: Path | None = None) -> Iterator[Path]:
-    """A new folder, gone at the end: a hidden one in the folder `beside`, or one where the system has such things.
+    """A new folder that is removed at the end: hidden in `beside`, or in the system's folder for temporary files.
 
-    What processes that were killed left of theirs in the same place is removed.
+    It also removes what killed processes left in the same place.
     """
     place = Path(tempfile.gettempdir()) if beside is None else beside
     prefix = PREFIX if beside is None else f".{PREFIX}"
@@ -35,7 +35,7 @@ def temporary_folder(beside: Path | None = None) -> Iterator[Path]:
 
 
 def lock_file(descriptor: int) -> bool:
-    """Lock an open file, or say that another process has; OSError where the disk has no locks."""
+    """Lock an open file. False if another process holds the lock; OSError if the disk has no locks."""
     import fcntl
 
     try:
@@ -53,7 +53,7 @@ def _make(place: Path, prefix: str) -> tuple[Path, int]:
             lock = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o600)
         except FileNotFoundError:
             continue  # another process took the empty folder for one left behind
-        with suppress(OSError):  # without locks none is removed by others, either
+        with suppress(OSError):  # without locks no process removes the folders of others
             if not lock_file(lock) or not _is_there(lock, folder / LOCK):
                 os.close(lock)
                 continue
@@ -65,7 +65,7 @@ def _is_there(descriptor: int, path: Path) -> bool:
 
 
 def remove_left(place: Path, prefix: str = f".{PREFIX}") -> None:
-    """Remove the temporary folders in that place whose processes are gone."""
+    """Remove temporary folders whose processes are gone."""
     with suppress(OSError):
         for folder in place.glob(prefix + "?" * 8):
             if folder.is_dir() and not folder.is_symlink():
@@ -77,7 +77,7 @@ def _remove_if_left(folder: Path) -> None:
     try:
         lock = os.open(folder / LOCK, os.O_RDWR | os.O_NOFOLLOW)
     except FileNotFoundError:
-        folder.rmdir()  # killed before there was a lock; what is not empty is none of ours, and stays
+        folder.rmdir()  # killed before there was a lock; rmdir keeps folders that are not empty
         return
     try:
         if lock_file(lock):
@@ -87,7 +87,7 @@ def _remove_if_left(folder: Path) -> None:
 
 
 def _remove(folder: Path) -> None:
-    """The lock last: a folder whose removal was interrupted is still known as ours."""
+    """Remove a folder, its lock last, so that an interrupted removal can be finished later."""
     for path in folder.iterdir():
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)

@@ -1,4 +1,4 @@
-"""What every method has to hold, for methods of your own: `vitrim.testing.check_method(MyMethod())` in a test.
+"""The rules for methods, as a test of your own: `vitrim.testing.check_method(MyMethod())`.
 
 Shape letters as in `core.tokens`: B batch, N tokens, P patches at the start, C channels.
 """
@@ -26,14 +26,20 @@ DEPTH, IMAGES = 4, 6
 
 
 def check_method(method: Method, model: nn.Module | None = None, images_BCHW: Tensor | None = None) -> None:
-    """Hold a method to the rules of docs/adding-a-method.md, on a small model with random weights.
+    """Hold a method to the rules of docs/adding-a-method.md.
 
-    method: at settings at which it reduces. model, images_BCHW: others to try it on; by default a ViT of timm with 64
-    patches and four blocks, and six images. Checked are: settings are a value; where `Method.amount` is neutral,
-    outputs are the model's own to the last bit; token counts and multiply-adds are the announced ones; every patch is
-    dropped or in a token behind the prefix; an image alone comes out as in a batch, and twice the same; being traced
-    changes nothing; gradients are finite; the model comes back untouched. AssertionError with the rule that does not
-    hold.
+    The rules: settings are a value. At the neutral amount, outputs are bit-identical to the model's own. Token counts
+    and multiply-adds are as announced. Every patch is dropped, or in a token after the prefix. An image alone gives the
+    same as in a batch, and the same twice. Tracing changes nothing. Gradients are finite. `restore` gives the model
+    back unchanged.
+
+    Args:
+        method: the method, at settings that reduce something.
+        model: the model to try it on; by default a small ViT of timm with random weights.
+        images_BCHW: the images to try it on; by default six random ones.
+
+    Raises:
+        AssertionError: If a rule does not hold. The message is the rule.
     """
     model = small_vit() if model is None else model
     if images_BCHW is None:
@@ -43,7 +49,7 @@ def check_method(method: Method, model: nn.Module | None = None, images_BCHW: Te
 
 
 def small_vit() -> nn.Module:
-    """timm's Vision Transformer of 64 patches, four blocks and ten classes, with random weights that differ enough."""
+    """A Vision Transformer of timm with 64 patches, four blocks, ten classes and random weights."""
     from timm.models.vision_transformer import VisionTransformer
 
     with torch.random.fork_rng(devices=[]), torch.no_grad():
@@ -56,7 +62,7 @@ def small_vit() -> nn.Module:
 
 @contextmanager
 def leaving_blocks(model: nn.Module, *, traced: bool = False) -> Iterator[list[Tokens]]:
-    """The tokens that leave each block of a reduced model while the with block runs; traced: with their sources."""
+    """The tokens that leave each block while the with block runs. traced: whether with their sources."""
     seen: list[Tokens] = []
     found = find_stack(model)
     _hold(found is not None, "the model is reduced")
@@ -79,7 +85,7 @@ def _is_a_value(method: Method, model: nn.Module, _: Tensor) -> None:
     _hold(replace(method) == method, "two methods with the same settings are equal")
     spec = read_backbone(model).spec
     built = method.built_for(spec)
-    _hold(built.built_for(spec) == built, "a method that is built stays as it is when it is built again")
+    _hold(built.built_for(spec) == built, "building a built method again changes nothing")
 
 
 def _is_neutral(method: Method, model: nn.Module, x_BCHW: Tensor) -> None:
@@ -89,7 +95,7 @@ def _is_neutral(method: Method, model: nn.Module, x_BCHW: Tensor) -> None:
         wanted = model(x_BCHW)
         got = reduce_tokens(model, method.at(method.amount.neutral))(x_BCHW)
     value = f"{method.amount.setting}={method.amount.neutral:g}"
-    _hold(torch.equal(got, wanted), f"with {value} the outputs are the model's own to the last bit")
+    _hold(torch.equal(got, wanted), f"with {value} the outputs are bit-identical to the model's own")
 
 
 def _announces(method: Method, model: nn.Module, x_BCHW: Tensor) -> None:
@@ -106,12 +112,12 @@ def _announces(method: Method, model: nn.Module, x_BCHW: Tensor) -> None:
         held = all(count <= most for count, most in zip(counts, announced, strict=True))
         _hold(held, f"no image keeps more than num_kept says: {announced}, not {counts}")
         return
-    _hold(counts == announced, f"num_kept tells the tokens that leave each block: {announced}, not {counts}")
-    _hold(announced[-1] < spec.num_prefix + spec.num_patches, "the settings that are tried reduce something")
+    _hold(counts == announced, f"num_kept gives the tokens that leave each block: {announced}, not {counts}")
+    _hold(announced[-1] < spec.num_prefix + spec.num_patches, "the settings reduce something")
     formula = unreduced - block_macs(spec, None) + block_macs(spec, method)
     counted = count_macs(model)
     near = abs(counted - formula) <= 0.02 * unreduced
-    _hold(near, f"extra_macs tells what the method costs: {formula:,} multiply-adds, counted {counted:,}")
+    _hold(near, f"extra_macs gives the cost of the method: {formula:,} multiply-adds, counted {counted:,}")
 
 
 def _accounts(method: Method, model: nn.Module, x_BCHW: Tensor) -> None:
@@ -120,7 +126,7 @@ def _accounts(method: Method, model: nn.Module, x_BCHW: Tensor) -> None:
         plain = model(x_BCHW)
         with leaving_blocks(model, traced=True) as seen:
             traced = model(x_BCHW)
-    _hold(torch.equal(plain, traced), "being traced changes nothing")
+    _hold(torch.equal(plain, traced), "tracing changes nothing")
     for layer, tokens in enumerate(seen):
         if tokens.source_BP is None:
             continue
@@ -128,8 +134,8 @@ def _accounts(method: Method, model: nn.Module, x_BCHW: Tensor) -> None:
             held = set(source_P.tolist()) - {-1}
             _hold(
                 held == set(range(tokens.num_prefix, count)),
-                f"after block {layer} every token behind the prefix holds a patch, and no other holds one: change "
-                "tokens by vitrim.core.ops alone",
+                f"after block {layer} every token behind the prefix holds a patch, and no prefix token does: change "
+                "tokens through vitrim.core.ops only",
             )
 
 
@@ -138,9 +144,9 @@ def _is_steady(method: Method, model: nn.Module, x_BCHW: Tensor) -> None:
     x_BCHW = x_BCHW.double()
     with torch.no_grad():
         batch = model(x_BCHW)
-        _hold(torch.equal(batch, model(x_BCHW)), "the same images come out the same twice")
+        _hold(torch.equal(batch, model(x_BCHW)), "the same images give the same outputs twice")
         alone = torch.cat([model(image.unsqueeze(0)) for image in x_BCHW])
-    _hold(torch.allclose(alone, batch, atol=1e-8), "an image alone comes out as in a batch")
+    _hold(torch.allclose(alone, batch, atol=1e-8), "an image alone gives the same outputs as in a batch")
 
 
 def _learns(method: Method, model: nn.Module, x_BCHW: Tensor) -> None:
@@ -156,7 +162,7 @@ def _restores(method: Method, model: nn.Module, x_BCHW: Tensor) -> None:
         wanted = model(x_BCHW)
         reduce_tokens(model, method)
         got = restore(model)(x_BCHW)
-    _hold(list(model.state_dict()) == keys and torch.equal(got, wanted), "restore gives the model back as it was")
+    _hold(list(model.state_dict()) == keys and torch.equal(got, wanted), "restore gives the model back unchanged")
 
 
 def _hold(rule: bool, text: str) -> None:

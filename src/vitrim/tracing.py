@@ -1,7 +1,7 @@
-"""Where every patch lives while a reduced model runs.
+"""Trace every patch through a reduced model.
 
-The core carries the provenance along when somebody listens (`Tokens.source_BP`, `Tokens.weight_BP`); this file is
-the listener. Shape letters as in `core.tokens`: B batch, N tokens, P patches at the start, C channels.
+While something listens, the core tracks which token holds each patch (`Tokens.source_BP`, `Tokens.weight_BP`). This
+file is the listener. Shape letters as in `core.tokens`.
 """
 
 from __future__ import annotations
@@ -25,36 +25,36 @@ from .following import ConvolvedSizes, check_grid, run_uncompiled
 
 @dataclass(frozen=True, eq=False)
 class LayerTrace:
-    """Where the patches live after one block that reduced tokens."""
+    """Which token holds each patch after one block that reduced tokens."""
 
     layer: int  # index of the block, from 0
-    num_tokens: int  # tokens that leave the block, prefix included; of the image that keeps most
-    num_prefix: int  # class, distillation and register tokens; never reduced, and in front
-    source_BP: Tensor  # index of the token that holds each patch, prefix counted; -1 dropped
-    weight_BP: Tensor  # weight of each patch in that token; 0 dropped
-    features_BNC: Tensor | None = None  # the block's output, with trace(model, features=True); zeros after the last
+    num_tokens: int  # tokens that leave the block, prefix included; the most of any image
+    num_prefix: int  # class, distillation and register tokens, which come first
+    source_BP: Tensor  # index of the token that holds each patch, prefix counted; -1 if dropped
+    weight_BP: Tensor  # weight of each patch in that token; 0 if dropped
+    features_BNC: Tensor | None = None  # the block's output, with trace(model, features=True), zero-padded
     num_tokens_B: tuple[int, ...] = ()  # tokens of each image
 
     @property
     def counted(self) -> str:
-        """The number of tokens in words: '104', or '31 to 104' where images differ."""
+        """The number of tokens as text: '104', or '31 to 104' if images differ."""
         fewest = min(self.num_tokens_B, default=self.num_tokens)
         return str(fewest) if fewest == self.num_tokens else f"{fewest} to {self.num_tokens}"
 
     @property
     def size_BN(self) -> Tensor:
-        """Patches that each token holds, 0 for the prefix: [B, N], integers."""
+        """The number of patches that each token holds, 0 for the prefix: [B, N]."""
         size = self.source_BP.new_zeros(self.source_BP.shape[0], self.num_tokens)
         return size.scatter_add(1, self.source_BP.clamp(min=0), (self.source_BP >= 0).long())
 
     def groups(self) -> Tensor:
-        """Number of the group that each patch belongs to: its token, prefix not counted; -1 dropped. [B, P]."""
+        """The token of each patch, prefix not counted; -1 if dropped: [B, P]."""
         return (self.source_BP - self.num_prefix).clamp(min=-1)
 
     def unmerge(self, values_BN: Tensor, fill: float | None = None) -> Tensor:
-        """Values per token, prefix rows included, laid out per patch: [B, N, ...] -> [B, P, ...].
+        """Turn values per token, prefix included, into values per patch: [B, N, ...] -> [B, P, ...].
 
-        A dropped patch gets `fill`: NaN if none is given, which integers cannot hold (ValueError).
+        A dropped patch gets `fill`, by default NaN. Integers have no NaN and need a fill (ValueError).
         """
         wanted = (self.source_BP.shape[0], self.num_tokens)
         if values_BN.shape[:2] != wanted:
@@ -75,7 +75,7 @@ class LayerTrace:
 
 
 class Trace:
-    """What `trace` found out about the last complete forward pass."""
+    """The last complete forward pass inside `trace`."""
 
     def __init__(self, grid: tuple[int, int] | None = None):
         self._given_grid = None if grid is None else check_grid(grid)
@@ -83,7 +83,7 @@ class Trace:
 
     @property
     def layers(self) -> tuple[LayerTrace, ...]:
-        """One entry per block that reduced tokens, in order; empty if none did. ValueError before any forward."""
+        """One entry per block that reduced tokens, in order. ValueError before any forward."""
         return self._last().layers
 
     @property
@@ -103,7 +103,7 @@ class Trace:
 
     @property
     def grid(self) -> tuple[int, int]:
-        """Rows and columns in which the patches lie, row by row. ValueError if they cannot be told."""
+        """Rows and columns of the patches. ValueError if they cannot be determined."""
         num_patches, convolved = self._last().num_patches, self._last().grid
         rows, columns = self._given_grid or convolved or (math.isqrt(num_patches),) * 2
         if rows * columns == num_patches:
@@ -111,7 +111,7 @@ class Trace:
         if self._given_grid is not None:
             raise ValueError(f"a grid of {rows} x {columns} cannot hold the {num_patches} patches of this forward.")
         raise ValueError(
-            f"how the {num_patches} patches lie in rows and columns cannot be told: use trace(model, grid=...)."
+            f"the rows and columns of the {num_patches} patches cannot be determined: use trace(model, grid=...)."
         )
 
     def _last(self) -> _Forward:
@@ -124,25 +124,23 @@ class Trace:
 def trace(model: nn.Module, *, features: bool = False, grid: tuple[int, int] | None = None) -> Iterator[Trace]:
     """Follow every patch through a reduced model: `with vitrim.trace(model) as t: model(images)`.
 
-    After each complete forward pass, inside the block and after it, `t` holds that pass, and only that: copy
-    `t.layers` to keep more. The logits are the same to the last bit. A compiled model runs uncompiled meanwhile.
+    `t` holds the last complete forward pass only: copy `t.layers` to keep more. The logits are bit-identical. A
+    compiled model runs uncompiled inside the `with` block.
 
     Args:
         model: a reduced model.
         features: whether to keep each reducing block's output as well.
-        grid: rows and columns of the patches, needed only where no convolution makes them and they form no square.
+        grid: rows and columns of the patches, needed if no convolution makes them and they form no square.
 
     Yields:
         The trace, `t`.
 
     Raises:
-        ValueError: if the model is not reduced or is being traced already.
+        ValueError: If the model is not reduced or is already being traced.
     """
     found = find_stack(model)
     if found is None:
-        raise ValueError(
-            "there is nothing to trace in a model that carries all its tokens: reduce_tokens(model) first."
-        )
+        raise ValueError("a model that is not reduced has nothing to trace: reduce_tokens(model) first.")
     spec, result = found.stack.spec, Trace(grid)
     with ExitStack() as cleanup:
         convolved = ConvolvedSizes()
@@ -163,7 +161,7 @@ class _Forward(NamedTuple):
 
 
 class _Tracer(Listener):
-    """Turns each forward of one model, once it has gone through all blocks in order, into what a `Trace` holds."""
+    """Fills a `Trace` after each forward that went through all blocks in order."""
 
     traced = exclusive = True
 
@@ -177,8 +175,7 @@ class _Tracer(Listener):
 class _Traced(Follower):
     """One forward.
 
-    Gradient checkpointing runs blocks again, some at a time, during backward: such runs never are all blocks in
-    order, or are the same forward once more.
+    Gradient checkpointing runs some blocks again during backward. Such runs are either incomplete or the same forward.
     """
 
     def __init__(self, tracer: _Tracer, x_BNC: Tensor):
@@ -188,7 +185,7 @@ class _Traced(Follower):
 
     def after_block(self, block: TokenBlock, tokens: Tokens, changed: bool) -> Tokens:
         self.num_blocks_run = self.num_blocks_run + 1 if block.layer == self.num_blocks_run else -1
-        if block.layer < self.tracer.spec.first_reducible_layer:  # up to there, tokens may be others than the patches
+        if block.layer < self.tracer.spec.first_reducible_layer:  # its tokens may not be the patches
             self.x_BNC = tokens.x_BNC
         elif changed:
             self.layers.append(_layer(Snapshot(block.layer, tokens), self.tracer.features))
@@ -207,7 +204,7 @@ class _Traced(Follower):
 
 def _layer(snapshot: Snapshot, features: bool) -> LayerTrace:
     tokens = snapshot.tokens
-    assert tokens.source_BP is not None, "while a recorder is set, sources are kept from the first block on"
+    assert tokens.source_BP is not None, "sources are tracked while something listens"
     assert tokens.weight_BP is not None
     return LayerTrace(
         snapshot.layer,

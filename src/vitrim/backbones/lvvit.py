@@ -1,4 +1,4 @@
-"""LV-ViT, the model in `vitrim.models.lvvit`: residual branches divided by skip_lam, a head on every token."""
+"""The model of `vitrim.models.lvvit`: residual branches divided by skip_lam, and a head on every token."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from ..core.block_reader import BlockReader
 from ..core.spec import ViTSpec
 from ..heads import num_classes
 from ..models.lvvit import LVViT
-from .reader import Backbone, Place, UnsupportedModel, blocks_in
+from .reader import Backbone, Place, UnsupportedModel, blocks_in, linear_macs
 
 REFUSED = {
-    "reset_classifier": "what a method learns fits the classes; restore(model), then reduce again.",
-    "set_input_size": "settings are resolved for the size; restore(model), then reduce again.",
+    "reset_classifier": "what a method learns depends on the classes: restore(model), then reduce again.",
+    "set_input_size": "settings depend on the size: restore(model), then reduce again.",
 }
 
 
@@ -45,7 +45,7 @@ READER = LVReader()
 
 
 def place(model: nn.Module) -> Place | None:
-    """Where the model keeps its blocks; None if it is no LV-ViT."""
+    """Where the model keeps its blocks; None if it is not an LV-ViT."""
     return Place(model, "blocks", REFUSED) if isinstance(model, LVViT) else None
 
 
@@ -56,7 +56,7 @@ def read(model: LVViT) -> Backbone:
         parts = (block, getattr(block, "attn", None))
         if any(type(part).__module__ != "vitrim.models.lvvit_blocks" for part in parts):
             names = " with a ".join(type(part).__name__ for part in parts)
-            raise UnsupportedModel(f"block {i} is a {names}, and vitrim reads LV-ViT's own Block and Attention.")
+            raise UnsupportedModel(f"block {i} is a {names}, but vitrim reads LV-ViT's own Block and Attention.")
     cfg = getattr(model, "pretrained_cfg", None) or {}
     classes = num_classes(model) or 0
     spec = ViTSpec(
@@ -64,18 +64,14 @@ def read(model: LVViT) -> Backbone:
         depth=len(blocks),
         num_prefix=model.num_prefix_tokens,
         has_cls=True,
-        pools_patches=classes == 0,  # the head's maximum over tokens is the same however many patches each stands for
+        pools_patches=classes == 0,  # the head takes a maximum, for which sizes do not matter
         num_patches=model.patch_embed.num_patches,
         channels=model.embed_dim,
         num_heads=blocks[0].attn.num_heads,
         attention_channels=blocks[0].attn.proj.in_features,
-        attention_macs=_linear_macs(blocks[0].attn),
-        mlp_macs=_linear_macs(blocks[0].mlp),
+        attention_macs=linear_macs(blocks[0].attn),
+        mlp_macs=linear_macs(blocks[0].mlp),
         num_classes=classes,
-        head_macs=_linear_macs(model.aux_head),
+        head_macs=linear_macs(model.aux_head),
     )
     return Backbone("vitrim", Place(model, "blocks", REFUSED), model.blocks, [READER] * len(blocks), spec)
-
-
-def _linear_macs(module: nn.Module) -> int:
-    return sum(part.weight.numel() for part in module.modules() if isinstance(part, nn.Linear))

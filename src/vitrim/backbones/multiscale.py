@@ -1,4 +1,4 @@
-"""The multi-scale models of `vitrim.models.multiscale`: their first blocks run as a whole, the others are timm's."""
+"""The multi-scale models of `vitrim.models.multiscale`. Their first blocks cannot be read, the others are timm's."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ READERS = {**timm.READERS, MultiscaleBlock: UnreadableReader()}
 
 
 def place(model: nn.Module) -> Place | None:
-    """Where the model keeps its blocks; None if it is no multi-scale model."""
+    """Where the model keeps its blocks; None if it is not a multi-scale model."""
     return timm.place(model) if isinstance(model, MultiscaleViT) else None
 
 
 def read(model: Any) -> Backbone:
-    """The backbone of a multi-scale model; its tokens can be reduced from block `fusion_layer` on."""
+    """The backbone of a multi-scale model, which can be reduced from block `fusion_layer` on."""
     backbone = timm.read(model, READERS)
     unreadable_macs = _unreadable_macs(model, backbone.spec)
     return replace(
@@ -31,9 +31,9 @@ def read(model: Any) -> Backbone:
 
 
 def _unreadable_macs(model: Any, spec: ViTSpec) -> int:
-    """Multiply-adds of the blocks that carry both groups, for one image."""
+    """Multiply-adds of the blocks with both groups, for one image."""
     high, low = 1 + spec.num_patches, 1 + spec.num_patches // 4
-    attention = 2 * (low * spec.attention_macs + 2 * low**2 * spec.attention_channels)  # as many 2x2 means as low ones
+    attention = 2 * (low * spec.attention_macs + 2 * low**2 * spec.attention_channels)  # 2x2 means, then low tokens
     block = attention + (high + low) * spec.mlp_macs
     kernels = model.blocks[model.fusion_layer - 1].fusion.children()
     fusion = spec.num_patches * sum(convolution.weight.numel() for convolution in kernels)

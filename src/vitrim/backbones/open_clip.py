@@ -1,4 +1,4 @@
-"""open_clip's vision towers, its own and those of timm, alone or inside a whole model. Text towers stay as they are."""
+"""open_clip's vision towers, its own and those of timm, alone or inside a whole model."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class ResidualReader(BlockReader):
 
 
 class CustomReader(ResidualReader):
-    """The same with open_clip's own attention: norms of queries and keys, scales of heads, inner norms."""
+    """The same with open_clip's own attention, which may norm queries and keys, scale heads, and norm inside."""
 
     inputs, pairs = 1, False
 
@@ -75,7 +75,7 @@ RESIDUAL, CUSTOM = ResidualReader(), CustomReader()
 
 
 def place(model: nn.Module) -> Place | None:
-    """Where the vision tower keeps its blocks; None if it is no Vision Transformer."""
+    """Where the vision tower keeps its blocks; None if it is not a Vision Transformer."""
     tower = _tower(model)
     if isinstance(tower, TimmModel):
         return timm.place(tower.trunk)
@@ -85,12 +85,12 @@ def place(model: nn.Module) -> Place | None:
 
 
 def pools(tower: Any) -> bool:
-    """Whether what comes out depends on each patch token."""
+    """Whether the output depends on each patch token."""
     return bool(tower.attn_pool is not None or tower.pool_type != "tok" or tower.output_tokens)
 
 
 def refuse_new_pooling(tower: Any, _: tuple[Any, ...], __: dict[str, Any]) -> None:
-    """Before a pool that was chosen after the reduction counts a merged token once."""
+    """Refuse a pool that was set after the reduction and would count a merged token once."""
     if pools(tower):
         check_pooling(
             tower.transformer.resblocks, f"pool_type={tower.pool_type!r}, output_tokens={tower.output_tokens}"
@@ -98,15 +98,15 @@ def refuse_new_pooling(tower: Any, _: tuple[Any, ...], __: dict[str, Any]) -> No
 
 
 def read(model: nn.Module) -> Backbone:
-    """The backbone of an open_clip model's vision tower; UnsupportedModel if it is no Vision Transformer."""
+    """The backbone of an open_clip vision tower. UnsupportedModel if it is not a Vision Transformer."""
     tower: Any = _tower(model)
     if isinstance(tower, TimmModel):
         return timm.read(tower.trunk)
     where = place(tower)
     if where is None:
         raise UnsupportedModel(
-            f"{type(tower).__name__}: of open_clip's models, vitrim reads the vision towers that are a "
-            f"VisionTransformer, or a TimmModel with one, of {version('open_clip')}; text towers stay as they are."
+            f"{type(tower).__name__}: of open_clip's models, vitrim reads vision towers that are a VisionTransformer "
+            f"or a TimmModel with one, of {version('open_clip')}. A text tower cannot be reduced."
         )
     if not where.parent.batch_first:
         raise UnsupportedModel("VisionTransformer of open_clip: its tokens come before the batch (batch_first=False).")
@@ -130,7 +130,7 @@ def read(model: nn.Module) -> Backbone:
 
 
 def _tower(model: nn.Module) -> nn.Module:
-    """The vision tower of a whole model; a tower is its own."""
+    """The vision tower of a whole model, or the model if it is a tower."""
     visual = getattr(model, "visual", None)
     return visual if isinstance(visual, nn.Module) else model
 

@@ -1,4 +1,4 @@
-"""Finding the blocks of a model, whatever library it comes from, and checking that they are understood."""
+"""Find the blocks of a model of any library, and check that they are read correctly."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from ..errors import VitrimError
 from ..facts import FACTS
 from ..heads import check_module
 
-# Where a model's class is defined -> the module beside this one that reads it.
+# The module that defines a model's class -> the module in this package that reads it.
 READERS = {
     "vitrim.models.lvvit": "lvvit",
     "vitrim.models.multiscale": "multiscale",
@@ -41,11 +41,11 @@ class Place:
 
     parent: nn.Module
     attribute: str  # the blocks are parent.<attribute>
-    refused: Mapping[str, str] = field(default_factory=dict)  # methods of the parent that cannot work, and why
-    guards: Sequence[tuple[nn.Module, Guard]] = ()  # modules, and what looks at their arguments before each forward
+    refused: Mapping[str, str] = field(default_factory=dict)  # methods of the parent that would fail, and why
+    guards: Sequence[tuple[nn.Module, Guard]] = ()  # modules, and checks of their arguments before each forward
 
     def install(self, stack: TokenStack) -> None:
-        """Put the stack in place of the blocks; what would silently go wrong refuses until it is removed."""
+        """Replace the blocks by the stack, and let calls that would silently go wrong raise errors."""
         setattr(self.parent, self.attribute, stack)
         stack.attach()
         for name, reason in self.refused.items():
@@ -64,7 +64,7 @@ class Place:
 
 
 class Installed(NamedTuple):
-    """A stack and where it sits."""
+    """A stack and its place."""
 
     place: Place
     stack: TokenStack
@@ -81,7 +81,7 @@ class Backbone:
     spec: ViTSpec
 
     def errors(self) -> list[float]:
-        """How far each block's reader is from the block, see `check_reader`."""
+        """The error of each block's reader, see `check_reader`."""
         pairs = zip(blocks_in(self.blocks), self.readers, strict=True)
         return [check_reader(block, reader, self.spec.channels, self.spec.num_prefix) for block, reader in pairs]
 
@@ -97,9 +97,9 @@ class Backbone:
 
 
 def find_stack(model: nn.Module) -> Installed | None:
-    """The TokenStack of a model, or of the model inside a wrapper; None if it carries all its tokens.
+    """The TokenStack of a model, or of the model inside a wrapper; None if it is not reduced.
 
-    A model that holds another one, say a student with its teacher, is not taken for it.
+    A supported model that contains another one, such as a student with its teacher, counts itself.
     """
     check_module(model)
     library = _library(model)
@@ -113,7 +113,7 @@ def find_stack(model: nn.Module) -> Installed | None:
 
 @contextmanager
 def restored(model: nn.Module) -> Iterator[nn.Module]:
-    """The model as it was before reduce_tokens, for as long as the with block runs."""
+    """The model without reduction while the with block runs."""
     found = find_stack(model)
     if found is None:
         yield model
@@ -126,7 +126,7 @@ def restored(model: nn.Module) -> Iterator[nn.Module]:
 
 
 def read_backbone(model: nn.Module) -> Backbone:
-    """Find and check the blocks of a model, reduced or not. UnsupportedModel says what could not be read."""
+    """Find and check the blocks of a model, reduced or not. UnsupportedModel if one cannot be read."""
     check_module(model)
     library = _library(model)
     if library is not None:
@@ -136,15 +136,15 @@ def read_backbone(model: nn.Module) -> Backbone:
         return backbone
     inside = [name for name, part in model.named_modules() if (at := _library(part)) and at.place(part)]
     supported = ", ".join(facts.reads for facts in FACTS.values())
-    part = f"Pass the part that is: reduce_tokens(model.{inside[0]}, ...)." if inside else f"Supported: {supported}."
+    part = f"Pass the part inside: reduce_tokens(model.{inside[0]}, ...)." if inside else f"Supported: {supported}."
     raise UnsupportedModel(
         f"{type(model).__module__}.{type(model).__name__} is not a model that vitrim can read. {part}"
     )
 
 
 def _library(model: nn.Module) -> Any:
-    """The module beside this one that reads the library which the model comes from, or None."""
-    for cls in [cls for cls in type(model).__mro__ if issubclass(cls, nn.Module)]:  # others lend a method or two
+    """The module in this package that reads the model's library, or None."""
+    for cls in [cls for cls in type(model).__mro__ if issubclass(cls, nn.Module)]:  # other bases are mixins
         for home, reader in READERS.items():
             if cls.__module__ == home or cls.__module__.startswith(f"{home}."):
                 return importlib.import_module(f".{reader}", __package__)
@@ -152,24 +152,24 @@ def _library(model: nn.Module) -> Any:
 
 
 def check_pooling(stack: TokenStack, how: str) -> None:
-    """ValueError where patches are pooled, and the tokens were merged for a head that does not pool them."""
+    """ValueError if the model pools patches now, but did not when the tokens were merged."""
     if not stack.spec.pools_patches and (stack.method.merges or stack.method.varies):
         raise ValueError(
-            f"{stack.spec.name} pools its patch tokens ({how}), and they were reduced for a head that does not, so a "
-            "merged one would count once: call reduce_tokens again, with pools_patches left out or True."
+            f"{stack.spec.name} pools its patch tokens ({how}), but was reduced for a head that does not, so a merged "
+            "token would count once: call reduce_tokens again, with pools_patches left out or True."
         )
 
 
 def version(library: str) -> str:
-    """'timm 1.0.31' for the installed version."""
+    """A library with its installed version, such as 'timm 1.0.31'."""
     return f"{library} {importlib.import_module(library).__version__}"
 
 
 def blocks_in(container: Any) -> list[Any]:
-    """The blocks in their order; one that stands in two places comes twice, where children() tells it once."""
+    """The blocks in order. A block in two places is listed twice, while children() lists it once."""
     blocks = list(container._modules.values())
     if not blocks:
-        raise UnsupportedModel("the model has no blocks: there are no tokens to reduce.")
+        raise UnsupportedModel("the model has no blocks, so there are no tokens to reduce.")
     return blocks
 
 
@@ -187,28 +187,28 @@ def _self_check(backbone: Backbone) -> None:
         if error > 1e-4:
             raise UnsupportedModel(
                 f"{backbone.spec.name}: block {i} ({type(block).__name__}, {version(backbone.library)}) was read "
-                f"wrongly: its residual update differs by {error:.1%}. Please report it; the model is unchanged."
+                f"wrongly: its residual update differs by {error:.1%}. The model is unchanged; please report this."
             )
         _check_forwards(backbone, i, block)
 
 
 def _check_forwards(backbone: Backbone, index: int, block: nn.Module) -> None:
-    """UnsupportedModel where somebody else's forward would go unheard: those of block and attention are not called."""
+    """UnsupportedModel if a replaced forward of a block or its attention would not be called."""
     attention = backbone.readers[index].attention_name
     of_attention = getattr(block, attention, None)
     for what, module in (("", block), (f"'s {attention}", of_attention)):
-        # What accelerate does around an attention without weights of its own is done by its projections as well.
+        # accelerate also wraps the projections, so its wrapper around an attention without own weights is not needed.
         aligned = module is not None and is_dispatched(module) and (module is block or not module._parameters)
         if module is not None and not backbone.readers[index].unreadable and not aligned and _is_patched(module):
             raise UnsupportedModel(
-                f"{backbone.spec.name}: block {index}{what} ({type(module).__name__}) runs a forward that "
-                f"{version(backbone.library)} did not give it, and while tokens are reduced it would not be called. "
-                "Reduce the model first, or take that forward away."
+                f"{backbone.spec.name}: block {index}{what} ({type(module).__name__}) has a forward that is not "
+                f"{version(backbone.library)}'s, and a reduced model would not call it. Reduce the model first, or "
+                "remove that forward."
             )
 
 
 def _is_patched(module: nn.Module) -> bool:
-    """Whether its forward was put on the module itself, or on its class from another library."""
+    """Whether the forward was replaced on the module, or on its class by another library."""
     home, of_forward = (each.__module__.partition(".")[0] for each in (type(module), type(module).forward))
     return "forward" in vars(module) or of_forward != home
 

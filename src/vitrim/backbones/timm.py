@@ -1,7 +1,6 @@
 """timm's Vision Transformers: ViT, DeiT (distilled too), DeiT-III, DINOv2, CLIP and SigLIP vision towers.
 
-Those with rotary positions (DINOv3, EVA02, Perception Encoder) are of another class, Eva, made alike: its blocks are
-read in timm_eva.py.
+Models with rotary positions (DINOv3, EVA02, Perception Encoder) are of the class Eva, whose blocks timm_eva.py reads.
 """
 
 from __future__ import annotations
@@ -22,8 +21,8 @@ from . import timm_eva
 from .reader import Backbone, Place, UnsupportedModel, blocks_in, check_pooling, linear_macs, version
 
 OFF_GRID = (
-    "its features no longer lie on the patch grid; vitrim.features(model, images) gives maps that do, and "
-    "vitrim.trace(model) where each patch went; or restore(model) first."
+    "reduced features are not on the patch grid. Use vitrim.features(model, images) for maps on the grid, "
+    "vitrim.trace(model) for the token of each patch, or restore(model) first."
 )
 MODELS = (VisionTransformer, Eva)
 REFUSED = {
@@ -77,7 +76,7 @@ READERS: dict[type[nn.Module], BlockReader] = {
 
 
 def place(model: nn.Module) -> Place | None:
-    """Where the model keeps its blocks; None if it is no Vision Transformer."""
+    """Where the model keeps its blocks; None if it is not a Vision Transformer."""
     if not isinstance(model, MODELS):
         return None
     refused = {name: why for name, why in REFUSED.items() if hasattr(type(model), name)}
@@ -85,27 +84,27 @@ def place(model: nn.Module) -> Place | None:
 
 
 def pools(model: Any) -> bool:
-    """Whether what comes out depends on each patch token: by a pool, or because all of them do."""
+    """Whether the output depends on each patch token, because they are pooled or returned."""
     return model.attn_pool is not None or model.global_pool != "token"
 
 
 def refuse_new_pooling(model: Any, _: tuple[Any, ...], __: dict[str, Any]) -> None:
-    """Before a pool that was chosen after the reduction counts a merged token once."""
+    """Refuse a pool that was set after the reduction and would count a merged token once."""
     if pools(model):
         check_pooling(model.blocks, f"global_pool={model.global_pool!r}")
 
 
 def read(model: nn.Module, readers_of: Mapping[type[nn.Module], BlockReader] = READERS) -> Backbone:
-    """The backbone of a timm model; UnsupportedModel if it is neither a plain Vision Transformer nor an Eva.
+    """The backbone of a timm model. UnsupportedModel if it is neither a plain Vision Transformer nor an Eva.
 
-    readers_of: the classes of blocks that are understood.
+    readers_of: a reader for each class of blocks.
     """
     name = _name(model)
     where = place(model)
     if where is None:
         raise UnsupportedModel(
-            f"{name} is a {type(model).__name__}: of timm's models, vitrim reads the Vision Transformers that are a "
-            f"VisionTransformer (ViT, DeiT, DINOv2, CLIP, SigLIP) or an Eva (DINOv3, EVA, EVA02, Perception Encoder, "
+            f"{name} is a {type(model).__name__}: of timm's models, vitrim reads the Vision Transformers of class "
+            f"VisionTransformer (ViT, DeiT, DINOv2, CLIP, SigLIP) and Eva (DINOv3, EVA, EVA02, Perception Encoder, "
             f"ViTs with RoPE) of {version('timm')}."
         )
     assert isinstance(model, MODELS)
@@ -113,7 +112,7 @@ def read(model: nn.Module, readers_of: Mapping[type[nn.Module], BlockReader] = R
     readers = [_reader(block, i, name, readers_of) for i, block in enumerate(blocks)]
     if isinstance(model, Eva) and len({linear_macs(block.attn) for block in blocks}) > 1:
         raise UnsupportedModel(
-            f"{name}: its blocks differ in how many heads share keys and values, and vitrim reads models of equal ones."
+            f"{name}: vitrim cannot read a model whose blocks differ in how many heads share keys and values."
         )
     classes = num_classes(model) or 0
     spec = ViTSpec(
@@ -138,19 +137,19 @@ def _reader(block: Any, index: int, name: str, readers_of: Mapping[type[nn.Modul
     if reader is None:
         wanted = ", ".join(cls.__name__ for cls in READERS)
         raise UnsupportedModel(
-            f"{name}: block {index} is a {type(block).__name__}, and vitrim reads {wanted} of {version('timm')}."
+            f"{name}: block {index} is a {type(block).__name__}, but vitrim reads {wanted} of {version('timm')}."
         )
     attentions = timm_eva.ATTENTIONS if type(block) in timm_eva.READERS else (TimmAttention,)
     if type(block.attn) not in attentions:
         wanted = " and ".join(cls.__name__ for cls in attentions)
         raise UnsupportedModel(
-            f"{name}: the attention of block {index} is a {type(block.attn).__name__}, and in such a block vitrim "
+            f"{name}: the attention of block {index} is a {type(block.attn).__name__}, but in such a block vitrim "
             f"reads timm's {wanted} ({version('timm')})."
         )
     if type(block.attn.attn_drop) not in (nn.Dropout, nn.Identity):
         raise UnsupportedModel(
-            f"{name}: block {index} drops attention by a {type(block.attn.attn_drop).__name__}, which would not be "
-            "called while tokens are reduced: vitrim reads nn.Dropout."
+            f"{name}: the attention dropout of block {index} is a {type(block.attn.attn_drop).__name__}, but vitrim "
+            "reads nn.Dropout."
         )
     if getattr(block.attn, "gate", None) is not None:
         raise UnsupportedModel(f"{name}: block {index} has gated attention, which vitrim does not read.")

@@ -1,7 +1,7 @@
 """The blocks of timm's Eva class: EVA, EVA02, DINOv3, Perception Encoder, and the ViTs of timm and Naver with RoPE.
 
-Where the model has rotary positions, timm hands each block its table as `rope`: [P, 2D], sines first; [H, P, 2D] in
-each block of a model that learns them; with patch dropout one for each image. The prefix is not turned.
+timm passes rotary positions to each block as `rope`: [P, 2D], sines first; [H, P, 2D] per block if they are learned;
+one table per image with patch dropout. The prefix is not rotated.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ ATTENTIONS = (EvaAttention, AttentionRope)
 
 
 class EvaReader(BlockReader):
-    """EvaBlock: x + gamma_1 * attn(norm1(x)), then x + gamma_2 * mlp(norm2(x)); both scales may be absent."""
+    """EvaBlock: x + gamma_1 * attn(norm1(x)), then x + gamma_2 * mlp(norm2(x)). The scales are optional."""
 
     def is_exact(self, block: Any) -> bool:
         return is_fused(block.attn)
@@ -94,13 +94,13 @@ def _split(attn: Any, x_BNC: Tensor) -> Attention:
         q, k, v = (part.unflatten(2, (-1, attn.head_dim)).transpose(1, 2) for part in parts)
     q, k = through(q, attn.q_norm), through(k, attn.k_norm)
     groups = q.shape[1] // k.shape[1]
-    if groups > 1:  # several heads of queries share one of keys and values
+    if groups > 1:  # several query heads share one head of keys and values
         k, v = k.repeat_interleave(groups, dim=1), v.repeat_interleave(groups, dim=1)
     return Attention(q, k, v, scale_of(attn), dropout=dropout_of(attn))
 
 
 def _fused(attn: Any, x_BNC: Tensor) -> Tensor:
-    """The projection to queries, keys and values; an EvaAttention has no bias for its keys."""
+    """The projection to queries, keys and values. An EvaAttention has no learned bias for keys."""
     if getattr(attn, "q_bias", None) is None:
         return cast(Tensor, attn.qkv(x_BNC))
     bias = torch.cat((attn.q_bias, attn.k_bias, attn.v_bias))
@@ -115,23 +115,23 @@ def is_fused(attn: Any) -> bool:
 
 
 def scale_of(attn: Any) -> float:
-    """The scale of the logits: timm leaves that of the fused kernel to torch, which differs in float64's last bit."""
+    """The scale of the logits. torch's own for the fused kernel differs from timm's in the last bit of float64."""
     return 1 / math.sqrt(attn.head_dim) if is_fused(attn) else attn.scale
 
 
 def dropout_of(attn: Any) -> float:
-    """Dropout of the attention, in the mode of the module that timm asks."""
+    """Dropout of the attention, by the mode of the module that timm asks."""
     if not is_fused(attn) and has_hooks(attn.attn_drop):
         raise ValueError(
-            "a hook on attn_drop looks for the attention matrix, which is not formed while tokens are reduced: "
-            "vitrim.trace(model) tells where each patch went; or restore(model) first."
+            "a hook on attn_drop needs the attention matrix, which a reduced model never forms: use "
+            "vitrim.trace(model) for the token of each patch, or restore(model) first."
         )
     drops = attn.training if is_fused(attn) else attn.attn_drop.training
     return getattr(attn.attn_drop, "p", 0.0) if drops else 0.0
 
 
 def project(attn: Any, mixed_BHND: Tensor) -> Tensor:
-    """From heads back to channels: [B, H, N, D] -> [B, N, C]. All of timm's attentions end alike."""
+    """The end of all attentions in timm, from heads to channels: [B, H, N, D] -> [B, N, C]."""
     return through(mixed_BHND.transpose(1, 2).flatten(2), attn.norm, attn.proj, attn.proj_drop)
 
 

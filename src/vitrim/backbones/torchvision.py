@@ -44,23 +44,23 @@ READER = EncoderBlockReader()
 
 
 def place(model: nn.Module) -> Place | None:
-    """Where the model keeps its blocks; None if it is no Vision Transformer."""
+    """Where the model keeps its blocks; None if it is not a Vision Transformer."""
     return Place(model.encoder, "layers") if isinstance(model, VisionTransformer) else None
 
 
 def read(model: nn.Module) -> Backbone:
-    """The backbone of a torchvision model; UnsupportedModel if it is no plain Vision Transformer."""
+    """The backbone of a torchvision model. UnsupportedModel if it is not a plain Vision Transformer."""
     name = type(model).__name__
     if not isinstance(model, VisionTransformer):
         raise UnsupportedModel(
-            f"{name}: of torchvision's models, vitrim reads the VisionTransformer (vit_b_16 to vit_h_14) of "
-            f"{version('torchvision')}, whole."
+            f"{name}: of torchvision's models, vitrim reads a whole VisionTransformer (vit_b_16 to vit_h_14) of "
+            f"{version('torchvision')}."
         )
     blocks = blocks_in(model.encoder.layers)
     for i, block in enumerate(blocks):
         if type(block) is not EncoderBlock:
             raise UnsupportedModel(
-                f"{name}: block {i} is a {type(block).__name__}, and vitrim reads EncoderBlock of "
+                f"{name}: block {i} is a {type(block).__name__}, but vitrim reads EncoderBlock of "
                 f"{version('torchvision')}."
             )
         if (reason := why_unreadable(block.self_attention)) is not None:

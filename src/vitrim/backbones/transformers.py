@@ -1,8 +1,7 @@
-"""transformers' Vision Transformers: ViT, DeiT, DINOv2, DINOv3 and their like, and the towers of CLIP and SigLIP.
+"""transformers' Vision Transformers: ViT, DeiT, DINOv2, DINOv3 and similar, and the towers of CLIP and SigLIP.
 
-Pass the whole model, not its inner one: only then is known whether its head averages the patch tokens. Written for
-transformers 5.20 to 5.23, whose blocks are read in transformers_layers.py. Classes are told by name: whoever has such
-a model has imported them.
+Pass the whole model and not its inner one, because only the head shows whether patch tokens are averaged. Written for
+transformers 5.20 to 5.23, whose blocks transformers_layers.py reads. Classes are found by name, so nothing is imported.
 """
 
 from __future__ import annotations
@@ -28,12 +27,12 @@ from .transformers_layers import (
 
 
 class Tower(NamedTuple):
-    """A class of models that runs the blocks."""
+    """A model class that runs the blocks."""
 
-    layers: tuple[str, str]  # the module that holds the list of blocks, "" for the tower itself, and the list
+    layers: tuple[str, str]  # the module with the list of blocks ("" for the tower itself), and the list
     block: str  # class of the blocks
     reader: LayerReader
-    num_prefix: int  # registers not counted
+    num_prefix: int  # without registers
     pools: bool = False
 
 
@@ -52,7 +51,7 @@ TOWERS = {
     "AltCLIPVisionModel": Tower(("encoder", "layers"), "AltCLIPEncoderLayer", CLIP, 1),
     "SiglipVisionModel": Tower(("encoder", "layers"), "SiglipEncoderLayer", CLIP, 0, pools=True),
 }
-HEADS = {  # class -> where it has the tower, and whether its head averages the patch tokens
+HEADS = {  # class -> its tower, and whether its head averages the patch tokens
     "ViTForImageClassification": ("vit", False),
     "DeiTForImageClassification": ("deit", False),
     "DeiTForImageClassificationWithTeacher": ("deit", False),
@@ -71,14 +70,14 @@ HEADS = {  # class -> where it has the tower, and whether its head averages the 
     "SiglipModel": ("vision_model", True),
     "SiglipForImageClassification": ("vision_model", True),
 }
-REASONS = {  # part of a class's name -> why it is refused
-    "Beit": "its attention adds a bias by relative position, which does not move with the tokens",
-    "Data2VecVision": "its attention adds a bias by relative position, which does not move with the tokens",
-    "Siglip2": "it is made for images of many shapes in a batch, with masks",
-    "ForMaskedImageModeling": "it puts the patches back on their grid, which reduced tokens have left",
-    "Backbone": "it returns maps on the patch grid, which reduced tokens have left",
-    "TextModel": "a text tower stays as it is",
-    "TimmWrapper": "pass the model of timm that is inside, reduce_tokens(model.timm_model, ...)",
+REASONS = {  # part of a class's name -> the reason for refusing it
+    "Beit": "its attention adds a bias by relative position, which does not follow the tokens",
+    "Data2VecVision": "its attention adds a bias by relative position, which does not follow the tokens",
+    "Siglip2": "it uses masks, for batches of images of different shapes",
+    "ForMaskedImageModeling": "it needs all patches on their grid",
+    "Backbone": "it returns maps on the patch grid",
+    "TextModel": "a text tower cannot be reduced",
+    "TimmWrapper": "pass the timm model inside, reduce_tokens(model.timm_model, ...)",
 }
 
 
@@ -100,21 +99,20 @@ class Found(NamedTuple):
 
 
 def place(model: nn.Module) -> Place | None:
-    """Where the model keeps its blocks; None if it is none that is read."""
+    """Where the model keeps its blocks; None if it cannot be read."""
     found = _find(model)
     return None if found is None else found.place()
 
 
 def read(model: Any) -> Backbone:
-    """The backbone of a model of transformers; UnsupportedModel if it is none of those in `TOWERS` and `HEADS`."""
+    """The backbone of a transformers model. UnsupportedModel if it is not in `TOWERS` or `HEADS`."""
     found, name = _find(model), type(model).__name__
     if found is None:
         reason = next((f": {why}" for what, why in REASONS.items() if what in name), "")
         raise UnsupportedModel(
             f"{name} cannot be read{reason}. Of transformers' models, vitrim reads ViT, ViT-MSN, I-JEPA, DeiT, "
             "DINOv2, DINOv3, TIPSv2, and the vision towers of CLIP, AltCLIP, Chinese CLIP, "
-            "MetaCLIP 2 and SigLIP, as version 5.20 to 5.23 has them; "
-            f"{version('transformers')} is installed."
+            f"MetaCLIP 2 and SigLIP, of versions 5.20 to 5.23. {version('transformers')} is installed."
         )
     tower, where = found.tower, found.place()
     if where is None:
@@ -123,7 +121,7 @@ def read(model: Any) -> Backbone:
     for i, block in enumerate(blocks):
         if not tower.reader.understands(block, tower.block):
             attention = type(getattr(block, tower.reader.attention_name, None)).__name__
-            what = f"block {i} is a {type(block).__name__} with a {attention}, and not"
+            what = f"block {i} is a {type(block).__name__} with a {attention}, not"
             raise UnsupportedModel(_unlike(name, what, tower.block))
         refuse_foreign(getattr(block, tower.reader.attention_name))
     config, attention = found.module.config, getattr(blocks[0], tower.reader.attention_name)
@@ -146,19 +144,19 @@ def read(model: Any) -> Backbone:
 
 
 def refuse_captures(module: nn.Module, _: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-    """Before transformers sets out to record what blocks and attentions return, by argument or by config."""
+    """Refuse to record outputs of blocks and attentions, by argument or by config."""
     config = getattr(module, "config", None)
     refuse_captured({name: kwargs.get(name, getattr(config, name, False)) for name in CAPTURES})
 
 
 def refuse_mask(_: nn.Module, __: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-    """Before the library makes a mask of its own."""
+    """Refuse a mask before the library changes it."""
     if kwargs.get("attention_mask") is not None:
         raise ValueError(MASKED)
 
 
 def _find(model: nn.Module) -> Found | None:
-    """The nearest class of transformers among the model's decides."""
+    """The tower of a model, by its nearest base class in transformers."""
     cls = next(cls for cls in type(model).__mro__ if cls.__module__.partition(".")[0] == "transformers")
     if cls.__name__ in TOWERS:
         tower = TOWERS[cls.__name__]
@@ -173,13 +171,13 @@ def _find(model: nn.Module) -> Found | None:
 
 def _unlike(name: str, what: str, block: str) -> str:
     return (
-        f"{name}: {what} the {block} that vitrim reads, which is that of transformers 5.20 to 5.23; "
+        f"{name}: {what} the {block} of transformers 5.20 to 5.23, which vitrim reads. "
         f"{version('transformers')} is installed."
     )
 
 
 def _num_patches(module: Any, preparation: Any) -> int:
-    """Patches at the resolution of its images, if it brings that along, or else of the tower as it was built."""
+    """Patches at the resolution of its image preparation, or else at that of the tower."""
     if preparation is not None:
         _, height, width = preparation.input_size
         return int((height // module.config.patch_size) * (width // module.config.patch_size))

@@ -1,4 +1,4 @@
-"""The blocks of transformers' Vision Transformers: what they have in common, and how each library class names it."""
+"""The blocks of transformers' Vision Transformers: what they share, and the names in each class."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ CAPTURES = ("output_hidden_states", "output_attentions")
 
 
 class LayerReader(BlockReader):
-    """x + dropout(attention(norm(x))), then x + dropout(mlp(norm(x))), under the names that a library class has."""
+    """x + dropout(attention(norm(x))), then x + dropout(mlp(norm(x))), with the names of one library class."""
 
     pairs = True
 
@@ -55,11 +55,11 @@ class LayerReader(BlockReader):
         return x_BNC + self.branch(block, 2, block.mlp(getattr(block, self.norms[1])(x_BNC)))
 
     def branch(self, block: Any, number: int, x_BNC: Tensor) -> Tensor:
-        """What a residual branch ends with."""
+        """The end of a residual branch."""
         return x_BNC
 
     def understands(self, block: Any, name: str) -> bool:
-        """Whether it is the library's block of that name, with its own attention, and has the parts that are read."""
+        """Whether it is the library's block of that name, with the library's attention and the expected parts."""
         attention = getattr(block, self.attention_name, None)
         homes = {type(part).__module__ for part in (block, attention)}
         own = type(block).__name__ == name and len(homes) == 1 and homes.pop().startswith("transformers.")
@@ -70,7 +70,7 @@ class LayerReader(BlockReader):
 
     def check_call(self, attention_mask: Any = None, *_: Any, **kwargs: Any) -> None:
         refuse_captured(kwargs)
-        # While it is compiled or exported, the library makes a mask that hides nothing; the guard has seen the user's.
+        # A compiled model gets a mask that hides nothing. The guard has checked the user's mask.
         if (attention_mask is not None and not torch.compiler.is_compiling()) or kwargs.get("is_causal"):
             raise ValueError(MASKED)
 
@@ -80,18 +80,18 @@ class LayerReader(BlockReader):
             return step(tokens, rotation)
         out = block._gradient_checkpointing_func(step, tokens, rotation)
         if not isinstance(out, Tokens):
-            raise ValueError("reentrant checkpointing takes tokens apart: checkpoint with use_reentrant=False.")
+            raise ValueError("reentrant checkpointing splits tokens into tensors: set use_reentrant=False.")
         return out
 
     def own_output(self, block: Any, x_BNC: Tensor, rotation: Rotation | None = None) -> Tensor:
-        # Past the wrapper in which newer versions checkpoint, as `run` has done it.
+        # Unwrapped, because newer versions checkpoint in a wrapper, which `run` already does.
         forward = own_forward(block)
         bare = inspect.unwrap(forward)
         out: Tensor = (forward if bare is forward else partial(bare, block))(x_BNC, None, **self.beside(rotation))
         return out
 
     def beside(self, rotation: Rotation | None) -> dict[str, Any]:
-        """What the library hands a block, beside the features, to tell this."""
+        """The arguments by which the library passes a rotary table to a block."""
         return {}
 
 
@@ -112,7 +112,7 @@ class ScaleReader(LayerReader):
 
 
 class RotaryReader(ScaleReader):
-    """DINOv3, whose blocks are handed cosines and sines, [P, D] each; the prefix is not turned."""
+    """DINOv3, whose blocks get cosines and sines, [P, D] each. The prefix is not rotated."""
 
     def rotation(self, _: Any = None, position_embeddings: Any = None, **__: Any) -> Rotation:
         cos, sin = position_embeddings
@@ -140,30 +140,29 @@ CLIP = LayerReader("self_attn", ("layer_norm1", "layer_norm2"), "out_proj")
 
 
 def refuse_captured(kwargs: dict[str, Any]) -> None:
-    """ValueError if what blocks or attentions return is asked for."""
+    """ValueError if outputs of blocks or attentions are requested."""
     wanted = [name for name in CAPTURES if kwargs.get(name)]
     if wanted:
         raise ValueError(
-            f"{wanted[0]} does not work while tokens are reduced: they have left the patch grid, and attention "
-            "matrices are never formed; vitrim.features(model, images) gives maps on the patch grid, and "
-            "vitrim.trace(model) where each patch went; or restore(model) first."
+            f"{wanted[0]} does not work while tokens are reduced: they are not on the patch grid, and attention "
+            "matrices are never formed. Use vitrim.features(model, images) for maps on the grid, vitrim.trace(model) "
+            "for the token of each patch, or restore(model) first."
         )
 
 
 def refuse_foreign(attention: Any) -> None:
-    """UnsupportedModel if the library would hand this attention to somebody else's function."""
+    """UnsupportedModel if the attention uses a function that is not the library's own."""
     name = attention.config._attn_implementation
     if not _is_read(type(attention), name):
         raise UnsupportedModel(
-            f"attn_implementation {name!r} is not called while tokens are reduced: vitrim computes what transformers' "
-            "own 'sdpa' and 'eager' do, and reads no other. Call model.set_attn_implementation('sdpa') first, or "
-            "restore(model) to run yours."
+            f"a reduced model does not call attn_implementation {name!r}: vitrim reads transformers' own 'sdpa' and "
+            "'eager' only. Call model.set_attn_implementation('sdpa') first, or restore(model) to run yours."
         )
 
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def _is_read(attention: type, name: str | None) -> bool:
-    """Whether under this name lie the library's own functions, for the attention and for its mask."""
+    """Whether this name stands for the library's own functions, for the attention and its mask."""
     if name not in READ:
         return False
     home = sys.modules[attention.__module__]
@@ -174,6 +173,6 @@ def _is_read(attention: type, name: str | None) -> bool:
 
 
 def _attention_settings(attention: Any) -> tuple[float, float]:
-    """Scale of the logits, and dropout of the matrix; CLIP, SigLIP and DINOv3 call them otherwise."""
+    """Scale of the logits, and dropout of the attention, whose names differ between models."""
     scale = attention.scaling if hasattr(attention, "scaling") else attention.scale
     return scale, attention.attention_dropout if hasattr(attention, "attention_dropout") else attention.dropout

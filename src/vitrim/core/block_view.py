@@ -164,7 +164,7 @@ def check_features(x: object) -> None:
     if isinstance(x, Tensor) or type(x) is Tokens:
         return
     if isinstance(x, tuple):
-        raise ValueError("reentrant checkpointing takes tokens apart: checkpoint with use_reentrant=False.")
+        raise ValueError("reentrant checkpointing splits tokens into tensors: set use_reentrant=False.")
     raise ValueError(
         f"a block of a reduced model takes features as a tensor, not a {type(x).__name__}. torch.fx cannot trace a "
         "reduced model, because its shapes decide what it computes. Use vitrim.features for the features of blocks, "

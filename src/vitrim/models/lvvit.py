@@ -2,17 +2,17 @@
 
 Paper: https://arxiv.org/abs/2104.10858. Official code: https://github.com/zihangJiang/TokenLabeling (Apache-2.0).
 A ViT with a convolutional stem, residual branches divided by `skip_lam`, and a second head on every patch token.
-Importing this module registers lvvit_tiny, lvvit_small and lvvit_medium with timm. Keys are those of the public
-checkpoints, which are loaded from a file: `vitrim.load_model("lvvit_small", path)`.
+Importing this module registers lvvit_tiny, lvvit_small and lvvit_medium with timm. Parameter names are those of the
+public checkpoints: `vitrim.load_model("lvvit_small", path)`.
 
-As in the official code: logits are those of the class token plus half the maximum over tokens of the second head's, so
-with fewer tokens the maximum is over fewer; one MixToken box per batch, on the token grid, rows first, the partner
-being the batch in reverse; LayerNorm eps 1e-5.
-Different: the model returns plain logits in training too, so that any training loop works; the dense output is asked
-for by `return_dense`. There, the second head's logits stay where their tokens are: the official paste-back needs the
-whole grid, which reduced tokens have left, so `vitrim.train.token_labeling` mixes the targets instead, which gives the
-same loss (`swap_box(aux, ...)` gives the official arrangement). The box comes from torch's generator, not NumPy's.
-The medium model's 16.0 GMACs in the paper belong to a stem of 128 channels; with the release's 64 it has 12.7.
+As in the official code: the logits are those of the class token plus half the maximum over tokens of the second head.
+There is one MixToken box per batch, on the token grid, rows first, and an image's partner comes from the reversed
+batch. LayerNorm eps is 1e-5.
+Different: the model returns plain logits in training too, unless `return_dense` asks for the dense output. There, the
+second head's logits stay with their tokens. The official code pastes them back on the grid, which reduced tokens cannot
+do. So `vitrim.train.token_labeling` mixes the targets instead, with the same loss (`swap_box(aux, ...)` gives the
+official arrangement). The box comes from torch's generator, not NumPy's.
+The paper's 16.0 GMACs for the medium model belong to a stem of 128 channels. With the release's 64 it has 12.7.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ Logits = Tensor | tuple[Tensor, Tensor, Tensor]
 class LVViT(nn.Module):
     """LV-ViT. Images [B, 3, H, W] -> logits [B, classes].
 
-    return_dense: whether, in training mode, the output is (class logits [B, classes], token logits [B, N, classes],
-    box [4]) for the token-labeling loss; an attribute too. mix_token: whether the box is drawn then, else it is empty.
-    drop_rate acts on positions, projections and MLPs; drop_path_rate rises linearly from 0 over the blocks.
+    return_dense: whether training mode returns (class logits [B, classes], token logits [B, N, classes], box [4]) for
+    the token-labeling loss. It is also an attribute. mix_token: whether that box is random; otherwise it is empty.
+    drop_rate is for positions, projections and MLPs. drop_path_rate rises linearly from 0 over the blocks.
     """
 
     head: nn.Module
@@ -80,7 +80,7 @@ class LVViT(nn.Module):
         self.apply(_init_linear)
 
     def forward(self, x: Tensor, box: Tensor | None = None) -> Logits:
-        """Logits; with return_dense in training mode the triple. box: the one to use instead of a drawn one."""
+        """Logits, or three outputs with return_dense in training mode. box: used instead of a random one."""
         if not (self.training and self.return_dense):
             if box is not None:
                 raise ValueError("a MixToken box needs training mode and return_dense=True.")
@@ -93,11 +93,11 @@ class LVViT(nn.Module):
         return self.head(x[:, 0]), self.aux_head(x[:, 1:]), box
 
     def forward_features(self, x: Tensor) -> Tensor:
-        """All tokens after the last norm, the class token first: [B, N, C]. Never mixed."""
+        """All tokens after the last norm, the class token first: [B, N, C]. Without MixToken."""
         return self._encode(self.patch_embed(x))
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
-        """Logits of the class token plus half the best of the patch tokens'; pre_logits: the class token's features."""
+        """Logits of the class token plus half the maximum of the patch tokens, or features with pre_logits."""
         if pre_logits or self.num_classes == 0:
             return x[:, 0]
         logits: Tensor = self.head(x[:, 0]) + 0.5 * self.aux_head(x[:, 1:]).amax(dim=1)
@@ -115,23 +115,23 @@ class LVViT(nn.Module):
         return self.head, self.aux_head
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        """New heads; none for 0 classes, then the output is the class token's features."""
+        """Make new heads. With 0 classes there is none, and the output is the class token's features."""
         if global_pool not in (None, "token"):
-            raise ValueError(f"LV-ViT reads its class token: global_pool must be 'token', not {global_pool!r}.")
+            raise ValueError(f"LV-ViT uses its class token: global_pool must be 'token', not {global_pool!r}.")
         self.num_classes = num_classes
         for name in ("head", "aux_head"):
             head = nn.Linear(self.embed_dim, num_classes) if num_classes > 0 else nn.Identity()
             self.add_module(name, head.apply(_init_linear).to(self.norm.weight).train(self.training))
 
     def set_input_size(self, img_size: int | Grid) -> None:
-        """Take images of another size from now on; the position embedding is resampled."""
+        """Resample the position embedding for images of another size."""
         before = self.patch_embed.grid_size
         self.patch_embed.set_input_size(img_size)
         resampled = resample_abs_pos_embed(self.pos_embed.detach(), self.patch_embed.grid_size, before)
         self.pos_embed = nn.Parameter(resampled, requires_grad=self.pos_embed.requires_grad)
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Compute the blocks again in the backward pass instead of keeping their activations."""
+        """Recompute the blocks in the backward pass instead of storing their activations."""
         self.grad_checkpointing = enable
 
     def no_weight_decay(self) -> set[str]:
@@ -139,7 +139,7 @@ class LVViT(nn.Module):
         return {"pos_embed", "cls_token"}
 
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
-        """Which parameters belong to which layer, for layer-wise learning rates."""
+        """The layer of each parameter, for layer-wise learning rates."""
         return {
             "stem": r"^cls_token|pos_embed|patch_embed",
             "blocks": [(r"^blocks\.(\d+)", None), (r"^norm", (99999,))],

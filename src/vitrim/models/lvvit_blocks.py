@@ -1,4 +1,4 @@
-"""The parts of LV-ViT, see `vitrim.models.lvvit`: its convolutional stem and its blocks."""
+"""The convolutional stem and the blocks of LV-ViT, see `vitrim.models.lvvit`."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class ConvStem(nn.Module):
         self.proj = nn.Conv2d(channels, embed_dim, patch_size // 2, stride=patch_size // 2)
 
     def set_input_size(self, img_size: int | Grid) -> None:
-        """The image size in pixels; ValueError if patches do not fill it."""
+        """Set the image size in pixels. ValueError if patches do not fill it."""
         size, step = to_2tuple(img_size), self.patch_size[0]
         if any(side < step or side % step for side in size):
             raise ValueError(f"img_size must be a multiple of the patch size {step}, not {img_size}.")
@@ -39,8 +39,8 @@ class ConvStem(nn.Module):
         """The patch tokens, without positions."""
         if tuple(x.shape[-2:]) != self.img_size:
             raise ValueError(
-                f"the model takes images of {self.img_size[0]} x {self.img_size[1]} pixels, and {x.shape[-2]} x "
-                f"{x.shape[-1]} came: build it with another img_size, or call set_input_size()."
+                f"the model takes images of {self.img_size[0]} x {self.img_size[1]} pixels, not {x.shape[-2]} x "
+                f"{x.shape[-1]}: build it with another img_size, or call set_input_size()."
             )
         x = F.relu(self.bn1(self.conv1(x)))
         x = F.relu(self.bn2(self.conv2(x)))
@@ -64,7 +64,7 @@ class Attention(nn.Module):
 
     @property
     def dropout(self) -> float:
-        """Dropout on the attention, in the current mode."""
+        """Dropout of the attention in the current mode."""
         return self.attn_drop if self.training else 0.0
 
     def split(self, x_BNC: Tensor) -> tuple[Tensor, ...]:

@@ -1,7 +1,7 @@
 """MixToken: CutMix on the token grid (Jiang et al., NeurIPS 2021, section 3.2), see `vitrim.models.lvvit`.
 
-A box is a tensor [row start, column start, row end, column end], so that a compiled forward serves all boxes. The
-partner of an image is the one at its place in the reversed batch.
+A box is a tensor [row start, column start, row end, column end], so that one compiled forward serves all boxes. The
+partner of an image has the same index in the reversed batch.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ Grid = tuple[int, int]  # rows and columns of patches
 
 
 def draw_box(grid: Grid, generator: torch.Generator | None = None) -> Tensor:
-    """A random CutMix box on the token grid: share and centre uniform (the paper's Beta(1, 1))."""
+    """A random CutMix box on the token grid, with uniform share and centre (the paper's Beta(1, 1))."""
     lam, row, column = torch.rand(3, dtype=torch.float64, generator=generator).unbind()
     return box_around(lam, row * grid[0], column * grid[1], grid)
 
 
 def box_around(lam: Tensor, row: Tensor, column: Tensor, grid: Grid) -> Tensor:
-    """[row start, column start, row end, column end] of the box that leaves a share lam, cut off at the borders."""
+    """The box that leaves a share `lam` of the grid, cut off at the borders."""
     size = torch.tensor(grid)
     half = (size * (1 - lam).sqrt()).long() // 2
     centre = torch.stack([row, column]).long()
@@ -34,5 +34,5 @@ def box_mask(box: Tensor, grid: Grid) -> Tensor:
 
 
 def swap_box(x_BPC: Tensor, mask_P: Tensor) -> Tensor:
-    """Inside the mask each image gets the tokens of its partner in the reversed batch; twice gives x back."""
+    """Give each image the tokens of its partner inside the mask. A second call gives x back."""
     return torch.where(mask_P.unsqueeze(1), x_BPC.flip(0), x_BPC)

@@ -2,21 +2,22 @@
 
 Paper: https://arxiv.org/abs/2306.04897, section 3.4. No official code is public. Importing this module registers
 mf_deit_{tiny,small,base}_patch16_224 with timm; nothing else does.
-The first blocks carry two groups of tokens, of a fine grid (high scale) and of one with half as many rows and columns
-(low scale), each with its class token and position embedding, through the same weights. The attention of the high
+The first blocks have two groups of tokens, of a fine grid (high scale) and of a grid with half as many rows and columns
+(low scale). Each group has its class token and position embedding; the weights are shared. The attention of the high
 group works on its 2x2 means (eq. 6). Then the groups are fused (eq. 5), and a plain DeiT follows.
 
-Readings of ours where the paper is silent:
-- Low-scale tokens are the same patch embedding of the image halved by 2x2 means; the parameter counts leave no room
-  for a second one.
-- Eq. 6 leaves out the norm, as eq. 1 does; it comes before the 2x2 means, which disturbs the weights of a DeiT less.
-  "The class token unchanged" means that it is neither averaged nor spread: it attends like any token.
-- LKA is the large kernel attention alone, without the projections around it (Guo et al., 2022): depthwise 5x5,
-  depthwise 7x7 with dilation 3, and 1x1, times the input. PEG is a depthwise 3x3 plus its input (Chu et al., 2021).
-- The fused class token is the mean of the two. A sum would double it, and later blocks of a DeiT move it half as far.
+Our choices where the paper is silent:
+- Low-scale tokens come from the same patch embedding, applied to the image halved by 2x2 means. The parameter counts
+  leave no room for a second embedding.
+- Eq. 6 leaves out the norm, as eq. 1 does. It comes before the 2x2 means, which suits the weights of a DeiT better.
+  "The class token unchanged" means that it is neither averaged nor upsampled: it attends like any token.
+- LKA is the large kernel attention without the projections around it (Guo et al., 2022): depthwise 5x5, depthwise 7x7
+  with dilation 3, and 1x1, times the input. PEG is a depthwise 3x3 plus its input (Chu et al., 2021).
+- The fused class token is the mean of the two. A sum would double it, and later blocks of a DeiT would change it half
+  as much.
 
-Both groups flow as one sequence, high before low, so MLPs run once on all tokens; and as the means of the high group
-are as many as the low tokens, one attention call serves both groups, as a batch twice as long.
+Both groups are one sequence, high before low, so MLPs run once on all tokens. There are as many means of the high group
+as low tokens, so one attention call serves both groups, as a batch of twice the size.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ from .multiscale_blocks import Fusion, MultiscaleBlock, MultiscaleEmbed
 
 __all__ = ["MultiscaleBlock", "MultiscaleViT", "from_deit"]
 
-# Settings of timm's VisionTransformer that the two groups leave no choice in.
+# Settings of timm's VisionTransformer that must keep these values.
 FIXED: dict[str, Any] = {
     "class_token": True,
     "reg_tokens": 0,
@@ -51,10 +52,10 @@ FIXED: dict[str, Any] = {
 
 
 class MultiscaleViT(VisionTransformer):
-    """DeiT with multi-scale features in its first blocks; made by timm.create_model("mf_deit_small_patch16_224").
+    """DeiT with multi-scale features in its first blocks: timm.create_model("mf_deit_small_patch16_224").
 
-    fusion_layer: how many blocks carry both groups; tokens can be reduced from the next on. The other settings are
-    those of timm's VisionTransformer, but for FIXED. ValueError for one of these, and for an odd grid of patches.
+    fusion_layer: the number of blocks with both groups. Tokens can be reduced after them. The other settings are those
+    of timm's VisionTransformer, without FIXED. ValueError for one of these, and for an odd grid of patches.
     """
 
     cls_token: nn.Parameter
@@ -63,7 +64,7 @@ class MultiscaleViT(VisionTransformer):
     def __init__(self, *, fusion_layer: int = 3, **settings: Any):
         for name, value in FIXED.items():
             if settings.get(name, value) != value:
-                raise ValueError(f"a multi-scale model cannot do with {name}={settings[name]!r}: leave it {value!r}.")
+                raise ValueError(f"a multi-scale model cannot use {name}={settings[name]!r}: leave it at {value!r}.")
         super().__init__(**settings | {"embed_layer": MultiscaleEmbed})
         grid, depth = self.patch_embed.grid_size, len(self.blocks)
         if grid[0] % 2 or grid[1] % 2:
@@ -85,7 +86,7 @@ class MultiscaleViT(VisionTransformer):
 
     def init_weights(self, mode: str = "", needs_reset: bool = True) -> None:
         super().init_weights(mode, needs_reset)
-        if hasattr(self, "pos_embed_low"):  # timm calls this first when only its own half is there
+        if hasattr(self, "pos_embed_low"):  # timm also calls this before these parameters exist
             self._init_low()
 
     def _init_low(self) -> None:
@@ -96,23 +97,23 @@ class MultiscaleViT(VisionTransformer):
         return {*super().no_weight_decay(), "cls_token_low", "pos_embed_low"}
 
     def set_input_size(self, *_: object, **__: object) -> None:
-        raise ValueError("a multi-scale model keeps its size: build it with img_size, as load_model(img_size=) does.")
+        raise ValueError("a multi-scale model cannot change its size: build or load it with img_size.")
 
     def forward_intermediates(self, x: Tensor, indices: Any = None, *args: Any, **settings: Any) -> Any:
         first = min(feature_take_indices(len(self.blocks), indices)[0])
         if first < self.fusion_layer - 1:
             raise ValueError(
-                f"block {first} of a multi-scale model has features of two scales, not one grid: choose indices of at "
+                f"block {first} of a multi-scale model has features of two scales, not one grid: use indices of at "
                 f"least {self.fusion_layer - 1}."
             )
         return super().forward_intermediates(x, indices, *args, **settings)
 
     def adapt_state(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
-        """`from_deit`, for those who load weights without knowing this class."""
+        """`from_deit`, for code that loads weights into any model."""
         return from_deit(state, self)
 
     def _pos_embed(self, x_BNC: Tensor) -> Tensor:
-        """[B, P + Q, C] to the sequence of both groups, [B, 2 + P + Q, C]."""
+        """Add class tokens and positions: [B, P + Q, C] -> [B, 2 + P + Q, C]."""
         num_high = self.patch_embed.num_patches
         cls_high, cls_low = (cls.expand(x_BNC.shape[0], -1, -1) for cls in (self.cls_token, self.cls_token_low))
         x_BNC = torch.cat([cls_high, x_BNC[:, :num_high], cls_low, x_BNC[:, num_high:]], dim=1)
@@ -120,20 +121,20 @@ class MultiscaleViT(VisionTransformer):
 
 
 def from_deit(state: dict[str, Tensor], model: MultiscaleViT) -> dict[str, Tensor]:
-    """The state_dict of a plain DeiT, completed for the multi-scale model; one that has the new parts is returned.
+    """Complete the state_dict of a plain DeiT for the multi-scale model. One that is complete is returned.
 
-    New parts start from the DeiT's, never at random: the low class token is its copy, the low position embedding the
-    high one resampled. The fusion starts as X = X_high: its 1x1 and PEG are zero, its other kernels are means. What
-    else does not fit is left to load_state_dict. ValueError if there is no position embedding of the model's size.
+    New parts start from those of the DeiT: the low class token is a copy, and the low position embedding is resampled.
+    The fusion starts as X = X_high: its 1x1 and PEG are zero, and its other kernels are means. ValueError if there is
+    no position embedding of the model's size.
     """
     low_grid = [model.grid[0] // 2, model.grid[1] // 2]
     positions, wanted = state.get("pos_embed"), model.pos_embed.shape
     if positions is None or positions.shape != wanted:
         raise ValueError(
-            f"a multi-scale model starts from a DeiT of its own size, with a pos_embed of {list(wanted)}, and here is "
-            f"{'none' if positions is None else list(positions.shape)}. With img_size, load_model resamples it."
+            f"a multi-scale model starts from a DeiT of its own size, with a pos_embed of {list(wanted)}, not "
+            f"{'none' if positions is None else list(positions.shape)}. load_model(img_size=) resamples it."
         )
-    if "pos_embed_low" in state:  # its own weights, maybe of another resolution
+    if "pos_embed_low" in state:  # weights of a multi-scale model, maybe of another resolution
         low = state["pos_embed_low"]
         fits = low.shape == model.pos_embed_low.shape
         return state if fits else state | {"pos_embed_low": resample_abs_pos_embed(low, low_grid)}
@@ -165,7 +166,7 @@ SIZES: dict[str, dict[str, int]] = {
     "base": {"embed_dim": 768, "num_heads": 12},
 }
 
-# No weights are published: load those of a DeiT, or your own.
+# There are no public weights: load those of a DeiT, or your own.
 default_cfgs = generate_default_cfgs(
     {
         f"mf_deit_{size}_patch16_224": {

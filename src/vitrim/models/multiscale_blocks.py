@@ -1,6 +1,6 @@
 """The parts of a multi-scale ViT: embedding, block and fusion of two groups of tokens. See `multiscale.py`.
 
-Shape letters beyond those of `core.tokens`: P patches of the high group, Q = P / 4 of the low one. Both flow as one
+Shape letters beyond those of `core.tokens`: P patches of the high group, Q = P / 4 of the low one. Both are one
 sequence of 2 + P + Q: class token and patches of the high group, then of the low one.
 """
 
@@ -18,7 +18,7 @@ Grid = tuple[int, int]  # rows and columns of the high group's patches
 
 
 class MultiscaleEmbed(PatchEmbed):
-    """timm's PatchEmbed on the image and on the image halved: [B, C, H, W] -> [B, P + Q, C]."""
+    """timm's PatchEmbed on the image and on the halved image: [B, C, H, W] -> [B, P + Q, C]."""
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         high_BPC: Tensor = super().forward(x_BCHW)  # type: ignore[no-untyped-call]
@@ -46,9 +46,9 @@ class Fusion(nn.Module):
 
 
 class MultiscaleBlock(nn.Module):
-    """A timm Block, with its parameters and their names, on both groups. [B, 2 + P + Q, C] -> the same.
+    """A timm Block, with the same parameter names, on both groups: [B, 2 + P + Q, C].
 
-    The last of these blocks has a `fusion`, which leaves [B, 1 + P, C].
+    The last of these blocks has a `fusion` and returns [B, 1 + P, C].
     """
 
     norm1: nn.Module
@@ -69,7 +69,7 @@ class MultiscaleBlock(nn.Module):
 
     def forward(self, x_BNC: Tensor, attn_mask: None = None, is_causal: bool = False) -> Tensor:
         if attn_mask is not None or is_causal:
-            raise ValueError("a multi-scale model takes no attention mask: its groups attend on grids of their own.")
+            raise ValueError("a multi-scale model takes no attention mask: its groups have their own grids.")
         cls_high, high_BPC, cls_low, low_BQC = split(self.norm1(x_BNC), self.grid)
         groups = torch.cat([cls_high, downsample(high_BPC, self.grid), cls_low, low_BQC], dim=1)
         update = self.ls1(self.attn(torch.cat(groups.chunk(2, dim=1))))
@@ -83,19 +83,19 @@ class MultiscaleBlock(nn.Module):
 
 
 def split(x_BNC: Tensor, grid: Grid) -> list[Tensor]:
-    """Class token and patches of the high group, then of the low one."""
+    """Split into class token and patches of the high group, then of the low one."""
     num_high = grid[0] * grid[1]
     return list(torch.split(x_BNC, [1, num_high, 1, num_high // 4], dim=1))
 
 
 def downsample(x_BPC: Tensor, grid: Grid) -> Tensor:
-    """DOWN of eq. 6, the mean of 2x2 neighbours: [B, P, C] -> [B, Q, C]."""
+    """DOWN of eq. 6: means of 2x2 neighbours, [B, P, C] -> [B, Q, C]."""
     B, _, C = x_BPC.shape
     return x_BPC.reshape(B, grid[0] // 2, 2, grid[1] // 2, 2, C).mean(dim=(2, 4)).flatten(1, 2)
 
 
 def upsample(x_BQC: Tensor, grid: Grid) -> Tensor:
-    """UP of eq. 5 and 6, each token to its 2x2 patches: [B, Q, C] -> [B, P, C]."""
+    """UP of eq. 5 and 6: repeat each token for its 2x2 patches, [B, Q, C] -> [B, P, C]."""
     B, _, C = x_BQC.shape
     rows, columns = grid[0] // 2, grid[1] // 2
     x = x_BQC.reshape(B, rows, 1, columns, 1, C).expand(-1, -1, 2, -1, 2, -1)

@@ -1,8 +1,8 @@
 """The embedded default: a small ViT for Fashion-MNIST and 1,000 labelled test images.
 
-Importing this module registers the model ``vitrim_fashion_tiny`` with timm; nothing
-else does. It imports timm, so import it only where a model is about to be built.
-The weights lie beside this file: ``pretrained=True`` needs no network.
+Importing this module registers the model ``vitrim_fashion_tiny`` with timm. It imports
+timm, so import it only to build a model. The weights are in this folder, so
+``pretrained=True`` needs no network.
 """
 
 import os
@@ -67,7 +67,7 @@ def vitrim_fashion_tiny(pretrained: bool = False, **kwargs: Any) -> VisionTransf
 
 
 def demo_images(folder: Path | str) -> Path:
-    """Unpack the 1,000 labelled test images into folder, unless they are there, and return it.
+    """Unpack the 1,000 labelled test images into a folder, unless they are there, and return it.
 
     The folder then holds images/, labels.csv (header file,label; files relative to images/),
     classes.txt (line k names class k, counted from 0) and LICENSE.
@@ -76,9 +76,9 @@ def demo_images(folder: Path | str) -> Path:
     if (folder / "labels.csv").exists():
         return folder
     if folder.exists() and any(folder.iterdir()):
-        raise FileExistsError(f"{folder} holds other files; name a folder that is new or empty")
+        raise FileExistsError(f"{folder} holds other files: name a folder that is new or empty")
     folder.parent.mkdir(parents=True, exist_ok=True)
-    # Unpacked beside its place, then renamed: a folder with labels.csv is always complete.
+    # Unpacked beside the target, then renamed, so that a folder with labels.csv is always complete.
     with writing(folder), temporary_folder(folder.parent) as beside:
         unpacked = beside / "unpacked"
         with zipfile.ZipFile(IMAGES) as archive:
@@ -88,7 +88,7 @@ def demo_images(folder: Path | str) -> Path:
                 folder.rmdir()  # empty; Windows renames onto nothing that exists
             os.rename(unpacked, folder)
         except OSError:
-            # Another process may have been faster; its copy is as good as ours.
+            # Another process may have been faster.
             if not (folder / "labels.csv").exists():
                 raise
     return folder
