@@ -19,6 +19,7 @@ from vitrim.measure.budget.formula import reduced_macs, token_counts
 from vitrim.measure.budget.targets import method_for_keep_rate, method_for_macs
 from vitrim.measure.macs import count_macs
 from vitrim.models.lvvit import LVViT
+from vitrim.testing import leaving_blocks
 
 EVERY_METHOD = pytest.mark.parametrize("name", FIXED)
 
@@ -74,11 +75,10 @@ def test_every_method_reduces_and_leaves_no_trace(images: Tensor, name: str) -> 
     keys, before = list(model.state_dict()), model(images)
     stack = vitrim.reduce_tokens(model, method(name)).blocks
     assert isinstance(stack, TokenStack)
-    counts: list[int] = []
-    for block in stack:
-        block.mlp.register_forward_hook(lambda _, __, out: counts.append(out.shape[1]))
-    assert not torch.allclose(model(images), before)
-    assert tuple(counts) == token_counts(stack.spec, stack.method)
+    with leaving_blocks(model) as seen:
+        assert not torch.allclose(model(images), before)
+    counts = tuple(tokens.x_BNC.shape[1] for tokens in seen)
+    assert counts == token_counts(stack.spec, stack.method)
     assert counts[-1] < 65
     assert [key for key in model.state_dict() if ".method." not in key] == keys
     vitrim.restore(model)

@@ -26,7 +26,7 @@ every_method = pytest.mark.parametrize(("name", "settings"), EVERY, ids=[name fo
 
 def other_scorers() -> list[tuple[str, dict[str, Any]]]:
     scored = [name for name in FIXED if "scorer" in settings_of(name)]
-    return [(name, {"scorer": scorer}) for name in scored for scorer in ("received", "norm")]
+    return [(name, {"scorer": scorer}) for name in scored for scorer in ("received", "norm", "shift")]
 
 
 @contextmanager

@@ -143,6 +143,6 @@ SETTINGS = {
     "layers": _list(wholes(), "Reducing blocks, counted from 0. Default: 3,6,9 of 12 blocks"),
     "scorer": Annotated[
         str | None,
-        typer.Option(help="Rank patches by cls (needs a class token), received or norm.", rich_help_panel=PANEL),
+        typer.Option(help="Rank patches by cls (needs a class token), received, norm or shift.", rich_help_panel=PANEL),
     ],
 }

@@ -69,7 +69,7 @@ def doctor(
         f"{type(block).__name__}, by {type(reader).__name__}"
         for block, reader in zip(blocks, backbone.readers, strict=True)
     )
-    scoring = "class attention" if spec.has_cls else "no class token: use --scorer received or norm"
+    scoring = "class attention" if spec.has_cls else "no class token: use --scorer received, norm or shift"
     facts = {
         "model": f"{model}, a {type(net).__name__} of {version(backbone.library)}",
         "blocks": f"{spec.depth} x {'; '.join(readers)}",

@@ -33,6 +33,7 @@ class Attention(NamedTuple):
     bias: Tensor | None = None  # added to the logits of every query, [B, 1, 1, N]
     dropout: float = 0.0
     lengths: packing.Lengths | None = None  # tokens of each image, if packed
+    mlp_input_BNC: Tensor | None = None  # features before the MLP, for a method that reduces after it
 
     def output(self, *, max_chunked_tokens: int = 0) -> Tensor:
         """Softmax(q k^T) v: [B, H, N, D].

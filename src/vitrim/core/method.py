@@ -49,6 +49,11 @@ class Method(MethodInterface):
         return repr(self) if self.exits is None else f"{self!r} with {self.exits!r}"
 
     @property
+    def after_mlp(self) -> bool:
+        """Whether `after_attention` is called after the MLP instead, as for a score that needs the MLP's output."""
+        return getattr(self, "scorer", None) == "shift"
+
+    @property
     def has_keep_rate(self) -> bool:
         """Whether a keep rate sets how much is reduced."""
         return self.amount == KEEP_RATE

@@ -73,15 +73,16 @@ class TokenBlock(BlockView):
             # No block reduces, and only the block's own kernels give bit-identical outputs.
             return method.after_block(self.layer, tokens.with_features(reader.own_output(self, tokens.x_BNC, rotation)))
         out_BNC, attention = self._attend(tokens, rotation, method)
-        if not method.is_active(self.layer, tokens.num_patches):
-            del attention  # early, so that its memory can be used again
-            tokens = tokens.with_features(self.residuals(tokens).add_attention(self, tokens.x_BNC, out_BNC))
-        else:
-            x = self.residuals(tokens).add_attention(self, tokens.x_BNC, out_BNC)
-            tokens = method.after_attention(self.layer, tokens.with_features(x), attention)
-            del attention, x  # before the MLP, where memory peaks
+        seen = attention if method.is_active(self.layer, tokens.num_patches) else None
+        del attention  # early, so that its memory can be used again
+        tokens = tokens.with_features(self.residuals(tokens).add_attention(self, tokens.x_BNC, out_BNC))
         del out_BNC
-        tokens = tokens.with_features(self.residuals(tokens).add_mlp(self, tokens.x_BNC))
+        if seen is not None and not method.after_mlp:  # free the attention before the MLP, where memory peaks
+            tokens, seen = method.after_attention(self.layer, tokens, seen), None
+        mlp_input_BNC = tokens.x_BNC
+        tokens = tokens.with_features(self.residuals(tokens).add_mlp(self, mlp_input_BNC))
+        if seen is not None:
+            tokens = method.after_attention(self.layer, tokens, seen._replace(mlp_input_BNC=mlp_input_BNC))
         return method.after_block(self.layer, tokens)
 
     def _attend(self, tokens: Tokens, rotation: Rotation | None, method: Method) -> tuple[Tensor, Attention]:

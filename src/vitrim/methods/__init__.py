@@ -71,4 +71,5 @@ for _cls in (EViT, TokenMergence, BeyondAttentive, ToMe, AttentionMass, Random):
 add("evit-nofuse", partial(EViT, fuse=False))
 add("evit+bat", partial(BeyondAttentive, inattentive="fuse"))
 add("feature_norm", partial(EViT, fuse=False, scorer="norm"))
+add("representation_shift", partial(EViT, fuse=False, scorer="shift"))
 add("metr", metr, METR, _settings_of_metr)

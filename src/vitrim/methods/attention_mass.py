@@ -44,7 +44,7 @@ class AttentionMass(Method):
         mass: share of the scores that the kept patches reach, one number or one per layer; above 0, at most 1. 1 keeps
             all.
         layers: reducing blocks, 0-based and increasing; None means a quarter of the depth apart (3, 6, 9 of 12).
-        scorer: cls, received or norm, see `patch_scores`. A model without a class token needs one of the last two.
+        scorer: cls, received, norm or shift, see `patch_scores`. cls needs a class token.
         fuse: whether the others are fused, weighted by their scores, or dropped.
 
     Raises:

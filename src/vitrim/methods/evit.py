@@ -32,7 +32,7 @@ class EViT(ScoredMethod):
     Args:
         keep_rate: share of the patches that enter a reducing block, one number or one per layer; above 0, at most 1.
         layers: reducing blocks, 0-based and increasing; None means a quarter of the depth apart (3, 6, 9 of 12).
-        scorer: cls, received or norm, see `patch_scores`. A model without a class token needs one of the last two.
+        scorer: cls, received, norm or shift, see `patch_scores`. cls needs a class token.
         fuse: whether the others are fused (EViT) or dropped (its Table 1 and 2a).
         tokens: patches to keep in each block, without the fused token, one entry per block. Entries of None follow
             keep_rate.

@@ -39,7 +39,7 @@ class TokenMergence(ScoredMethod):
     Args:
         keep_rate: share of the patches that enter a reducing block, one number or one per layer; above 0, at most 1.
         layers: reducing blocks, 0-based and increasing; None means a quarter of the depth apart (3, 6, 9 of 12).
-        scorer: cls, received or norm, see `patch_scores`. A model without a class token needs one of the last two.
+        scorer: cls, received, norm or shift, see `patch_scores`. cls needs a class token.
         similarity: cosine, l1, l2, attention or random (Table 4 of the paper).
         seed: seed of the random similarity, which depends on positions only.
 

@@ -54,7 +54,7 @@ class BeyondAttentive(ScoredMethod):
     Args:
         keep_rate: share of the patches that enter a reducing block, one number or one per layer; above 0, at most 1.
         layers: reducing blocks, 0-based and increasing; None means a quarter of the depth apart (3, 6, 9 of 12).
-        scorer: cls, received or norm, see `patch_scores`. A model without a class token needs one of the last two.
+        scorer: cls, received, norm or shift, see `patch_scores`. cls needs a class token.
         inattentive: what happens to inattentive patches. cluster uses density peaks. The others are from the paper's
             Tables 3 and 4: drop; fuse (one token, as in EViT); average and max (groups of neighbours in rank); spatial
             (groups of neighbours in the sequence); kmeans; and conv and mlp, which are learned and need training.
