@@ -110,6 +110,10 @@ def test_a_command_that_needs_the_network_is_understood(command: list[str]) -> N
         assert all(f"\n{extra} = [" in (ROOT / "pyproject.toml").read_text() for extra in extras)
 
 
+def test_the_readme_is_short() -> None:
+    assert len((ROOT / "README.md").read_text().splitlines()) < 150
+
+
 def prose_and_code(document: str) -> str:
     """A document without the targets of its links."""
     return re.sub(r"\]\([^)]*\)", "]", (ROOT / document).read_text())
