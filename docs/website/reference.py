@@ -59,7 +59,8 @@ def _page(title: str, names: list[str]) -> str:
             own = getattr(thing, "__name__", name) == name
             kind = "autoexception" if issubclass(thing, Exception) else "autoclass"
             is_method = issubclass(thing, vitrim.Method) and thing is not vitrim.Method
-            parts.append(f".. {kind}:: {name}\n{'' if is_method or not own else MEMBERS}")
+            inherited = "   :inherited-members:\n" if thing is vitrim.Method else ""  # the hooks
+            parts.append(f".. {kind}:: {name}\n{'' if is_method or not own else MEMBERS + inherited}")
         else:
             parts.append(f".. autofunction:: {name}\n")
     return "\n".join(parts)
