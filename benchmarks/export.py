@@ -14,7 +14,7 @@ from torch import nn
 
 import vitrim
 from vitrim.core.amount import PerBlock
-from vitrim.export.card import versions
+from vitrim.export.artefact_card import route_versions
 from vitrim.export.route import ROUTES, find_route
 
 from .experiment import Cell, Experiment
@@ -55,7 +55,7 @@ def moderate(name: str) -> dict[str, Any]:
 def software(route: str) -> str:
     """Versions of the libraries of a route. Empty if one is missing."""
     found = find_route(route)
-    return "" if found.missing() else " ".join(f"{name} {version}" for name, version in versions(found).items())
+    return "" if found.missing() else " ".join(f"{name} {version}" for name, version in route_versions(found).items())
 
 
 def place(cell: Cell) -> dict[str, object]:

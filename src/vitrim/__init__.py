@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from .early_exit.calibration import AnytimeScore, ExitRecord, calibrate_anytime, record_exits
     from .early_exit.model import Anytime, Prediction, anytime
     from .errors import VitrimError
-    from .export.run import ExportReport, export_model
+    from .export.export_model import ExportReport, export_model
     from .export.verify import ExportMismatch
     from .loading.build import build_model, load_model
     from .loading.from_pretrained import from_pretrained
@@ -56,7 +56,7 @@ if TYPE_CHECKING:
     from .tracing import LayerTrace, Trace, trace
     from .train.checkpoint import TrainingError
     from .train.recipe import Recipe, load_recipe
-    from .train.run import run_recipe
+    from .train.run_recipe import run_recipe
     from .train.task import ClassificationTask
 
 __all__ = [
@@ -131,7 +131,7 @@ _HOME = {  # module: its public names
     ".draw": "draw_tokens",
     ".early_exit.model": "Anytime Prediction anytime",
     ".errors": "VitrimError",
-    ".export.run": "ExportReport export_model",
+    ".export.export_model": "ExportReport export_model",
     ".export.verify": "ExportMismatch",
     ".loading.build": "build_model load_model",
     ".measure.batches": "ImageBatches",
@@ -153,7 +153,7 @@ _HOME = {  # module: its public names
     ".tracing": "LayerTrace Trace trace",
     ".train.checkpoint": "TrainingError",
     ".train.recipe": "Recipe load_recipe",
-    ".train.run": "run_recipe",
+    ".train.run_recipe": "run_recipe",
     ".train.task": "ClassificationTask",
 }
 _MODULE = {name: module for module, names in _HOME.items() for name in names.split()}

@@ -19,7 +19,7 @@ from vitrim.cli import app
 from vitrim.core import portable
 from vitrim.export.route import ROUTES, Route, find_route
 from vitrim.export.torch_export import TorchExport
-from vitrim.export.verify import ExportMismatch, compare
+from vitrim.export.verify import ExportMismatch, compare_logits
 
 DEPTH = 2
 LAYERS = {"layers": (1,), "keep_rate": 0.5}
@@ -154,7 +154,7 @@ class _Double(Route):
     ],
 )
 def test_an_artefact_that_computes_something_else_is_not_kept(model, images, tmp_path, monkeypatch, spoil, told):
-    monkeypatch.setattr("vitrim.export.run.find_route", lambda _: _Double(spoil))
+    monkeypatch.setattr("vitrim.export.export_model.find_route", lambda _: _Double(spoil))
     path = tmp_path / "model.x"
     path.write_text("of before")
     with pytest.raises(ExportMismatch, match=told):
@@ -164,7 +164,7 @@ def test_an_artefact_that_computes_something_else_is_not_kept(model, images, tmp
 
 
 def test_a_tolerance_of_ones_own_lets_a_difference_pass(model, images, tmp_path, monkeypatch):
-    monkeypatch.setattr("vitrim.export.run.find_route", lambda _: _Double(lambda logits: logits + 2e-4))
+    monkeypatch.setattr("vitrim.export.export_model.find_route", lambda _: _Double(lambda logits: logits + 2e-4))
     report = vitrim.export_model(model, tmp_path / "m.x", images=images, batch_sizes=(7,), tolerance=1e-3)
     assert report.path.read_text() == "written"
     assert report.differences[0].largest == pytest.approx(2e-4, rel=0.05)
@@ -178,7 +178,7 @@ def other_tokens_in_one_image(logits: Tensor) -> Tensor:
 
 
 def test_how_many_images_kept_other_tokens_is_told_and_may_be_allowed(model, images, tmp_path, monkeypatch):
-    monkeypatch.setattr("vitrim.export.run.find_route", lambda _: _Double(other_tokens_in_one_image))
+    monkeypatch.setattr("vitrim.export.export_model.find_route", lambda _: _Double(other_tokens_in_one_image))
     with pytest.raises(ExportMismatch, match="1 of 7 images differ"):
         vitrim.export_model(model, tmp_path / "m.x", images=images, batch_sizes=(7,))
     report = vitrim.export_model(model, tmp_path / "m.x", images=images, batch_sizes=(7,), num_apart=1)
@@ -191,14 +191,14 @@ def test_an_answer_that_depends_on_the_other_images_of_a_batch_is_not_kept(image
         def forward(self, x_BCHW: Tensor) -> Tensor:
             return (x_BCHW / x_BCHW.abs().max()).mean(dim=(2, 3))
 
-    monkeypatch.setattr("vitrim.export.run.find_route", lambda _: _Double(lambda logits: logits))
+    monkeypatch.setattr("vitrim.export.export_model.find_route", lambda _: _Double(lambda logits: logits))
     with pytest.raises(ExportMismatch, match=r"batch.*scale"):
         vitrim.export_model(OneScaleForAll(), tmp_path / "m.x", images=images)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_nan_is_looked_for_before_runtimes_lose_it(model, images, tmp_path, monkeypatch):
-    monkeypatch.setattr("vitrim.export.run.find_route", lambda _: _Double(torch.nan_to_num))
+    monkeypatch.setattr("vitrim.export.export_model.find_route", lambda _: _Double(torch.nan_to_num))
     with pytest.raises(ValueError, match=r"images.*NaN"):
         vitrim.export_model(model, tmp_path / "m.x", images=images.log())
     with torch.no_grad():
@@ -206,7 +206,7 @@ def test_nan_is_looked_for_before_runtimes_lose_it(model, images, tmp_path, monk
     with pytest.raises(ValueError, match=r"weights.*NaN.*head\.bias"):
         vitrim.export_model(model, tmp_path / "m.x", images=images)
     with pytest.raises(ValueError, match=r"model.*NaN.*7 of 7 images"):
-        compare(lambda x: x.mean(dim=(2, 3)) * torch.nan, lambda x: x.mean(dim=(2, 3)), images, 7, 1e-4)
+        compare_logits(lambda x: x.mean(dim=(2, 3)) * torch.nan, lambda x: x.mean(dim=(2, 3)), images, 7, 1e-4)
 
 
 def test_an_unreduced_model_that_does_not_go_through_costs_its_times_alone(model, images, tmp_path, monkeypatch):
@@ -216,7 +216,7 @@ def test_an_unreduced_model_that_does_not_go_through_costs_its_times_alone(model
                 raise RuntimeError("too large")
             super().write(model, x_BCHW, path)
 
-    monkeypatch.setattr("vitrim.export.run.find_route", lambda _: Reduced(lambda logits: logits))
+    monkeypatch.setattr("vitrim.export.export_model.find_route", lambda _: Reduced(lambda logits: logits))
     report = vitrim.export_model(model, tmp_path / "m.x", images=images, batch_sizes=(7,), rounds=1)
     assert [speed.over for speed in report.speeds] == ["eager"]
     (note,) = report.notes
@@ -272,7 +272,7 @@ def test_a_missing_library_names_the_extra():
 
 def test_weights_in_half_precision_are_exported_as_a_copy_in_single(model, images, tmp_path, monkeypatch):
     double, half = _Double(lambda logits: logits), model.to(torch.bfloat16)
-    monkeypatch.setattr("vitrim.export.run.find_route", lambda _: double)
+    monkeypatch.setattr("vitrim.export.export_model.find_route", lambda _: double)
     assert vitrim.export_model(half, tmp_path / "m.x", images=images).differences[0].largest == 0
     assert {weight.dtype for weight in double.model.parameters()} == {torch.float32}
     assert {weight.dtype for weight in half.parameters()} == {torch.bfloat16}

@@ -48,7 +48,7 @@ def without_measuring(monkeypatch):
     def enough(*_, **__):
         raise ValueError(ENOUGH)
 
-    for place in ("export.run.export_model", "compare.run.image_batches"):
+    for place in ("export.export_model.export_model", "compare.run.image_batches"):
         monkeypatch.setattr(f"vitrim.{place}", enough)
 
 

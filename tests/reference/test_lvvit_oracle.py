@@ -13,6 +13,7 @@ from oracles import SHARED, Oracle
 from torch import Tensor
 
 import vitrim
+from token_labels import loss_of_output, mix_images, with_truth
 from vitrim.core import ops
 from vitrim.core.method import Method
 from vitrim.core.tokens import Tokens
@@ -111,8 +112,8 @@ def loss(oracle: Oracle, kind: str, weight: float, *, truth: bool) -> Tensor:
     if kind == "image_labels":
         target = oracle["train.target"].double()
         patches = tl.repeated(target, 36)
-    target = tl.with_truth(target, dense[:, :, 0]) if truth else target
-    return sum(tl.loss_of_output(output, target, patches, GRID, dense_weight=weight).values()).unsqueeze(0)
+    target = with_truth(target, dense[:, :, 0]) if truth else target
+    return sum(loss_of_output(output, target, patches, GRID, dense_weight=weight).values()).unsqueeze(0)
 
 
 @pytest.mark.parametrize("size", [6, 14])
@@ -121,8 +122,8 @@ def test_targets_from_label_maps_are_equal(size: int, lam: float, smoothing: flo
     oracle = oracles.read(SHARED, "lvvit_token_label_targets")
     maps = torch.stack([oracle["input.scores"], oracle["input.classes"].float()], dim=1)
     targets = tl.label_map_targets(maps, oracle["input.boxes"], 20, (size, size), smoothing=smoothing)
-    target, patches = (tl.mix_images(target, lam) for target in targets)
-    truth = tl.mix_images(tl.image_targets(oracle["input.labels"], 20, smoothing), lam)
+    target, patches = (mix_images(target, lam) for target in targets)
+    truth = mix_images(tl.image_targets(oracle["input.labels"], 20, smoothing), lam)
     wanted = oracle[f"output.size{size}_lam{lam}_smoothing{smoothing}"]
     torch.testing.assert_close(truth, wanted[:, :, 0], rtol=0, atol=1e-6)
     torch.testing.assert_close(target, wanted[:, :, 1], rtol=0, atol=1e-6)
@@ -131,7 +132,7 @@ def test_targets_from_label_maps_are_equal(size: int, lam: float, smoothing: flo
 
 def test_targets_without_label_maps_are_equal() -> None:
     oracle = oracles.read(SHARED, "lvvit_token_label_targets")
-    target = tl.mix_images(tl.image_targets(oracle["input.labels"], 20, 0.1), 0.7)
+    target = mix_images(tl.image_targets(oracle["input.labels"], 20, 0.1), 0.7)
     torch.testing.assert_close(target, oracle["output.plain_lam0.7_smoothing0.1"], rtol=0, atol=1e-6)
 
 

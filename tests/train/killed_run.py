@@ -1,4 +1,4 @@
-"""Run by test_resume.py: a training that may kill itself in the middle of writing a checkpoint."""
+"""Run by test_resume.py: a training that kills itself, while it writes a checkpoint or at any moment."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import json
 import os
 import signal
 import sys
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,7 @@ import safetensors.torch
 import torch
 
 from vitrim.train.recipe import Recipe
-from vitrim.train.run import run_recipe
+from vitrim.train.run_recipe import run_recipe
 
 
 def die_while_writing(step: int) -> None:
@@ -29,9 +31,22 @@ def die_while_writing(step: int) -> None:
     safetensors.torch.save_file = write_and_die
 
 
+def die_after_line(output: Path, count: int) -> None:
+    """Wait for that many lines of the log, note the worker processes, and kill this process wherever it is."""
+    log, pid = output / "metrics.jsonl", os.getpid()
+    while not log.exists() or len(log.read_text().splitlines()) < count:
+        time.sleep(0.01)
+    workers = {each for task in Path(f"/proc/{pid}/task").iterdir() for each in (task / "children").read_text().split()}
+    output.with_name("workers.txt").write_text(" ".join(workers))
+    os.kill(pid, signal.SIGKILL)
+
+
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    data, output, fields, step = Path(sys.argv[1]), Path(sys.argv[2]), json.loads(sys.argv[3]), int(sys.argv[4])
-    if step:
-        die_while_writing(step)
+    data, output, fields = Path(sys.argv[1]), Path(sys.argv[2]), json.loads(sys.argv[3])
+    when, number = sys.argv[4], int(sys.argv[5])
+    if when == "writing":
+        die_while_writing(number)
+    else:
+        threading.Thread(target=die_after_line, args=(output, number), daemon=True).start()
     run_recipe(Recipe(**fields), data, output, cpu=True)

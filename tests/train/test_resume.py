@@ -3,8 +3,6 @@
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -17,10 +15,9 @@ import fresh
 from vitrim.train import checkpoint, loop
 from vitrim.train.checkpoint import TrainingError
 from vitrim.train.recipe import Recipe
-from vitrim.train.run import run_recipe
+from vitrim.train.run_recipe import run_recipe
 
 SCRIPT = Path(__file__).with_name("killed_run.py")
-ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1"}
 
 
 class Stop(Exception):
@@ -62,24 +59,9 @@ def assert_same(one: Path, other: Path) -> None:
     assert states[0] == states[1]
 
 
-def start(data, output, fields):
-    command = [sys.executable, str(SCRIPT), str(data), str(output), json.dumps(fields), "0"]
-    with output.with_name("said.txt").open("w") as said:
-        return subprocess.Popen(command, env=ENVIRONMENT, stdout=said, stderr=said)
-
-
-def wait_for_line(output: Path, count: int, child: subprocess.Popen) -> None:
-    until = time.monotonic() + 300
-    while child.poll() is None and time.monotonic() < until:
-        if (output / "metrics.jsonl").exists() and len((output / "metrics.jsonl").read_text().splitlines()) >= count:
-            return
-        time.sleep(0.01)
-    child.kill()
-    raise AssertionError(f"no {count} lines came, and the run said {output.with_name('said.txt').read_text()[-500:]}")
-
-
-def children_of(pid: int) -> list[int]:
-    return [int(found) for found in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+def run_until_killed(data, output, fields, when, number):
+    done = fresh.run([str(SCRIPT), str(data), str(output), json.dumps(fields), when, str(number)])
+    assert done.returncode == -signal.SIGKILL, done.stderr[-500:]
 
 
 def alive(pid: int) -> bool:
@@ -93,17 +75,13 @@ def test_a_run_killed_twice_ends_in_the_same_numbers_as_one_that_ran_through(ima
     run_recipe(Recipe(**EVERYTHING), images, straight, cpu=True)
     assert [line["step"] for line in lines(straight)] == list(range(1, 22))
 
-    at_10 = [str(SCRIPT), str(images), str(killed), json.dumps(EVERYTHING), "10"]  # while it writes a checkpoint
-    assert fresh.run(at_10).returncode == -signal.SIGKILL
+    run_until_killed(images, killed, EVERYTHING, "writing", 10)  # the checkpoint of this update
     (left,) = (killed / "checkpoints").glob(".vitrim-*")
     assert any(left.iterdir())
     assert checkpoint.latest(killed / "checkpoints").name == "step-00000009"
 
-    child = start(images, killed, EVERYTHING | {"workers": 1})  # at any moment, with a worker process
-    wait_for_line(killed, 13, child)
-    workers = children_of(child.pid)
-    child.send_signal(signal.SIGKILL)
-    assert child.wait() == -signal.SIGKILL
+    run_until_killed(images, killed, EVERYTHING | {"workers": 1}, "line", 13)
+    workers = [int(each) for each in (tmp_path / "workers.txt").read_text().split()]
     assert workers
 
     run_recipe(Recipe(**EVERYTHING), images, killed, cpu=True)

@@ -10,7 +10,7 @@ from small_run import lines, losses, recipe
 
 from vitrim.train import checkpoint, loop
 from vitrim.train.recipe import Recipe
-from vitrim.train.run import run_recipe
+from vitrim.train.run_recipe import run_recipe
 from vitrim.train.setup import Setup
 
 

@@ -7,7 +7,7 @@ from small_run import lines, recipe
 from timm.optim import create_optimizer_v2
 
 import vitrim
-from vitrim.train.run import run_recipe
+from vitrim.train.run_recipe import run_recipe
 from vitrim.train.setup import scale_learned
 
 

@@ -14,7 +14,7 @@ from small_run import lines, recipe
 
 from vitrim.train import checkpoint, folder, loop
 from vitrim.train.checkpoint import TrainingError
-from vitrim.train.run import run_recipe
+from vitrim.train.run_recipe import run_recipe
 
 
 def contents(checkpoints):

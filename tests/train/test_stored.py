@@ -11,7 +11,7 @@ from small_run import recipe
 
 from vitrim.train.checkpoint import TrainingError, latest
 from vitrim.train.loop import Trainer
-from vitrim.train.run import run_recipe
+from vitrim.train.run_recipe import run_recipe
 
 WANTED = {"epochs": 2, "checkpoints_kept": 1, "ema_decay": 0.5}
 

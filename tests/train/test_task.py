@@ -14,6 +14,7 @@ from torch.nn.functional import one_hot
 
 import vitrim
 from library_models import HF, of_transformers
+from token_labels import loss_of_output
 from vitrim.backbones.reader import find_stack
 from vitrim.core.listening import listeners_of
 from vitrim.models.lvvit import LVViT
@@ -155,7 +156,7 @@ def test_token_labeling_is_the_plain_functions(images: Tensor, method: vitrim.Me
         found.stack.collect_outputs(outputs, traced=True)
     output = model(images)
     assert output[2].tolist() != [0, 0, 0, 0]
-    wanted = tl.loss_of_output(output, *targets(), (4, 4), outputs[0] if outputs else None, dense_weight=0.5)
+    wanted = loss_of_output(output, *targets(), (4, 4), outputs[0] if outputs else None, dense_weight=0.5)
     assert losses.parts == wanted
     torch.testing.assert_close(losses.loss, sum(wanted.values()))
 

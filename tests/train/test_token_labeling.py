@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 import vitrim
+from token_labels import loss_of_output
 from vitrim.backbones.reader import find_stack
 from vitrim.core.tokens import Tokens
 from vitrim.models.lvvit import LVViT
@@ -49,7 +50,7 @@ def test_mixed_targets_give_the_loss_of_pasted_back_outputs(images: Tensor, targ
     model, (target, patches) = small().train(), targets
     cls, aux, box = model(images, BOX)
     pasted, share = swap_box(aux, box_mask(BOX, GRID)), 6 / 16
-    parts = tl.loss_of_output((cls, aux, box), target, patches, GRID, dense_weight=0.5)
+    parts = loss_of_output((cls, aux, box), target, patches, GRID, dense_weight=0.5)
     torch.testing.assert_close(parts["dense"], 0.5 * cross_entropy(pasted, patches))
     mixed = (1 - share) * target + share * target.flip(0)
     torch.testing.assert_close(parts["class"], cross_entropy(cls, mixed))
@@ -109,9 +110,9 @@ def published(model: LVViT, images: Tensor, box: Tensor) -> tuple[tuple[Tensor, 
 
 
 def test_a_method_that_keeps_everything_changes_no_term(images: Tensor, targets: tuple[Tensor, Tensor]) -> None:
-    plain = tl.loss_of_output(small().train()(images, BOX), *targets, GRID)
+    plain = loss_of_output(small().train()(images, BOX), *targets, GRID)
     output, tokens = published(vitrim.reduce_tokens(small().train(), vitrim.EViT(keep_rate=1.0)), images, BOX)
-    assert tl.loss_of_output(output, *targets, GRID, tokens) == plain
+    assert loss_of_output(output, *targets, GRID, tokens) == plain
 
 
 @pytest.mark.parametrize("fuse", [True, False])
@@ -128,20 +129,20 @@ def test_reduced_outputs_meet_the_targets_of_the_patches_they_hold(
             held = [p for p in range(P) if tokens.source_BP[b, p] == n + 1]
             assert len(held) == (8 if n == 8 else 1)
             wanted.append(cross_entropy(aux[b, n], patches[b, held].mean(0)))
-    parts = tl.loss_of_output((cls, aux, box), *targets, GRID, tokens)
+    parts = loss_of_output((cls, aux, box), *targets, GRID, tokens)
     torch.testing.assert_close(parts["dense"], torch.stack(wanted).mean())
     torch.testing.assert_close(parts["class"], cross_entropy(cls, target))
 
 
 def test_reduced_outputs_without_sources_are_refused(images: Tensor, targets: tuple[Tensor, Tensor]) -> None:
     output = vitrim.reduce_tokens(small().train(), vitrim.EViT(keep_rate=0.5))(images)
-    with pytest.raises(ValueError, match=r"collect_outputs|reduced_targets"):
-        tl.loss_of_output(output, *targets, GRID)
+    with pytest.raises(ValueError, match=r"reduced|traced"):
+        loss_of_output(output, *targets, GRID)
 
 
 def test_a_grid_that_does_not_fit_the_targets_is_refused(images: Tensor, targets: tuple[Tensor, Tensor]) -> None:
     with pytest.raises(ValueError, match=r"3 x 3.* 9 .*16"):
-        tl.loss_of_output(small().train()(images), *targets, (3, 3))
+        loss_of_output(small().train()(images), *targets, (3, 3))
 
 
 @pytest.mark.parametrize("fuse", [True, False])
@@ -151,7 +152,7 @@ def test_a_few_steps_lower_the_loss_and_every_weight_gets_a_gradient(images: Ten
     optimizer, losses = torch.optim.SGD(model.parameters(), lr=0.3), []
     for _ in range(30):
         output, tokens = published(model, images, NO_BOX)
-        loss = sum(tl.loss_of_output(output, target, tl.repeated(target, P), GRID, tokens).values())
+        loss = sum(loss_of_output(output, target, tl.repeated(target, P), GRID, tokens).values())
         optimizer.zero_grad()
         loss.backward()
         assert all(p.grad is not None and p.grad.abs().max() > 0 for p in model.parameters())

@@ -12,7 +12,7 @@ from small_run import FIELDS, make_images
 
 import fresh
 from vitrim.cli import app
-from vitrim.train import checkpoint, loop, run
+from vitrim.train import checkpoint, loop, run_recipe
 
 RECIPE = (
     "from vitrim import Recipe\n\nRECIPE = Recipe(\n" + "".join(f"    {k}={v!r},\n" for k, v in FIELDS.items()) + ")\n"
@@ -232,7 +232,7 @@ def test_an_output_that_holds_something_else_is_not_touched(train, tmp_path):
 def test_two_runs_at_once_in_one_folder_are_kept_apart(train, tmp_path, monkeypatch):
     from vitrim.store import locked
 
-    monkeypatch.setattr(run, "PATIENCE", 0.5)
+    monkeypatch.setattr(run_recipe, "PATIENCE", 0.5)
     with locked(tmp_path / "out"):
         code, _, err = train()
     assert code == 2

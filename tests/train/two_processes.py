@@ -1,9 +1,10 @@
-"""Run by torch.distributed.run from test_two_processes.py: several trainings, one after the other, told as JSON."""
+"""Started by test_two_processes.py: two processes run several trainings, one after the other, and report as JSON."""
 
 from __future__ import annotations
 
 import json
 import os
+import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,22 +12,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 from torch.distributed.tensor import DTensor
 
 from vitrim.train import loop
 from vitrim.train.recipe import Recipe
-from vitrim.train.run import run_recipe
+from vitrim.train.run_recipe import run_recipe
 
 seen: dict[str, Any] = {}
 
 
-class Stop(Exception):
-    """Raised in all processes right after a checkpoint."""
-
-
 @contextmanager
-def watched(stop: int | None) -> Iterator[None]:
-    """Note at each checkpoint how much is in shards, and stop after one."""
+def watched(copied: int | None) -> Iterator[None]:
+    """Note at each checkpoint how much is in shards. After one, copy the folder, as a run stopped there leaves it."""
     save = loop.Trainer._save
 
     def save_and_look(self: loop.Trainer) -> None:
@@ -34,8 +32,9 @@ def watched(stop: int | None) -> Iterator[None]:
         parameters = list(self.setup.model.parameters())
         seen["sharded"] = sum(isinstance(each, DTensor) for each in parameters) / len(parameters)
         seen["world_size"] = torch.distributed.get_world_size()
-        if self.step == stop:
-            raise Stop
+        if self.step == copied and self.accelerator.is_main_process:
+            folder = self.folder.folder
+            shutil.copytree(folder, folder.with_name(f"{folder.name}_stopped"))
 
     loop.Trainer._save = save_and_look  # type: ignore[method-assign]
     try:
@@ -44,29 +43,36 @@ def watched(stop: int | None) -> Iterator[None]:
         loop.Trainer._save = save  # type: ignore[method-assign]
 
 
-def tell(place: Path, name: str, fields: dict[str, Any]) -> Any:
-    stop, data = fields.pop("_stop", None), fields.pop("_data", "data")
+def report(place: Path, name: str, fields: dict[str, Any]) -> Any:
+    copied, data = fields.pop("_copy", None), fields.pop("_data", "data")
     output = place / (name if name != data else f"{name}-out")
     try:
-        with watched(stop):
+        with watched(copied):
             summary = run_recipe(Recipe(**fields), place / data, output, cpu=True)
-        told = {key: summary[key] for key in ("processes", "unreadable_images", "top1")}
-        return told | {"sharded": seen["sharded"]}
-    except Stop:
-        return "stopped"
+        found = {key: summary[key] for key in ("processes", "unreadable_images", "top1")}
+        return found | {"sharded": seen["sharded"]}
     except ValueError as error:
         return f"ValueError: {error}"
 
 
-def main() -> None:
+def main(place: Path) -> None:
     torch.set_num_threads(1)
-    place = Path(sys.argv[1])
-    told = {
-        name: tell(place, name, fields) for name, fields in json.loads((place / "recipes.json").read_text()).items()
-    }
-    told["world_size"] = seen["world_size"]
-    (place / f"told-{os.environ['RANK']}.json").write_text(json.dumps(told))
+    recipes = json.loads((place / "recipes.json").read_text())
+    found = {name: report(place, name, fields) for name, fields in recipes.items()}
+    found["world_size"] = seen["world_size"]
+    (place / f"report-{os.environ['RANK']}.json").write_text(json.dumps(found))
 
 
 if __name__ == "__main__":
-    main()
+    # What torchrun --standalone does, with processes that are forked and so import nothing again.
+    config = LaunchConfig(
+        min_nodes=1,
+        max_nodes=1,
+        nproc_per_node=2,
+        run_id="two",
+        rdzv_backend="c10d",
+        rdzv_endpoint="localhost:0",
+        start_method="fork",
+        max_restarts=0,
+    )
+    elastic_launch(config, main)(Path(sys.argv[1]))

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from ..compare.configuration import Configuration
     from ..core.method import Method
     from ..core.spec import ViTSpec
-    from ..export.run import ExportReport
+    from ..export.export_model import ExportReport
 
 BATCH_SIZES = Several((1, 7))
 NUM_IMAGES = 200  # enough to include near ties of scores
@@ -61,8 +61,8 @@ def export(
     The command fails, and keeps no file, if outputs differ by more than the tolerance. A folder written by
     save_pretrained keeps its saved reduction, unless --method is given.
     """
+    from ..export.export_model import Settings, export_model
     from ..export.route import find_route
-    from ..export.run import Settings, export_model
     from ..measure.images import list_files
 
     route = find_route(to) if opset is None else find_route(to).at_opset(opset)

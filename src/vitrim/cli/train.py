@@ -15,7 +15,7 @@ from . import terminal
 from .border import DEBUG, USER_ERROR, keeping, print_error
 
 if TYPE_CHECKING:
-    from ..train.loop import Progress
+    from ..train.loop import TrainingProgress
     from ..train.recipe import Recipe
 
 EXTRA = {"allow_extra_args": True, "ignore_unknown_options": True}
@@ -72,7 +72,7 @@ def train(
         return
     _check_extra()
     from ..train.checkpoint import TrainingError
-    from ..train.run import run_recipe
+    from ..train.run_recipe import run_recipe
 
     chief = int(os.environ.get("RANK", "0")) == 0
     try:
@@ -116,7 +116,7 @@ def _check_extra() -> None:
         raise ValueError('training needs the extra "train": pip install "vitrim[train]".') from error
 
 
-def _line(progress: Progress) -> None:
+def _line(progress: TrainingProgress) -> None:
     """Print update, loss, learning rate, keep rate, speed, time left and accuracy in one line."""
     parts = [
         f"{progress.step}/{progress.num_steps}",

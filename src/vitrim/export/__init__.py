@@ -1,1 +1,1 @@
-"""Models written for other runtimes: one route, one file; each artefact is run and compared before it is trusted."""
+"""Export models to other runtimes. Each route is one file; every artefact is run and compared before it is kept."""

@@ -1,8 +1,8 @@
-"""The route aoti: AOTInductor compiles the model to a library of machine code, in a .pt2 package that torch loads.
+"""The route aoti: AOTInductor compiles the model to machine code, in a .pt2 package that torch loads.
 
 https://docs.pytorch.org/docs/stable/user_guide/torch_compiler/torch.compiler_aot_inductor.html. The package holds the
-weights and needs torch, but no code of the model. It is compiled for the processor that it is written on, and for the
-version of torch.
+weights. It needs torch, but not the code of the model. It is compiled for the processor and the version of torch that
+it is written with.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from torch import Tensor, nn
 from .route import Route, Runner
 from .torch_export import exported_program
 
-# Loops ask at run time how many threads there are; compiled in would be how many this process happens to have.
+# Read the number of threads at run time. By default that of the exporting process is compiled in.
 SETTINGS: dict[str, Any] = {"cpp.dynamic_threads": True}
 
 
 class AOTInductor(Route):
-    """Compiled ahead of time, one package for every batch size."""
+    """Ahead-of-time compilation: one package for all batch sizes."""
 
     name = "aoti"
     suffix = ".pt2"
@@ -35,14 +35,14 @@ class AOTInductor(Route):
             get_cpp_compiler()
         except (InvalidCxxCompiler, RuntimeError):
             return (
-                "the route aoti needs a C++ compiler, and none was found: install g++, or name one in the environment "
-                "variable CXX"
+                "the route aoti needs a C++ compiler: install g++, or set the environment variable CXX to another "
+                "compiler"
             )
         return None
 
     def write(self, model: nn.Module, x_BCHW: Tensor, path: Path) -> None:
         with warnings.catch_warnings(), torch.no_grad():
-            warnings.simplefilter("ignore")  # of deprecations inside torch: nothing a user can act on
+            warnings.simplefilter("ignore")  # deprecations inside torch, about which users can do nothing
             program = exported_program(model, x_BCHW)
             torch._inductor.aoti_compile_and_package(program, package_path=str(path), inductor_configs=SETTINGS)
 

@@ -1,10 +1,11 @@
 """The route executorch: a .pte program for ExecuTorch's small runtime, on phones and other devices without torch.
 
-https://docs.pytorch.org/executorch. What XNNPACK can compute goes there (matrix products, softmax, GELU), the rest to
-ExecuTorch's own kernels, compiled into its runtime. Two things are rewritten for it on the way:
+https://docs.pytorch.org/executorch. XNNPACK computes what it can (matrix products, softmax, GELU). ExecuTorch's own
+kernels, which are compiled into its runtime, compute the rest. The graph is rewritten in two ways:
 
-- attention: as two products and a softmax that XNNPACK takes whole, without the guard for rows that see nothing.
-- views: their open dimension is left to be inferred, for XNNPACK takes no symbolic sizes.
+- Attention becomes two products and a softmax, which XNNPACK takes as a whole. torch's decomposition also guards
+  against rows that are masked completely, which XNNPACK does not take.
+- The open dimension of a view becomes -1, since XNNPACK takes no symbolic sizes.
 """
 
 from __future__ import annotations
@@ -22,13 +23,13 @@ from torch.export import Dim, ExportedProgram
 
 from .route import Route, Runner
 
-MAX_BATCH = 32  # memory is planned for that many images at once; a runner goes through more in parts
+MAX_BATCH = 32  # memory is planned for this many images; a runner splits larger batches
 ENTRY = "forward"
 aten = torch.ops.aten
 
 
 class ExecuTorch(Route):
-    """One file, any batch up to MAX_BATCH."""
+    """One file for all batch sizes up to MAX_BATCH."""
 
     name = "executorch"
     suffix = ".pte"
@@ -58,7 +59,7 @@ class ExecuTorch(Route):
 
 
 def _rewrite(program: ExportedProgram) -> ExportedProgram:
-    """The same program without what ExecuTorch lacks or XNNPACK leaves."""
+    """Rewrite attention and views so that XNNPACK takes them."""
     table: dict[Any, Callable[..., Any]] = {aten.scaled_dot_product_attention.default: _attention}
     program = program.run_decompositions(table)
     for node in program.graph.nodes:
@@ -73,17 +74,17 @@ def _rewrite(program: ExportedProgram) -> ExportedProgram:
 
 
 def _lower(program: ExportedProgram) -> Any:
-    """The program for the runtime; ValueError, naming them, for operations that it has no kernels for."""
+    """Lower the program for the runtime; ValueError, naming them, for operations without a kernel."""
     from executorch.backends.transforms.remove_clone_ops import RemoveCloneOpsTransform
     from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
     from executorch.exir import EdgeCompileConfig, to_edge_transform_and_lower
     from executorch.runtime import Runtime
 
-    # The check here refuses what is not among torch's core operations; what counts is what the runtime has, below.
+    # This check refuses all but torch's core operations. What matters is what the runtime has, which is checked below.
     config = EdgeCompileConfig(_check_ir_validity=False)
     edge = to_edge_transform_and_lower(
         program,
-        transform_passes=[RemoveCloneOpsTransform()],  # a copy at the end of a part of the graph confuses XNNPACK
+        transform_passes=[RemoveCloneOpsTransform()],  # XNNPACK fails on a copy at the end of a partition
         partitioner=[XnnpackPartitioner()],
         compile_config=config,
     )
@@ -96,8 +97,8 @@ def _lower(program: ExportedProgram) -> Any:
     absent = sorted(needed - set(Runtime.get().operator_registry.operator_names))
     if absent:
         raise ValueError(
-            f"ExecuTorch's runtime has no kernel for {', '.join(absent)}, which the model or its method computes: "
-            "choose another method, other settings or another route."
+            f"ExecuTorch's runtime has no kernel for {', '.join(absent)}, which the model or its method needs: choose "
+            "another method, other settings or another route."
         )
     return lowered
 
@@ -113,7 +114,7 @@ def _attention(
     scale: float | None = None,
     enable_gqa: bool = False,
 ) -> Tensor:
-    """Softmax(q k^T + bias) v, heads beside images in three dimensions, as XNNPACK's products take them."""
+    """Compute softmax(q k^T + bias) v on [B * H, N, D], as XNNPACK's products have three dimensions."""
     rows_may_see_nothing = causal
     if bias is not None and bias.dtype == torch.bool:
         bias = torch.zeros_like(bias, dtype=q_BHND.dtype).masked_fill(~bias, -torch.inf)
@@ -135,7 +136,7 @@ def _attention(
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without warnings of the libraries about each other's enums and deprecations: nothing a user can act on."""
+    """Silence the libraries' warnings about each other, about which users can do nothing."""
     logger = logging.getLogger("torch.utils._pytree")
     before = logger.level
     with warnings.catch_warnings():

@@ -1,7 +1,7 @@
-"""The route onnx: an ONNX file, run by onnxruntime and by whatever else reads the format.
+"""The route onnx: an ONNX file for onnxruntime and other runtimes.
 
-https://onnx.ai, https://onnxruntime.ai. Written through torch.export. The opset is the set of operators that a reader
-must know: a lower one is read by more of them.
+https://onnx.ai, https://onnxruntime.ai. Written through torch.export. The opset is the version of ONNX's operators:
+more runtimes read a lower one.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from ..core.schedule import is_whole
 from .route import Route, Runner
 from .torch_export import exported_program
 
-OPSET, HIGHEST = 18, 23  # what torch writes without converting
+OPSET, HIGHEST = 18, 23  # the opsets that torch writes without conversion
 INPUT, OUTPUT = "images", "logits"
-MAX_BYTES = 2**31 - 2**20  # of one protobuf file; weights beyond it go beside it
+MAX_BYTES = 2**31 - 2**20  # the limit of a protobuf file; larger weights go into a file of their own
 
 
 class Onnx(Route):
-    """One file with weights, or with a second one of weights beside it from 2 GB on."""
+    """One file for all batch sizes; above 2 GB, the weights are in a second file."""
 
     name = "onnx"
     suffix = ".onnx"
@@ -39,7 +39,7 @@ class Onnx(Route):
 
     def at_opset(self, opset: int) -> Onnx:
         if not is_whole(opset) or not OPSET <= opset <= HIGHEST:
-            raise ValueError(f"the opset is a whole number from {OPSET} to {HIGHEST}, not {opset!r}.")
+            raise ValueError(f"opset must be a whole number from {OPSET} to {HIGHEST}, not {opset!r}.")
         return type(self)(opset)
 
     def write(self, model: nn.Module, x_BCHW: Tensor, path: Path) -> None:
@@ -57,7 +57,7 @@ class Onnx(Route):
                 dynamo=True,
             )
         for node in program.model.graph:
-            node.metadata_props.clear()  # lines of source code, with paths on this machine
+            node.metadata_props.clear()  # they hold source lines with paths on this machine
         program.save(path, external_data=external)
 
     def load(self, path: Path) -> Runner:
@@ -78,7 +78,7 @@ class Onnx(Route):
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without what the exporter prints, logs and warns of on its way."""
+    """Silence what the exporter prints, logs and warns about."""
     loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
     before = [logger.level for logger in loggers]
     with warnings.catch_warnings(), redirect_stdout(io.StringIO()):

@@ -1,6 +1,7 @@
-"""ONNX for the operations of torch that its exporter writes at greater length than runtimes need, or not at all.
+"""Translations to ONNX of torch operations that its exporter writes in a longer form than runtimes need.
 
-Imported only when an ONNX file is written: it needs onnxscript. Each function takes what the operation takes.
+This module needs onnxscript, so it is imported only when an ONNX file is written. Each function takes the arguments of
+its torch operation.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ Translation = Callable[..., Any]
 
 
 def translations(opset: int) -> dict[Callable[..., Any], Translation]:
-    """What is written in a way of our own at that opset."""
+    """The operations that are translated here at this opset."""
     written: dict[Callable[..., Any], Translation] = {
         torch.ops.aten.scaled_dot_product_attention.default: attention if opset >= ATTENTION else attention_in_parts
     }
@@ -37,7 +38,7 @@ def attention(
     scale: float | None = None,
     **_: Any,
 ) -> Any:
-    """One Attention operator; with a bias of one row for all queries, which onnxruntime's does not take, its parts."""
+    """Write one Attention operator; with a mask, separate ones, as onnxruntime takes no mask of a single row."""
     if attn_mask is not None:
         return attention_in_parts(query, key, value, attn_mask, is_causal=is_causal, scale=scale)
     scale = float(query.shape[-1]) ** -0.5 if scale is None else scale
@@ -55,9 +56,9 @@ def attention_in_parts(
     scale: float | None = None,
     **_: Any,
 ) -> Any:
-    """Two products with a softmax between, in the form that onnxruntime and OpenVINO fuse."""
+    """Write two products and a softmax, in the form that onnxruntime and OpenVINO fuse."""
     if is_causal or (attn_mask is not None and attn_mask.dtype.name != "FLOAT"):
-        raise NotImplementedError("attention with a mask of flags, or a causal one")
+        raise NotImplementedError("attention with a boolean or causal mask")
     scale = float(query.shape[-1]) ** -0.5 if scale is None else scale
     logits = op.MatMul(op.Mul(query, op.Constant(value_float=scale)), op.Transpose(key, perm=[0, 1, 3, 2]))
     if attn_mask is not None:
@@ -66,7 +67,7 @@ def attention_in_parts(
 
 
 def gelu(x: Any, *, approximate: str = "none") -> Any:
-    """GELU in the operators and the order that onnxruntime and OpenVINO know it by, and run as one."""
+    """Write GELU in the form that onnxruntime and OpenVINO fuse into one operator."""
     half, one = op.Constant(value_float=0.5), op.Constant(value_float=1.0)
     if approximate == "none":
         shifted = op.Add(op.Erf(op.Div(x, op.Constant(value_float=math.sqrt(2)))), one)

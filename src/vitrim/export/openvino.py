@@ -1,6 +1,6 @@
 """The route openvino: OpenVINO's intermediate representation, an .xml file with its weights in a .bin file beside it.
 
-https://docs.openvino.ai. Read from ONNX, whose graph is leaner than what OpenVINO reads from torch's programs.
+https://docs.openvino.ai. Converted from ONNX, which gives a smaller graph than converting from torch.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from .route import Route, Runner
 
 
 class OpenVino(Route):
-    """Runs in fp32: left to itself, OpenVINO computes in bf16 where the processor can, and differs by far more."""
+    """Runs in fp32. By default OpenVINO uses bf16 if the processor supports it, which differs far more from eager."""
 
     name = "openvino"
     suffix = ".xml"
@@ -46,7 +46,7 @@ class OpenVino(Route):
 
 
 def _read(openvino: Any, file: Path) -> Any:
-    """The graph of an ONNX file; ValueError, naming them, for operators that this OpenVINO cannot read."""
+    """Read the graph of an ONNX file; ValueError, naming them, for operators that OpenVINO cannot read."""
     try:
         return openvino.Core().read_model(file)
     except RuntimeError as error:
@@ -55,12 +55,13 @@ def _read(openvino: Any, file: Path) -> Any:
             raise
         operators = ", ".join(line.rpartition(":")[2].strip() for line in failed)
         raise ValueError(
-            f"OpenVINO {openvino.__version__.partition('-')[0]} cannot read {operators} of ONNX: a newer one may."
+            f"OpenVINO {openvino.__version__.partition('-')[0]} cannot read the ONNX operators {operators}: a newer "
+            "version may."
         ) from None
 
 
 def _library() -> Any:
-    import openvino  # which types hardly know
+    import openvino  # has hardly any types
 
     return openvino
 

@@ -1,6 +1,6 @@
-"""What a route is: a way to write a model to a file that runs without it.
+"""The base class of export routes: a way to write a model to a file and to run that file.
 
-One route, one file, found by its name through `ROUTES`; nothing that a route needs is imported before it is asked for.
+Each route is one module, listed in `ROUTES` and imported only when it is used.
 Shape letters: B batch, C channels, H height, W width, K classes.
 """
 
@@ -25,53 +25,53 @@ ROUTES: dict[str, str] = {name: name.replace("-", "_") for name in get_args(Rout
 
 
 class Route(ABC):
-    """One way to write a model and to run what was written."""
+    """One way to write a model and to run the artefact."""
 
     name: ClassVar[str]  # "onnx"
-    suffix: ClassVar[str]  # ".onnx": ending of the artefact's file name
-    extra: ClassVar[str | None] = None  # "onnx" in pip install "vitrim[onnx]"; None: torch alone
-    modules: ClassVar[tuple[str, ...]] = ()  # what the extra brings and the route imports
-    fixed_batch: ClassVar[int | None] = None  # images that the artefact takes at once; None: any number
-    opset: int | None = None  # of ONNX's operators, where the artefact is made of them
+    suffix: ClassVar[str]  # ".onnx": suffix of the artefact's file name
+    extra: ClassVar[str | None] = None  # "onnx" in pip install "vitrim[onnx]"; None: only torch is needed
+    modules: ClassVar[tuple[str, ...]] = ()  # the packages of the extra
+    fixed_batch: ClassVar[int | None] = None  # the batch size that the artefact takes; None: any
+    opset: int | None = None  # the version of ONNX's operators, for ONNX files
 
     def missing(self) -> str | None:
-        """One line if something that the route needs is not installed, else None."""
+        """One line on what the route needs and is not installed; None if nothing is missing."""
         absent = [name for name in self.modules if importlib.util.find_spec(name) is None]
         if not absent:
             return None
         return f'the route {self.name} needs {" and ".join(absent)}: pip install "vitrim[{self.extra}]"'
 
     def refusal(self, method: Method | None) -> str | None:
-        """Why the route cannot express a model with this method, in one line; None if it can."""
+        """Why the route cannot write a model with this method, in one line; None if it can."""
         if method is None or not getattr(method, "varies", False):
             return None
         return f"{method.name} decides for each image how many tokens stay, and a graph has fixed token counts"
 
     def at_opset(self, opset: int) -> Route:
-        """The route with another of ONNX's sets of operators; ValueError where there is no choice."""
-        raise ValueError(f"the opset is chosen of ONNX files alone, and the route {self.name} was given {opset!r}.")
+        """The route at another opset; ValueError if it does not write ONNX files."""
+        raise ValueError(f"opset {opset!r} applies to ONNX files only, and the route is {self.name}: leave it out.")
 
     @abstractmethod
     def write(self, model: nn.Module, x_BCHW: Tensor, path: Path) -> None:
-        """Write the model, in eval mode, on the CPU, fp32 and returning logits, to exactly that path.
+        """Write the model, which is in eval mode, on the CPU and in fp32, and returns logits, to this path.
 
-        x_BCHW: two images (a trace with one would fix the batch at 1); the batch is left open where the route can.
+        x_BCHW: two images, since a trace with one would fix the batch size, which stays open if the route allows it.
         """
 
     @abstractmethod
     def load(self, path: Path) -> Runner:
-        """What runs the artefact, from the file alone, on torch.get_num_threads() threads.
+        """Return a function that runs the artefact, from the file alone, on torch.get_num_threads() threads.
 
-        Where the artefact has a fixed batch, the runner goes through larger ones in parts.
+        If the artefact has a fixed batch size, the function splits larger batches.
         """
 
     def files(self, path: Path) -> tuple[Path, ...]:
-        """Every file that belongs to the artefact at that path."""
+        """All files of the artefact at this path."""
         return (path,)
 
 
 def find_route(name: str) -> Route:
-    """The route of that name; ValueError, naming what is there, for any other."""
+    """Return the route of this name; ValueError, with the known names, for any other."""
     if name not in ROUTES:
         raise ValueError(f"no route is called {name!r}; there are {', '.join(ROUTES)}.")
     route: Route = importlib.import_module(f".{ROUTES[name]}", __package__).ROUTE

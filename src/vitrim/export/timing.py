@@ -1,4 +1,4 @@
-"""Speed of an artefact against eager, and against the unreduced model by the same route."""
+"""Time an artefact against eager, and against the unreduced model by the same route."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ WARMUP = 3
 
 @dataclass(frozen=True, kw_only=True)
 class Speed(HasSpeedup):
-    """An artefact against another way to run a model: medians over rounds in which the two took turns."""
+    """The speed of an artefact relative to another way to run the model: medians over interleaved rounds."""
 
-    over: str  # the other way: "eager", or "unreduced", the model with all its tokens by the same route
+    over: str  # the other way: "eager", or "unreduced" for the unreduced model by the same route
     batch_size: int
     latency_ms: float  # of one batch
     other_latency_ms: float
-    speedup: Spread  # over the other way, in the same round
+    speedup: Spread  # relative to the other way in the same round
     rounds: int
 
 
-def measure(
+def time_artefact(
     model: nn.Module,
     runner: Runner,
     unreduced: Runner | None,
@@ -36,9 +36,9 @@ def measure(
     rounds: int,
     progress: Callable[[int, int], None] | None = None,
 ) -> tuple[Speed, ...]:
-    """The artefact over eager and, if there is one, over the unreduced model's artefact.
+    """Time the artefact against eager and, if given, against the artefact of the unreduced model.
 
-    The model is in eval and inference mode, which the caller sets. Every runtime uses torch.get_num_threads() threads.
+    The caller sets eval and inference mode. Every runtime uses torch.get_num_threads() threads.
     """
     x_BCHW = images_ICHW[:batch_size].contiguous()
     others: dict[str, Runner] = {EAGER: model} | ({} if unreduced is None else {UNREDUCED: unreduced})

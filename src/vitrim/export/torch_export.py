@@ -1,4 +1,4 @@
-"""The route torch-export: a .pt2 program of torch itself, which torch.export.load runs without the model's code.
+"""The route torch-export: a .pt2 program that torch.export.load runs without the model's code.
 
 https://docs.pytorch.org/docs/stable/export.html. Other routes start from the same program.
 """
@@ -17,13 +17,13 @@ from .route import Route, Runner
 
 
 class TorchExport(Route):
-    """The graph of torch's own operations with its weights."""
+    """A graph of torch operations with the weights."""
 
     name = "torch-export"
     suffix = ".pt2"
 
     def write(self, model: nn.Module, x_BCHW: Tensor, path: Path) -> None:
-        content = io.BytesIO()  # into a file, torch would end the process where the disk is full
+        content = io.BytesIO()  # writing to a full disk, torch would end the process
         torch.export.save(exported_program(model, x_BCHW), content)
         path.write_bytes(content.getbuffer())
 
@@ -32,9 +32,9 @@ class TorchExport(Route):
 
 
 def exported_program(model: nn.Module, x_BCHW: Tensor) -> ExportedProgram:
-    """The model's graph with the batch left open, everything else as in x_BCHW."""
+    """Export the model's graph with an open batch size. The other sizes are those of x_BCHW."""
     with warnings.catch_warnings(), torch.no_grad():
-        warnings.simplefilter("ignore")  # about pytrees and deprecations inside torch: nothing a user can act on
+        warnings.simplefilter("ignore")  # deprecations inside torch, about which users can do nothing
         return torch.export.export(model, (x_BCHW,), dynamic_shapes=({0: Dim("batch", min=1)},), strict=False)
 
 

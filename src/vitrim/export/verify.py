@@ -1,4 +1,4 @@
-"""Whether an artefact computes what the model does: the same images through both.
+"""Check that an artefact computes the same as the model, by running both on the same images.
 
 Shape letters: B batch, I images, C channels, H height, W width, K classes.
 """
@@ -16,30 +16,30 @@ from .route import Runner
 
 @dataclass(frozen=True, kw_only=True)
 class Difference:
-    """How far an artefact is from the model, over all images in batches of one size."""
+    """The difference between an artefact and its model over all images, at one batch size."""
 
     batch_size: int
-    largest: float  # absolute difference between two logits
+    largest: float  # the largest absolute difference of a logit
     num_images: int
-    num_agreeing: int  # images whose first choice is the same
-    num_apart: int  # images with a logit that differs by more than the tolerance: they kept other tokens, or worse
-    beside: float = 0.0  # how far a logit moved with the images beside it, against the first batch size compared
+    num_agreeing: int  # images with the same top-1 prediction
+    num_apart: int  # images with a logit that differs by more than the tolerance, say because other tokens were kept
+    beside: float = 0.0  # largest change of a logit against the first batch size, due to other images in the batch
 
 
 class ExportMismatch(VitrimError, ValueError):
-    """An artefact that does not compute what its model does; the message is one line."""
+    """The artefact does not compute the same as its model. The message is one line."""
 
 
 def check_numbers(model: nn.Module, images_ICHW: Tensor) -> None:
-    """ValueError for NaN in what goes in: some runtimes lose it on the way, and a comparison would not show it."""
-    spoilt = [name for name, value in model.state_dict().items() if _has_nan(value)]
-    if spoilt:
-        raise ValueError(f"the model's weights hold NaN ({', '.join(spoilt[:3])}): nothing that is computed counts.")
+    """Raise ValueError for NaN in weights or images. Some runtimes drop NaN, so a comparison would not show it."""
+    bad = [name for name, value in model.state_dict().items() if _has_nan(value)]
+    if bad:
+        raise ValueError(f"the model's weights hold NaN ({', '.join(bad[:3])}): correct them before exporting.")
     if _has_nan(images_ICHW):
         raise ValueError("the images to compare on hold NaN.")
 
 
-def compare(
+def compare_logits(
     model: nn.Module,
     runner: Runner,
     images_ICHW: Tensor,
@@ -47,9 +47,10 @@ def compare(
     tolerance: float,
     first_IK: Tensor | None = None,
 ) -> tuple[Difference, Tensor]:
-    """The artefact against the model on as many images as fill whole batches; and its logits, NaN where too far off.
+    """Compare the artefact with the model on as many images as fill whole batches.
 
-    first_IK: those for the same images in batches of another size.
+    Return the difference and the artefact's logits, with NaN for images that differ by more than the tolerance.
+    first_IK: the logits that this function returned for another batch size.
     """
     num_images = len(images_ICHW) // batch_size * batch_size
     expected, got = [], []
@@ -58,18 +59,18 @@ def compare(
         got.append(runner(x_BCHW.contiguous()))
         if got[-1].shape != expected[-1].shape:
             raise ExportMismatch(
-                f"at batch {batch_size} the artefact's output is {tuple(got[-1].shape)}, and the model's is "
+                f"at batch {batch_size} the artefact returns {tuple(got[-1].shape)} and the model "
                 f"{tuple(expected[-1].shape)}."
             )
     expected_IK, got_IK = torch.cat(expected), torch.cat(got)
     if (num_nan := int(expected_IK.isnan().any(dim=1).sum())) > 0:
-        raise ValueError(f"the model itself gives NaN for {num_nan} of {num_images} images: mend that first.")
+        raise ValueError(f"the model itself returns NaN for {num_nan} of {num_images} images: correct that first.")
     distance_I = (got_IK - expected_IK).abs().amax(dim=1)
-    apart_I = ~(distance_I <= tolerance)  # NaN counts
+    apart_I = ~(distance_I <= tolerance)  # true for NaN, too
     kept_IK = got_IK.masked_fill(apart_I.unsqueeze(1), torch.nan)
     found = Difference(
         batch_size=batch_size,
-        largest=distance_I.max().item(),  # NaN, if there is one
+        largest=distance_I.max().item(),  # NaN if any is
         num_images=num_images,
         num_agreeing=int((got_IK.argmax(dim=1) == expected_IK.argmax(dim=1)).sum()),
         num_apart=int(apart_I.sum()),
@@ -78,20 +79,20 @@ def compare(
     return found, kept_IK
 
 
-def check(found: Difference, tolerance: float, num_apart: int, route: str) -> None:
-    """ExportMismatch, saying how far off, unless all but num_apart images are within the tolerance."""
+def check_difference(found: Difference, tolerance: float, num_apart: int, route: str) -> None:
+    """Raise ExportMismatch unless all but num_apart images are within the tolerance."""
     if found.largest != found.largest or found.num_apart > num_apart:
         raise ExportMismatch(
-            f"what the route {route} wrote differs from the model by {found.largest:.3g} in a logit at batch "
-            f"{found.batch_size}, and {tolerance:g} is allowed; {found.num_apart} of {found.num_images} images differ "
-            f"by more; the first choice agrees on {found.num_agreeing} of {found.num_images} images. "
-            "No artefact was left."
+            f"the artefact of the route {route} differs from the model by {found.largest:.3g} in a logit at batch "
+            f"{found.batch_size}; {tolerance:g} is allowed. {found.num_apart} of {found.num_images} images differ by "
+            f"more; the top-1 prediction agrees on {found.num_agreeing} of {found.num_images} images. Nothing was "
+            "written."
         )
     if found.beside > 2 * tolerance:
         raise ExportMismatch(
-            f"what the route {route} wrote gives an image other logits with other images beside it: they move by "
-            f"{found.beside:.3g} at batch {found.batch_size}, as with int8 that has one scale for the whole batch. "
-            "No artefact was left."
+            f"in the artefact of the route {route}, the logits of an image depend on the other images of its batch: at "
+            f"batch {found.batch_size} they change by {found.beside:.3g}, as with int8 with one scale for the whole "
+            "batch. Nothing was written."
         )
 
 

@@ -1,1 +1,1 @@
-"""Models by name, file, folder or repository: the one way in."""
+"""Load models by name, from a checkpoint file, a saved folder or a repository on the hub."""

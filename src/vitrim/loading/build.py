@@ -1,4 +1,4 @@
-"""Models by name, with weights from a checkpoint file, from a saved folder, or from timm."""
+"""Build and load models by name. Weights come from a checkpoint file, a saved folder or the model's library."""
 
 from __future__ import annotations
 
@@ -18,29 +18,30 @@ from .folder import LEARNED_FILE, WEIGHTS_FILE, Config, read_config, say_all_tok
 from .names import FOLDER, HUB, check_name, is_saved, split_name
 from .network import check_hub
 from .positions import adapting
-from .weights import fit, read_checkpoint
+from .weights import Keep, fit, read_checkpoint
 
 T = TypeVar("T")
 
 
 def load_model(name: str, checkpoint: str | Path | None = None, *, img_size: int | None = None) -> nn.Module:
-    """The model of that name in eval mode, with the checkpoint's weights, or with its library's if none is given.
+    """Load a model by name, in eval mode, with all its tokens.
 
     Args:
-        name: of a timm model, or of another library's (`libraries`), torchvision:vit_b_16; or a folder that
-            `save_pretrained` wrote: its model and weights with *all* tokens, for any method to act on; or a folder of
-            transformers'.
-        checkpoint: a .safetensors file, or a .pth file of tensors (never unpickled beyond that); not for transformers,
-            whose folders bring their weights. All keys and shapes must fit, but for what only training needs (METR's
-            exits), which is left out; the model has as many classes as the checkpoint's head.
-        img_size: pixels; position embeddings are resampled to that resolution.
+        name: A timm model; a model of another library, such as torchvision:vit_b_16 (see `libraries`); a folder that
+            `save_pretrained` wrote; or a folder of transformers. A reduction saved in a folder is not applied:
+            `from_pretrained` does that.
+        checkpoint: A .safetensors file, or a .pth file of tensors; no code in it is run. Without one, the weights are
+            the library's or the folder's. Keys and shapes must match the model. Weights that only training needs, such
+            as METR's exits, are skipped. The model gets as many classes as the checkpoint's head has. transformers
+            takes no checkpoint, since its folders hold the weights.
+        img_size: Pixels. Position embeddings are resampled to this resolution.
 
     Returns:
         The model, on the CPU.
 
     Raises:
-        ValueError: for a name, file or size that does not fit.
-        OSError: where weights cannot be had.
+        ValueError: If the name, file or size does not fit.
+        OSError: If the weights cannot be found or downloaded.
     """
     name = os.fspath(name)
     checkpoint = None if checkpoint is None else Path(checkpoint).expanduser()
@@ -48,27 +49,30 @@ def load_model(name: str, checkpoint: str | Path | None = None, *, img_size: int
         return libraries.load(*other, checkpoint, img_size)
     if is_saved(name):
         if checkpoint is not None:
-            raise ValueError(f"{name} is a saved model and brings its weights; with a checkpoint, give a model's name.")
+            raise ValueError(f"{name} is a saved model and has weights: with a checkpoint, give the name of a model.")
         config = read_config(Path(name))
         model = build_saved(config, Path(name), img_size=img_size)
         state, adapt = state_of(Path(name), model, config.library), adapting(img_size, config.library)
         fit(model, state, name, Path(name) / WEIGHTS_FILE, keep="model", adapt=adapt)
         _say_all_tokens(name, config)
         return model
-    if checkpoint is None:
-        return _pretrained(name, img_size)
+    return _pretrained(name, img_size) if checkpoint is None else load_trained(name, checkpoint, img_size)
+
+
+def load_trained(name: str, checkpoint: Path, img_size: int | None, keep: Keep = "inference") -> nn.Module:
+    """Load a timm model with the weights of a checkpoint and its number of classes. keep: see `fit`."""
     state = read_checkpoint(checkpoint)
     model = build_for(name, state, img_size)
-    fit(model, state, name, checkpoint, keep="inference", adapt=adapting(img_size))
+    fit(model, state, name, checkpoint, keep=keep, adapt=adapting(img_size))
     return model
 
 
 def load_checked(
     name: str, checkpoint: str | Path | None, img_size: int | None, check: Callable[[nn.Module], T]
 ) -> tuple[nn.Module, T]:
-    """`load_model`, and what the check says of the model.
+    """Load a model, and return it with the result of `check(model)`.
 
-    The model is built once. Only where its weights are still to be fetched is one without them checked before.
+    If the weights must be downloaded, a model with random weights is checked first. Otherwise it is built only once.
     """
     if checkpoint is None and not _is_here(name):
         check(build_model(name, img_size=img_size))
@@ -77,7 +81,7 @@ def load_checked(
 
 
 def _is_here(name: str) -> bool:
-    """Whether the weights of a name are on this machine: a folder's, or in timm's a file."""
+    """Whether the weights of this model are on this machine."""
     if is_saved(name):
         return True
     library, rest = split_name(name) or ("timm", name)
@@ -87,7 +91,7 @@ def _is_here(name: str) -> bool:
 
 
 def build_for(name: str, state: Mapping[str, Tensor], img_size: int | None) -> nn.Module:
-    """`build_model` with as many classes as the classifier among these weights has."""
+    """Build a model with as many classes as the classifier in these weights."""
     classifier = _config_of(name).get("classifier") or "head"
     weight = state.get(f"{classifier if isinstance(classifier, str) else classifier[0]}.weight")
     classes = {} if weight is None or weight.ndim != 2 else {"num_classes": len(weight)}
@@ -95,23 +99,23 @@ def build_for(name: str, state: Mapping[str, Tensor], img_size: int | None) -> n
 
 
 def build_model(name: str, *, img_size: int | None = None, **settings: Any) -> nn.Module:
-    """The model of that name, or of that saved folder, in eval mode with random weights; no weights are downloaded.
+    """Build a model by name, in eval mode, with random weights. No weights are downloaded.
 
     Args:
-        name: as in `load_model`. For one on the hub its configuration is asked for, if it is not on this machine yet.
-        img_size: pixels; the model is built for that resolution.
-        **settings: what else a timm model's constructor takes, such as num_classes or drop_path_rate.
+        name: As in `load_model`. The configuration of a model on the hub is downloaded if it is not in the cache.
+        img_size: Pixels. The model is built for this resolution.
+        **settings: Other arguments of a timm model's constructor, such as num_classes or drop_path_rate.
 
     Returns:
         The model, on the CPU.
 
     Raises:
-        ValueError: for a name, a size or a setting that does not fit.
+        ValueError: If the name, a size or a setting does not fit.
     """
     name = os.fspath(name)
     if (other := split_name(name)) is not None:
         if settings:
-            raise ValueError(f"{name} is trained by its own library: {', '.join(settings)} cannot be set here.")
+            raise ValueError(f"{name} is not a timm model: {', '.join(settings)} cannot be set for it.")
         return libraries.build(*other, img_size)
     if is_saved(name):
         config = read_config(Path(name))
@@ -127,26 +131,26 @@ def _say_all_tokens(name: str, config: Config) -> None:
 
 
 def build_saved(config: Config, folder: Path, *, img_size: int | None = None, **settings: Any) -> nn.Module:
-    """The model that a saved folder describes, with all its tokens; ValueError if there is none.
+    """Build the model that a saved folder describes, with all its tokens; ValueError if that fails.
 
-    Its weights are random, but for transformers', which reads them as it builds.
+    The weights are random, except for transformers, which reads them while it builds.
     """
     try:
         if config.library != "timm":
             if settings:
-                raise ValueError(f"{folder} is of {config.library}: {', '.join(settings)} cannot be set here.")
+                raise ValueError(f"{folder} is not a timm model: {', '.join(settings)} cannot be set for it.")
             return libraries.LIBRARIES[config.library].rebuild(config, folder, img_size).eval()
         size = {} if img_size is None else {"img_size": img_size}
         arguments: dict[str, Any] = {**config.arguments, **settings, **size, "pretrained_cfg_overlay": config.data}
         return _create(config.architecture, arguments.pop("img_size", None), pretrained=False, **arguments)
     except (ValueError, OSError):
         raise
-    except Exception as error:  # whatever arguments of the wrong kind lead a library's builder to
+    except Exception as error:  # builders raise all kinds of errors for arguments of the wrong type
         raise ValueError(f"{config.architecture} cannot be built as it was saved: {first_line(error)}.") from error
 
 
 def state_of(folder: Path, model: nn.Module, library: str) -> dict[str, Tensor]:
-    """The weights in a saved folder; of transformers' models, which bring theirs, what a method learned is added."""
+    """Read the weights in a saved folder. A transformers model has its own already: add what the method learned."""
     if library != "transformers":
         return read_checkpoint(folder / WEIGHTS_FILE)
     learned = folder / LEARNED_FILE
@@ -159,20 +163,20 @@ def _pretrained(name: str, img_size: int | None) -> nn.Module:
         raise ValueError(f"timm has no pretrained weights for {name}: pass --checkpoint FILE.")
     file = config.get("file")
     if file and not Path(file).exists():
-        raise FileNotFoundError(f"the weights of {name} belong at {file} and are not there: pass --checkpoint FILE.")
+        raise FileNotFoundError(f"the weights of {name} are missing, expected at {file}: pass --checkpoint FILE.")
     try:
         if config.get("hf_hub_id") and not config.get("file"):
             check_hub(config["hf_hub_id"], config.get("hf_hub_filename"))
         return _create(name, img_size, pretrained=True)
     except OSError as error:
         raise OSError(
-            f"the pretrained weights of {name} cannot be had, is there a network? "
-            f"pass --checkpoint FILE to use weights on this machine ({first_line(error)})."
+            f"the pretrained weights of {name} cannot be downloaded ({first_line(error)}): check the network, or pass "
+            "--checkpoint FILE to use weights on this machine."
         ) from error
 
 
 def _config_of(name: str) -> Mapping[str, Any]:
-    """What timm says of a model, without building it: where its weights are, what its classifier is called."""
+    """timm's `pretrained_cfg` of a model, read without building it."""
     from timm.models import get_pretrained_cfg
 
     _register()
@@ -187,13 +191,13 @@ def _config_of(name: str) -> Mapping[str, Any]:
 
 
 def _register() -> None:
-    """Let timm know the models of vitrim's own."""
+    """Register vitrim's own models with timm."""
     from ..models import embedded, lvvit, multiscale  # noqa: F401
 
 
 @contextmanager
 def _known_tags(name: str) -> Iterator[None]:
-    """Where timm refuses the tag behind a name, a ValueError that lists those that there are."""
+    """Turn timm's error for an unknown pretrained tag into a ValueError that lists the known ones."""
     import timm
 
     try:

@@ -1,4 +1,4 @@
-"""What a saved folder holds, and its config.json: which model to build, for which images, and how it is reduced."""
+"""The files of a saved folder, and its config.json: the model to build, its image preparation, and its reduction."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from ..text import shown
 from .method_json import method_from_json, method_to_json
 from .ranges import ARGUMENTS, DATA, check
 
-# Format 1 is a model of timm's, format 2 of another library's; transformers' own config.json has it under ENTRY.
+# Format 1 holds a timm model, format 2 one of another library. In a config.json of transformers it is the entry ENTRY.
 FORMATS = {1: ("timm",), 2: ("torchvision", "open_clip", "transformers")}
-MARK, ENTRY = "vitrim_format", "vitrim"  # its keys: by them a folder of ours is known
+MARK, ENTRY = "vitrim_format", "vitrim"  # the keys that identify a folder written by vitrim
 WEIGHTS_FILE, CONFIG_FILE, CARD_FILE = "model.safetensors", "config.json", "README.md"
 PROCESSOR_FILE = "preprocessor_config.json"  # how transformers prepares images
 LEARNED_FILE = "vitrim.safetensors"  # what a method learned, beside weights that transformers reads
 FILES = (WEIGHTS_FILE, CONFIG_FILE, CARD_FILE, PROCESSOR_FILE, LEARNED_FILE)
 PICKLES = (".bin", ".pth", ".pt", ".ckpt", ".pkl", ".tar")
 
-# What timm's description of a model may say here: how images are prepared and what the classes are called. Addresses
-# and files of weights are left out on purpose: a folder must not lead anywhere else.
+# The entries of timm's pretrained_cfg that are saved: image preparation and class names. URLs and files of weights are
+# left out on purpose: a saved folder must not point anywhere else.
 DATA_KEYS = (
     *("input_size", "test_input_size", "mean", "std", "crop_pct", "test_crop_pct", "crop_mode", "interpolation"),
     *("label_names", "label_descriptions"),
@@ -37,7 +37,7 @@ OTHER_DATA = {
     "open_clip": ("size", "mode", "mean", "std", "interpolation", "resize_mode", "fill_color"),
     "transformers": (),
 }
-# Arguments of timm's builders that fetch or read something, or change what is built into something else.
+# Arguments of timm's builders that read files, use the network, or change the kind of model. A folder may not set them.
 REFUSED_ARGUMENTS = (
     *("model_name", "pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "pretrained_strict", "cache_dir"),
     *("pretrained_filter_fn", "pretrained_model_args", "checkpoint_path", "features_only", "feature_cfg", "pruned"),
@@ -47,20 +47,20 @@ REFUSED_ARGUMENTS = (
 
 @dataclass(frozen=True)
 class Config:
-    """Everything that config.json says."""
+    """The content of config.json."""
 
-    architecture: str  # the library's name
-    arguments: Mapping[str, Any]  # for its builder; timm's: num_classes, img_size, in_chans, and what was not default
-    data: Mapping[str, Any]  # how images are prepared; timm's: entries of its pretrained_cfg, see DATA_KEYS
+    architecture: str  # name of the model or class in its library
+    arguments: Mapping[str, Any]  # of its builder; timm: num_classes, img_size, in_chans, and all that is not default
+    data: Mapping[str, Any]  # image preparation; timm: the DATA_KEYS of its pretrained_cfg
     method: Method | None  # None: the model carries all its tokens
-    versions: Mapping[str, str] = field(default_factory=dict)  # of vitrim, timm and torch, when it was written
-    recipe: Any = None  # how it was trained, if the user says so
-    metrics: Mapping[str, Any] | None = None  # what it reaches, if the user says so
-    pools_patches: bool | None = None  # what `reduce_tokens` was told, where that is not what the model's head says
+    versions: Mapping[str, str] = field(default_factory=dict)  # of vitrim, the library and torch at the time of saving
+    recipe: Any = None  # how the model was trained, as given by the user
+    metrics: Mapping[str, Any] | None = None  # its results, as given by the user
+    pools_patches: bool | None = None  # the argument of `reduce_tokens`; None: as the model's head implies
     library: str = "timm"
 
     def to_json(self) -> str:
-        """The text of config.json; ValueError for what it cannot hold."""
+        """Return the text of config.json; ValueError if a value cannot be written as JSON."""
         own = {MARK: 1} if self.library == "timm" else {MARK: 2, "library": self.library}
         content = {
             **own,
@@ -73,26 +73,22 @@ class Config:
         try:
             return json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
         except (TypeError, ValueError) as error:
-            raise ValueError(
-                f"recipe and metrics must be plain values, for they go into a JSON file: {error}."
-            ) from error
+            raise ValueError(f"recipe and metrics must be plain values that JSON can hold: {error}.") from error
 
 
 def read_config(folder: Path) -> Config:
-    """The config of a saved folder. ValueError, one line, for a folder or a config.json that is not as we write it."""
+    """Read the config of a saved folder; ValueError, in one line, if the folder or its config.json is not valid."""
     check_folder(folder)
     path = folder / CONFIG_FILE
     content = _read_json(path)
     if is_of_transformers(content):
         content = _entry(content)
     if MARK not in content:
-        raise ValueError(
-            f"{path} was not written by vitrim's save_pretrained: it has no {MARK}{_other(content, folder)}."
-        )
+        raise ValueError(f"{path} was not written by vitrim.save_pretrained (no {MARK}){_other(content, folder)}.")
     if not is_whole(content[MARK]) or content[MARK] not in FORMATS:
         raise ValueError(
-            f"{path} has format {shown(repr(content[MARK]))}, and this version of vitrim reads formats 1 and 2: "
-            f"{_hint(content.get('versions'))}."
+            f"{path} has format {shown(repr(content[MARK]))}; this version of vitrim reads formats 1 and 2 "
+            f"({_hint(content.get('versions'))})."
         )
     try:
         return _checked({key: value for key, value in content.items() if key != MARK}, FORMATS[content[MARK]])
@@ -101,14 +97,14 @@ def read_config(folder: Path) -> Config:
 
 
 def check_folder(folder: Path) -> Path:
-    """The folder, if it has a config and weights that are safe to read; else ValueError or FileNotFoundError."""
+    """Return the folder if it has a config and weights that are safe to read; else ValueError or FileNotFoundError."""
     if not folder.is_dir():
         raise FileNotFoundError(f"there is no folder {folder}.")
     if not (folder / WEIGHTS_FILE).is_file():
         pickles = sorted(path.name for path in folder.iterdir() if path.suffix in PICKLES)
         if pickles:
             raise ValueError(
-                f"{folder} holds its weights in {pickles[0]}, a pickle, which can run any code when it is loaded; only "
+                f"{folder} holds its weights in {pickles[0]}, a pickle, which can run code when it is loaded. Only "
                 f"{WEIGHTS_FILE} is read: save the model again with vitrim.save_pretrained."
             )
         raise FileNotFoundError(f"{folder} is not a saved model: it has no {WEIGHTS_FILE}.")
@@ -118,7 +114,7 @@ def check_folder(folder: Path) -> Path:
 
 
 def is_ours(folder: Path) -> bool:
-    """Whether save_pretrained, of any version, wrote this folder, and nothing else lies in it."""
+    """Whether save_pretrained wrote this folder and it holds no other files."""
     try:
         content = _read_json(folder / CONFIG_FILE)
         return (MARK in content or has_entry(content)) and not foreign_files(folder)
@@ -127,7 +123,7 @@ def is_ours(folder: Path) -> bool:
 
 
 def foreign_files(folder: Path) -> list[str]:
-    """Names in the folder that save_pretrained does not write."""
+    """Names of files in the folder that save_pretrained does not write."""
     return sorted(path.name for path in folder.iterdir() if path.name not in FILES)
 
 
@@ -147,27 +143,27 @@ def has_reduction(content: object) -> bool:
 
 
 def say_all_tokens(name: str, method: str) -> None:
-    """Warn of a folder that holds a reduction, which is left out."""
+    """Warn that a saved reduction is not applied."""
     warnings.warn(
-        f"{name} was saved with {method}, which does not act here: vitrim.from_pretrained, and "
-        "`vitrim evaluate`, take it as it was saved.",
+        f"{name} was saved with {method}, which is not applied here: vitrim.from_pretrained and `vitrim evaluate` "
+        "apply it.",
         VitrimWarning,
         stacklevel=3,
     )
 
 
 def is_of_transformers(content: object) -> bool:
-    """Whether it is a config.json of transformers."""
+    """Whether the content is that of a config.json of transformers."""
     return isinstance(content, dict) and {"model_type", "architectures"} <= set(content)
 
 
 def has_entry(content: object) -> bool:
-    """Whether a config.json of transformers was written by vitrim's save_pretrained."""
+    """Whether the content is that of a config.json of transformers with vitrim's entry."""
     return isinstance(content, dict) and isinstance(content.get(ENTRY), dict) and MARK in content[ENTRY]
 
 
 def _entry(content: Mapping[str, Any]) -> dict[str, Any]:
-    """What transformers' config.json holds of ours; of a model that it wrote itself, what we would have written."""
+    """vitrim's entry in a config.json of transformers; for a folder that transformers wrote, the one it would have."""
     if has_entry(content):
         return dict(content[ENTRY])
     named = content["architectures"]
@@ -180,7 +176,7 @@ def _checked(content: dict[str, Any], libraries: tuple[str, ...]) -> Config:
     known = {"architecture": str, "arguments": dict, "data": dict, "method": (dict, type(None)), "versions": dict}
     may_be_none = {"metrics": (dict, type(None)), "pools_patches": (bool, type(None))}
     kinds: dict[str, Any] = {**known, "recipe": object, **may_be_none}
-    content = {"pools_patches": None, "library": "timm"} | content  # written where they say something
+    content = {"pools_patches": None, "library": "timm"} | content  # defaults, which are not written
     kinds["library"] = str
     _refuse_others("key", content, kinds)
     for key, kind in kinds.items():
@@ -190,13 +186,13 @@ def _checked(content: dict[str, Any], libraries: tuple[str, ...]) -> Config:
             raise ValueError(f"{key} cannot be {shown(repr(content[key]))}.")
     library, name = content["library"], content["architecture"]
     if library not in libraries:
-        raise ValueError(f"library is one of {', '.join(libraries)}, not {shown(repr(library))}.")
-    if not re.fullmatch(r"\w+" if library != "open_clip" else r"[\w.-]+", name):  # others are looked up elsewhere
+        raise ValueError(f"library must be one of {', '.join(libraries)}, not {shown(repr(library))}.")
+    if not re.fullmatch(r"\w+" if library != "open_clip" else r"[\w.-]+", name):  # no prefix of a hub or folder
         raise ValueError(f"architecture must be the name of a model in {library}, not {shown(repr(name))}.")
     _refuse_others("data entry", content["data"], OTHER_DATA.get(library, DATA_KEYS))
     refused = sorted(set(content["arguments"]) & set(REFUSED_ARGUMENTS))
     if refused:
-        raise ValueError(f"the argument {', '.join(refused)} is no business of a saved model.")
+        raise ValueError(f"a saved model may not set the argument {', '.join(refused)} of its builder.")
     inner = [each for each in content["arguments"].values() if isinstance(each, dict)]
     for arguments in (content["arguments"], *inner):
         check("argument", arguments, ARGUMENTS)
@@ -213,17 +209,17 @@ def _refuse_others(what: str, given: Mapping[str, Any], known: Mapping[str, Any]
 
 
 def _tuples(value: Any) -> Any:
-    """JSON's lists as tuples, which is what timm has in their place."""
+    """Replace JSON's lists by tuples, as timm has them."""
     if isinstance(value, dict):
         return {key: _tuples(each) for key, each in value.items()}
     return tuple(_tuples(each) for each in value) if isinstance(value, list) else value
 
 
 def _other(content: Mapping[str, Any], folder: Path) -> str:
-    """What to do with the folder of another library."""
-    return f"; it is one of timm's: name the model local-dir:{folder}" if "pretrained_cfg" in content else ""
+    """Advice for a folder that timm wrote."""
+    return f": it is a folder of timm, so name the model local-dir:{folder}" if "pretrained_cfg" in content else ""
 
 
 def _hint(versions: object) -> str:
     writer = versions.get("vitrim") if isinstance(versions, dict) else None
-    return f"it was written by vitrim {shown(str(writer))}" if writer else "it is from another version of vitrim"
+    return f"it was written by vitrim {shown(str(writer))}" if writer else "it was written by another version"

@@ -1,4 +1,4 @@
-"""A saved model again: `from_pretrained`, of a folder without any network, or of a repository on the hub."""
+"""Load a saved model from a folder, or from a repository on the hub."""
 
 from __future__ import annotations
 
@@ -31,30 +31,30 @@ def from_pretrained(
     method: Method | str | None = SAVED,
     revision: str | None = None,
 ) -> nn.Module:
-    """The model that `save_pretrained` wrote, in eval mode, on the CPU, in the precision in which it was saved.
+    """Load a model that `save_pretrained` wrote: in eval mode, on the CPU, in the precision it was saved in.
 
     Args:
-        folder_or_repo: a folder, which is read without any network; or, where there is no such folder, owner/name on
-            the Hugging Face hub. Weights are read from safetensors alone, so no code from there is ever run.
-        exits: whether the exit heads come along (`Exits`); without them it is the plain reduced model.
-        method: another method, or its name, in place of the saved one; None gives the model with all its tokens.
-        revision: a branch, tag or commit of the repository.
+        folder_or_repo: A folder, which is read without the network. If there is no such folder: owner/name of a
+            repository on the Hugging Face hub. Only safetensors files are read, so no code in them is ever run.
+        exits: Whether to load the exit heads (`Exits`). Without them the model is the plain reduced one.
+        method: A method, or its name, to apply in place of the saved one. None gives the model with all its tokens.
+        revision: A branch, tag or commit of the repository.
 
     Returns:
-        The model, reduced as it was saved, or by the method that was asked for.
+        The model, reduced as it was saved, or by `method`.
 
     Raises:
-        ValueError: for a config or weights that do not fit.
-        OSError: where nothing is found (FileNotFoundError), or the hub does not answer.
+        ValueError: If the config or the weights do not fit.
+        OSError: If nothing is found (FileNotFoundError), or the hub does not answer.
     """
     path = Path(folder_or_repo).expanduser()
     if path.is_dir():
         if revision is not None:
-            raise ValueError(f"{path} is a folder, which has no revision {revision!r}: leave it out.")
+            raise ValueError(f"{path} is a folder and has no revision {revision!r}: leave revision out.")
         return load_saved(path, exits=exits, method=method)
     if isinstance(folder_or_repo, Path) or not REPOSITORY.fullmatch(folder_or_repo):
         raise FileNotFoundError(
-            f"there is no folder {shown(str(folder_or_repo))}, and a repository on the hub is owner/name."
+            f"there is no folder {shown(str(folder_or_repo))}; a repository on the hub is written owner/name."
         )
     return load_saved(_fetch(folder_or_repo, revision), exits=exits, method=method)
 
@@ -62,7 +62,7 @@ def from_pretrained(
 def load_saved(
     folder: Path, *, exits: bool = True, method: Method | str | None = SAVED, img_size: int | None = None
 ) -> nn.Module:
-    """`from_pretrained` of a folder. img_size: another resolution, for which positions are resampled."""
+    """`from_pretrained` for a folder. img_size: another resolution; position embeddings are resampled to it."""
     config = read_config(folder)
     acts = _acting(config, exits, method)
     model = build_saved(config, folder, img_size=img_size)
@@ -73,13 +73,13 @@ def load_saved(
             _check_counts(model)
         except (ValueError, OSError):
             raise
-        except Exception as error:  # whatever a setting of the wrong kind leads to, say a word for a number
-            said = f"{shown(str(acts))} does not fit {config.architecture}: {first_line(error)}"
-            raise ValueError(f"{folder / CONFIG_FILE}: {said}.") from error
+        except Exception as error:  # a setting of the wrong type can raise anything
+            reason = f"{shown(str(acts))} does not fit {config.architecture}: {first_line(error)}"
+            raise ValueError(f"{folder / CONFIG_FILE}: {reason}.") from error
     tensors: list[tuple[str, Any]] = [*model.named_parameters(), *model.named_buffers()]
     for name, tensor in tensors:
         if name in state and tensor.is_floating_point():
-            tensor.data = tensor.data.to(state[name].dtype)  # load_state_dict would round to the model's own
+            tensor.data = tensor.data.to(state[name].dtype)  # load_state_dict would round to the model's dtype
     keep: Keep = "model" if method != SAVED else "all" if exits else "inference"
     fit(model, state, DESCRIBED, folder / WEIGHTS_FILE, keep=keep, adapt=adapting(img_size, config.library))
     return model
@@ -94,7 +94,7 @@ def _check_counts(model: nn.Module) -> None:
 
 
 def saved_method(folder: Path, *, exits: bool = True) -> Method | None:
-    """The method that a saved folder names; None where the model carries all its tokens."""
+    """The method named in a saved folder; None if the model carries all its tokens."""
     return _acting(read_config(folder), exits, SAVED)
 
 
@@ -106,7 +106,7 @@ def _acting(config: Config, exits: bool, method: Method | str | None) -> Method 
 
 
 def _fetch(repository: str, revision: str | None) -> Path:
-    """The files of a repository, from the hub or, without network, from its cache on this machine."""
+    """Download the files of a repository; without the network, take them from the cache."""
     import huggingface_hub
 
     try:
@@ -120,8 +120,8 @@ def _fetch(repository: str, revision: str | None) -> Path:
         )
     except Exception as error:  # the client library's own error classes have changed with its versions
         at = "" if revision is None else f" at {revision}"
-        reason = str(error).strip().partition("\n")[0] if answer is None else f"{answer}, and it is not in the cache"
+        reason = first_line(error) if answer is None else f"{answer}, and it is not in the cache"
         raise OSError(
-            f"there is no folder {repository}, and no such repository{at} can be had from the hub: {reason}."
+            f"there is no folder {repository}, and it cannot be downloaded{at} from the hub: {reason}."
         ) from error
     return Path(found)

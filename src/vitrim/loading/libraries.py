@@ -1,12 +1,12 @@
-"""Models of torchvision, transformers and open_clip by name, prepared so that every command takes them.
+"""Load models of torchvision, transformers and open_clip by name.
 
-    torchvision:vit_b_16                                 its name, weights by torchvision or from --checkpoint
-    transformers:facebook/dinov2-small-imagenet1k-1-layer   a repository of the hub, or a folder of save_pretrained;
-                                                         of CLIP and SigLIP, the vision tower
-    open_clip:ViT-B-32/laion2b_s34b_b79k                 the vision tower; weights after the slash, random without
+    torchvision:vit_b_16                                    weights from torchvision, or from --checkpoint
+    transformers:facebook/dinov2-small-imagenet1k-1-layer   a repository on the hub, or a folder of transformers;
+                                                            of CLIP and SigLIP, the vision tower
+    open_clip:ViT-B-32/laion2b_s34b_b79k                    the vision tower; the tag after the slash names the weights
 
-A model brings its library's own transform as `image_preparation`, so that its pixels are those of the library's
-pipeline. `num_classes` is set where the model has classes.
+The model's `image_preparation` is its library's own transform, so images get the same pixels as in that library.
+`num_classes` is set if the model has classes.
 """
 
 from __future__ import annotations
@@ -26,43 +26,43 @@ from .weights import Adapt
 
 
 class Library(NamedTuple):
-    """How a library's models come by name: without weights, and with them (from a checkpoint if one is given)."""
+    """The functions that load the models of one library."""
 
-    build: Callable[[str, int | None], nn.Module]
-    load: Callable[[str, Path | None, int | None], nn.Module]
-    example: str
-    advice: str  # where there is no network
-    candidates: Callable[[Any], Iterator[tuple[str, dict[str, Any], dict[str, Any]]]]  # how a folder may describe one
+    build: Callable[[str, int | None], nn.Module]  # with random weights
+    load: Callable[[str, Path | None, int | None], nn.Module]  # with the checkpoint's weights, or the library's
+    example: str  # a name of a model
+    advice: str  # what to do without the network
+    candidates: Callable[[Any], Iterator[tuple[str, dict[str, Any], dict[str, Any]]]]  # descriptions to try, for saving
     rebuild: Callable[[Config, Path, int | None], nn.Module]  # the model that a folder describes
-    resample: Adapt | None  # positions at the resolution of a model
+    resample: Adapt | None  # resamples position embeddings to the model's resolution
 
 
 def _library(name: str) -> Library:
-    """The module beside this one that is called like the library."""
     module = importlib.import_module(f".{name}", __package__)
-    said = module.EXAMPLE, module.ADVICE
-    return Library(module.build, module.load, *said, module.candidates, module.rebuild, module.RESAMPLE)
+    texts = module.EXAMPLE, module.ADVICE
+    return Library(module.build, module.load, *texts, module.candidates, module.rebuild, module.RESAMPLE)
 
 
 LIBRARIES = {name: _library(name) for name in NAMES}
 
 
 def build(library: str, name: str, img_size: int | None) -> nn.Module:
-    """The model in eval mode with random weights; nothing but a configuration is downloaded."""
+    """Build a model in eval mode with random weights. At most its configuration is downloaded."""
     _check(library, name, img_size)
     try:
         return LIBRARIES[library].build(name, img_size).eval()
     except OSError as error:
         if _is_here(library, name, error):
             raise
-        advice = " name a folder to use files on this machine" if library == "transformers" else ""
+        advice = ", or name a folder to use files on this machine" if library == "transformers" else ""
         raise OSError(
-            f"the configuration of {library}:{name} cannot be had, is there a network?{advice} ({first_line(error)})."
+            f"the configuration of {library}:{name} cannot be downloaded ({first_line(error)}): check the "
+            f"network{advice}."
         ) from error
 
 
 def load(library: str, name: str, checkpoint: Path | None, img_size: int | None) -> nn.Module:
-    """The model in eval mode with its weights. ValueError for what does not fit, OSError for what cannot be had."""
+    """Load a model in eval mode; ValueError if something does not fit, OSError if weights cannot be downloaded."""
     _check(library, name, img_size)
     try:
         return LIBRARIES[library].load(name, checkpoint, img_size).eval()
@@ -70,18 +70,18 @@ def load(library: str, name: str, checkpoint: Path | None, img_size: int | None)
         if checkpoint is not None or _is_here(library, name, error):
             raise
         raise OSError(
-            f"the weights of {library}:{name} cannot be had, is there a network? {LIBRARIES[library].advice} to use "
-            f"weights on this machine ({first_line(error)})."
+            f"the weights of {library}:{name} cannot be downloaded ({first_line(error)}): check the network, or "
+            f"{LIBRARIES[library].advice} to use weights on this machine."
         ) from error
 
 
 def _check(library: str, name: str, img_size: int | None) -> None:
     if not name.strip():
-        raise ValueError(f"{library}: names no model: write a name behind it, {library}:{LIBRARIES[library].example}.")
+        raise ValueError(f"{library}: names no model: add a name, such as {library}:{LIBRARIES[library].example}.")
     if img_size is not None and img_size < 1:
-        raise ValueError(f"--img-size is a number of pixels, at least 1, not {img_size}.")
+        raise ValueError(f"--img-size must be a number of pixels, at least 1, not {img_size}.")
 
 
 def _is_here(library: str, name: str, error: OSError) -> bool:
-    """Whether the error is of files on this machine, so that a network would not help."""
+    """Whether the error is about files on this machine, so that the network would not help."""
     return type(error) is FileNotFoundError or (library == "transformers" and transformers.is_folder(name))

@@ -1,9 +1,9 @@
-"""Methods as plain values and back, exactly: a tuple stays a tuple and a list a list, for ToMe tells them apart.
+"""Write methods as JSON and read them back exactly.
 
-A method becomes {"class": "EViT", "settings": {"keep_rate": 0.7, ...}} with all its settings; one with exits beside it,
-{"class": "METR", "settings": {"method": {...}, "exits": [3, 6, 9], ...}}. A JSON list is a tuple, which is what
-settings are once resolved; a list is {"list": [...]}. Only registered methods can be written, since no
-other can be made again elsewhere.
+A method becomes {"class": "EViT", "settings": {"keep_rate": 0.7, ...}} with all its settings. A method with exits
+becomes {"class": "METR", "settings": {"method": {...}, "exits": [3, 6, 9], ...}}. A JSON list is read as a tuple, as
+resolved settings are tuples. A Python list is written as {"list": [...]}, since ToMe treats lists and tuples
+differently. Only registered methods can be written: another machine could not make any other.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from .ranges import check_numbers
 
 
 def method_to_json(method: Method) -> dict[str, Any]:
-    """The method as plain values; ValueError for a method, or a setting, that cannot be made again from them."""
+    """Return the method as plain values; ValueError if it, or one of its settings, cannot be written."""
     if method.exits is not None:
         name, settings = METR.__name__, asdict(method.exits)
         settings = {"method": replace(method, exits=None), "exits": settings.pop("layers"), **settings}
@@ -28,34 +28,34 @@ def method_to_json(method: Method) -> dict[str, Any]:
     name = type(method).__name__
     if classes().get(name) is not type(method):
         raise ValueError(
-            f"{type(method).__module__}.{name} is not registered ({', '.join(sorted(classes()))} are), so a saved "
-            "model could not be read again: call vitrim.register_method, or restore(model) first and reduce again "
-            "after loading."
+            f"{type(method).__module__}.{name} is not a registered method, so a saved model could not be loaded: call "
+            "vitrim.register_method, or restore(model) before saving and reduce again after loading. Registered are "
+            f"{', '.join(sorted(classes()))}."
         )
     settings = plain_settings(method)
     return {"class": name, "settings": {key: _to_json(value, f"{name}.{key}") for key, value in settings.items()}}
 
 
 def method_from_json(value: object) -> Method:
-    """The method again; ValueError for anything that `method_to_json` does not write."""
+    """Return the method that `method_to_json` wrote; ValueError for any other value."""
     if not isinstance(value, Mapping) or set(value) != {"class", "settings"}:
-        raise ValueError(f"a method is written as its class and settings, not as {shown(repr(value))}.")
+        raise ValueError(f"a method must have class and settings, not {shown(repr(value))}.")
     name, settings = value["class"], value["settings"]
     make = classes().get(name) if isinstance(name, str) else None
     if make is None:
         raise ValueError(
-            f"there is no method class {shown(repr(name))}; there are {', '.join(sorted(classes()))}. Where a package "
-            "brings it, install that."
+            f"there is no method class {shown(repr(name))}; there are {', '.join(sorted(classes()))}. If it is part of "
+            "another package, install that package."
         )
     if not isinstance(settings, Mapping):
-        raise ValueError(f"the settings of {name} are names with values, not {shown(repr(settings))}.")
+        raise ValueError(f"the settings of {name} must be names with values, not {shown(repr(settings))}.")
     known = parameters(make)
     unknown = sorted(set(settings) - set(known))
     if unknown:
         raise ValueError(f"{name} has no setting {shown(', '.join(unknown))}; it has {', '.join(known)}.")
     missing = [key for key, each in known.items() if key not in settings and each.default is each.empty]
     if missing:
-        raise ValueError(f"{name} needs its setting {', '.join(missing)}.")
+        raise ValueError(f"{name} needs the setting {', '.join(missing)}.")
     return make(**{key: _from_json(each, f"{name}.{key}") for key, each in settings.items()})
 
 
@@ -68,7 +68,7 @@ def _to_json(value: object, where: str) -> Any:
         return {"list": [_to_json(each, where) for each in value]}
     if value is None or type(value) in (bool, int, str) or (type(value) is float and math.isfinite(value)):
         return value
-    raise ValueError(f"{where} is {value!r}, and only numbers, words, tuples and lists can be saved.")
+    raise ValueError(f"{where} is {value!r}: only numbers, strings, tuples and lists can be saved.")
 
 
 def _from_json(value: object, where: str) -> Any:
@@ -78,7 +78,7 @@ def _from_json(value: object, where: str) -> Any:
         return [_from_json(each, where) for each in value["list"]]
     if isinstance(value, Mapping):
         if "class" not in value:
-            raise ValueError(f"{where} is {shown(repr(value))}, which is no setting.")
+            raise ValueError(f"{where} cannot be {shown(repr(value))}.")
         return method_from_json(value)
     check_numbers(where, value)
     return value

@@ -1,4 +1,4 @@
-"""What a model's name says: a library's model, a saved folder, or one of timm's."""
+"""Decide what a model's name refers to: a timm model, a model of another library, or a saved folder."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from ..facts import FACTS
 from .folder import CONFIG_FILE, has_entry, is_of_transformers
 from .network import check_hub
 
-LIBRARIES = tuple(library for library in FACTS if library != "timm")  # named before a colon; any other name is timm's
-HUB, FOLDER = "hf-hub:", "local-dir:"  # beginnings of names that timm looks up outside its own registry
+LIBRARIES = tuple(library for library in FACTS if library != "timm")  # the prefixes before a colon
+HUB, FOLDER = "hf-hub:", "local-dir:"  # prefixes of timm's names for models outside its registry
 
 
 def split_name(name: str) -> tuple[str, str] | None:
-    """('torchvision', 'vit_b_16') for 'torchvision:vit_b_16'; None for a name of timm's, or a folder of ours.
+    """Split 'torchvision:vit_b_16' into ('torchvision', 'vit_b_16'); None for timm's names and vitrim's folders.
 
-    A folder that transformers' own save_pretrained wrote is known by its config.json and needs no prefix.
+    A folder that transformers wrote is recognised by its config.json and needs no prefix.
     """
     library, colon, rest = name.partition(":")
     if colon and library in LIBRARIES:
@@ -27,14 +27,14 @@ def split_name(name: str) -> tuple[str, str] | None:
 
 
 def is_saved(name: str) -> bool:
-    """Whether the name is that of a folder of ours; for a folder called like one of timm's models, write ./name."""
+    """Whether the name is a folder written by vitrim. For a folder named like a timm model, write ./name."""
     import timm
 
     return Path(name).is_dir() and not timm.is_model(name) and split_name(name) is None
 
 
 def check_name(name: str) -> None:
-    """ValueError, with close names, unless timm has a model of that name; OSError if its hub does not answer."""
+    """Raise ValueError, with close names, unless timm has this model; OSError if the hub does not answer."""
     import timm
 
     if name.startswith(HUB):
@@ -48,7 +48,7 @@ def check_name(name: str) -> None:
 
 
 def _is_of_transformers(name: str) -> bool:
-    """Whether the name is that of a folder of transformers, and of no model of timm's."""
+    """Whether the name is a folder of transformers and not also a timm model."""
     import timm
 
     content = _content(name)
@@ -57,7 +57,7 @@ def _is_of_transformers(name: str) -> bool:
 
 
 def _content(name: str) -> object:
-    """What the config.json of a folder says; None where there is none."""
+    """The content of a folder's config.json; None if there is none."""
     try:
         return json.loads((Path(os.path.expanduser(name)) / CONFIG_FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):

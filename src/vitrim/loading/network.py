@@ -1,10 +1,10 @@
-"""Whether the Hugging Face hub answers; asked first, since its client retries for minutes where there is no network."""
+"""Check that the Hugging Face hub answers before its client is used, which retries for minutes without a network."""
 
 from __future__ import annotations
 
 
 def check_hub(repository: str, filename: str | None = None) -> None:
-    """OSError at once if a file must come from the hub and it does not answer."""
+    """Raise OSError at once if a file must be downloaded and the hub does not answer."""
     from huggingface_hub import constants, try_to_load_from_cache
 
     names = (filename, constants.SAFETENSORS_SINGLE_FILE, constants.PYTORCH_WEIGHTS_NAME)
@@ -13,7 +13,7 @@ def check_hub(repository: str, filename: str | None = None) -> None:
 
 
 def check_answer() -> None:
-    """OSError if there is no network, or no hub."""
+    """Raise OSError if the hub does not answer."""
     from huggingface_hub import constants, get_session
 
     try:

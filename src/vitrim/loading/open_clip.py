@@ -1,4 +1,4 @@
-"""open_clip's vision towers by name, its own and those of timm. Text towers are left out."""
+"""Load open_clip's vision towers by name: its own, and those that are timm models. Text towers are left out."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from .shared import check_multiple, quiet
 from .weights import Adapt, fit, read_checkpoint
 
 EXAMPLE, ADVICE, RESAMPLE = "ViT-B-32/laion2b_s34b_b79k", "pass --checkpoint FILE", None
-TOWER = "visual."  # what the names of its weights begin with
+TOWER = "visual."  # prefix of the vision tower's weights
 
 
 def build(name: str, img_size: int | None) -> nn.Module:
-    """The tower with random weights."""
+    """Build the tower with random weights."""
     return _tower(_create(name.partition("/")[0], None, img_size))
 
 
 def load(name: str, checkpoint: Path | None, img_size: int | None) -> nn.Module:
-    """The tower with the weights of the tag behind the slash, or with the checkpoint's."""
+    """Load the tower with the checkpoint's weights, or those of the tag after the slash."""
     architecture, _, tag = name.partition("/")
     if checkpoint is not None:
         state = read_checkpoint(checkpoint)
@@ -35,9 +35,7 @@ def load(name: str, checkpoint: Path | None, img_size: int | None) -> nn.Module:
         fit(tower, state, f"open_clip:{architecture}", checkpoint, adapt=_adapting(whole, img_size is not None))
         return tower
     if not tag:
-        raise ValueError(
-            f"open_clip:{name} names no weights: add them, open_clip:{name}/TAG, or pass --checkpoint FILE."
-        )
+        raise ValueError(f"open_clip:{name} names no weights: write open_clip:{name}/TAG, or pass --checkpoint FILE.")
     tags = import_module("open_clip").pretrained.list_pretrained_tags_by_model(architecture)
     if tag not in tags:
         raise ValueError(f"open_clip has no weights {tag!r} for {architecture}; there are {', '.join(tags) or 'none'}.")
@@ -46,17 +44,17 @@ def load(name: str, checkpoint: Path | None, img_size: int | None) -> nn.Module:
 
 
 def _create(architecture: str, tag: str | None, img_size: int | None) -> Any:
-    """The whole model, with random weights unless a tag names others."""
+    """Create the whole model, with the weights of a tag, or random ones."""
     library: Any = import_module("open_clip")
     if architecture not in library.list_models():
         raise ValueError(f"open_clip has no model {architecture!r}; open_clip.list_models() lists them.")
     size = {} if img_size is None else {"force_image_size": img_size}
     try:
-        with quiet():  # it warns of random weights, which were asked for
+        with quiet():  # it warns about random weights, which are wanted here
             model = library.create_model(architecture, pretrained=tag, pretrained_text=False, **size)
     except (TypeError, AssertionError, RuntimeError) as error:
         at = "" if img_size is None else f" for images of {img_size} pixels"
-        raise ValueError(f"open_clip:{architecture} cannot be had{at}: {first_line(error)}.") from error
+        raise ValueError(f"open_clip:{architecture} cannot be built{at}: {first_line(error)}.") from error
     own = library.get_model_config(architecture)["vision_cfg"].get("image_size")
     if img_size not in (None, own) and (patch := _patch_size(model.visual)) is not None:
         check_multiple(f"open_clip:{architecture}", img_size, patch)
@@ -64,17 +62,19 @@ def _create(architecture: str, tag: str | None, img_size: int | None) -> Any:
 
 
 def _patch_size(tower: Any) -> int | None:
-    embed = getattr(getattr(tower, "trunk", None), "patch_embed", None)  # of a tower by timm
+    embed = getattr(getattr(tower, "trunk", None), "patch_embed", None)  # of a timm model
     size = getattr(tower, "patch_size", getattr(embed, "patch_size", None))
     return size if size is None or isinstance(size, int) else int(size[0])
 
 
 def candidates(tower: Any) -> Iterator[tuple[str, dict[str, Any], dict[str, Any]]]:
-    """How a folder may describe a tower: each registered name whose configuration is like it, and the configuration."""
+    """Yield each registered name whose configuration resembles the tower, with the arguments to build it."""
     library: Any = import_module("open_clip")
     if hasattr(tower, "visual"):
-        raise ValueError("of open_clip's models the vision tower can be saved, save_pretrained(model.visual, ...).")
-    trunk = getattr(tower, "trunk", None)  # of a tower by timm
+        raise ValueError(
+            "only the vision tower of an open_clip model can be saved: save_pretrained(model.visual, ...)."
+        )
+    trunk = getattr(tower, "trunk", None)  # if the tower is a timm model
     name = None if trunk is None else trunk.pretrained_cfg["architecture"]
     wanted = None if name else (tower.conv1.out_channels, len(tower.transformer.resblocks), tower.output_dim)
     for each in library.list_models():
@@ -89,16 +89,16 @@ def candidates(tower: Any) -> Iterator[tuple[str, dict[str, Any], dict[str, Any]
 
 
 def rebuild(config: Config, folder: Path, img_size: int | None) -> nn.Module:
-    """The tower that a folder describes, with random weights; nothing is fetched."""
+    """Build the tower that a folder describes, with random weights. Nothing is downloaded."""
     import timm
 
     if img_size is not None:
-        raise ValueError(f"the tower in {folder} has its image size: build another one to change it.")
+        raise ValueError(f"the image size of the tower in {folder} cannot be changed: build a new tower instead.")
     vision = dict(config.arguments["vision_cfg"])
     name = vision.get("timm_model_name")
     if vision.get("timm_model_pretrained") or not (name is None or (":" not in name and timm.is_model(name))):
-        raise ValueError(f"{folder} names a trunk {name!r} to be fetched, and a saved tower brings its weights.")
-    text = {"context_length": 1, "vocab_size": 1, "width": 8, "heads": 1, "layers": 1}  # left out again
+        raise ValueError(f"{folder} names a trunk {name!r} to download; a saved tower must hold its own weights.")
+    text = {"context_length": 1, "vocab_size": 1, "width": 8, "heads": 1, "layers": 1}  # a tower that is thrown away
     tower = import_module("open_clip").CLIP(text_cfg=text, **{**config.arguments, "vision_cfg": vision}).visual
     tower.num_classes = 0
     if config.data:
@@ -108,7 +108,7 @@ def rebuild(config: Config, folder: Path, img_size: int | None) -> nn.Module:
 
 
 def _adapting(whole: Any, resample: bool) -> Adapt:
-    """From the state of a whole model as open_clip saves it, or of the tower alone, the tower's."""
+    """Take the tower's weights from those of a whole model, as open_clip saves it, or of the tower alone."""
 
     def adapt(_: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
         state = import_module("open_clip.convert").convert_state_dict(whole, state)
@@ -129,7 +129,7 @@ def _tower(whole: Any) -> nn.Module:
 
 
 def _prepare(tower: Any) -> None:
-    """Give the tower the transform of its own configuration."""
+    """Set the tower's image preparation to the transform of its configuration."""
     transforms: Any = import_module("open_clip.transform")
     cfg = transforms.PreprocessCfg(**tower.preprocess_cfg)
     transform = transforms.image_transform_v2(cfg, is_train=False)

@@ -1,4 +1,4 @@
-"""A state made the model's: as the model itself says, and with its position embedding at another resolution."""
+"""Adapt a state_dict to a model: by the model's own rule, and by resampling the position embedding."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from .weights import Adapt
 
 
 def adapting(img_size: int | None, library: str = "timm") -> Adapt:
-    """What makes a state the model's: as the model says, and with positions of that resolution, if one is given."""
+    """The function that adapts a state_dict to its model; it resamples position embeddings if a size is given."""
     if img_size is None:
         return adapt_state
     return resample_positions if library == "timm" else LIBRARIES[library].resample or adapt_state
 
 
 def resample_positions(model: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The position embedding at the model's resolution; left alone where model or file has none of the usual kind."""
+    """Resample the position embedding to the model's resolution; no change if model or state has none of that kind."""
     from timm.layers.pos_embed import resample_abs_pos_embed
     from timm.models.vision_transformer import VisionTransformer
 
@@ -31,6 +31,6 @@ def resample_positions(model: nn.Module, state: dict[str, Tensor]) -> dict[str, 
 
 
 def adapt_state(model: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The state as the model wants it, where it says how: a multi-scale model starts from the weights of a DeiT."""
+    """Adapt the state by the model's own rule, if it has one: a multi-scale model can start from a DeiT."""
     adapt = getattr(model, "adapt_state", None)
     return state if adapt is None else adapt(state)

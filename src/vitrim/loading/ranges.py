@@ -1,4 +1,4 @@
-"""Kinds and ranges of what a config.json says: checked where the file is read, for nobody stands behind its values."""
+"""Check the types and ranges of the values in a config.json, which may come from anyone."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from typing import Any, NamedTuple
 from ..kinds import is_number, is_text, is_whole
 from ..text import shown
 
-MOST = 10**6  # of fractions, and of what is counted: beyond it, building would not end
+MOST = 10**6  # the largest fraction or count; with larger ones, building a model might not end
 SIDE = 2**14  # pixels
 CROP_MODES = ("center", "squash", "border")
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "box", "hamming", "lanczos")
 
 
 class Kind(NamedTuple):
-    """What an entry may be, in words and as a test."""
+    """The values that an entry may have."""
 
-    wanted: str
+    wanted: str  # in words
     fits: Callable[[Any], bool]
 
 
@@ -34,7 +34,8 @@ def _several(what: str, fits: Callable[[Any], bool], counts: tuple[int, ...] = t
     return Kind(what, lambda value: isinstance(value, (tuple, list)) and len(value) in counts and all(map(fits, value)))
 
 
-def _one_of(words: tuple[str, ...]) -> Kind:
+def one_of(*words: str) -> Kind:
+    """One of these strings."""
     return Kind(f"one of {', '.join(words)}", lambda value: isinstance(value, str) and value in words)
 
 
@@ -61,11 +62,13 @@ DATA: Mapping[str, Kind] = {
     "std": _several("one number above 0 per channel", lambda value: _is_number(value) and value > 0),
     "crop_pct": CROP,
     "test_crop_pct": CROP,
-    "crop_mode": _one_of(CROP_MODES),
-    "interpolation": _one_of(INTERPOLATIONS),
-    "label_names": Kind("words", lambda value: isinstance(value, (tuple, list)) and all(map(is_text, value))),
+    "crop_mode": one_of(*CROP_MODES),
+    "interpolation": one_of(*INTERPOLATIONS),
+    "label_names": Kind(
+        "a list of strings", lambda value: isinstance(value, (tuple, list)) and all(map(is_text, value))
+    ),
     "label_descriptions": Kind(
-        "words, or words by name",
+        "a list of strings, or strings by name",
         lambda value: (
             all(map(is_text, value.values() if isinstance(value, Mapping) else value))
             if isinstance(value, (tuple, list, Mapping))
@@ -73,7 +76,7 @@ DATA: Mapping[str, Kind] = {
         ),
     ),
 }
-ARGUMENTS: Mapping[str, Kind] = {  # others go to the library's builder, their numbers within bounds too
+ARGUMENTS: Mapping[str, Kind] = {  # in arguments that are not listed, only the size of numbers is checked
     "depth": _whole(1, 1024),
     "num_heads": _whole(1, 1024),
     "embed_dim": _whole(1, 2**16),
@@ -90,16 +93,16 @@ ARGUMENTS: Mapping[str, Kind] = {  # others go to the library's builder, their n
 
 
 def check(what: str, entries: Mapping[str, Any], kinds: Mapping[str, Kind]) -> None:
-    """ValueError, naming the first entry that is of another kind or out of range."""
+    """Raise ValueError for the first entry of another type or out of range."""
     for name, value in entries.items():
         kind = kinds.get(name)
         if kind is not None and not kind.fits(value):
-            raise ValueError(f"{what} {name} is {kind.wanted}, not {shown(repr(value))}.")
+            raise ValueError(f"{what} {name} must be {kind.wanted}, not {shown(repr(value))}.")
         check_numbers(f"{what} {name}", value)
 
 
 def check_numbers(where: str, value: object) -> None:
-    """ValueError for a number, however deep, that is not finite or out of all proportion."""
+    """Raise ValueError for a number, at any depth, that is not finite or far too large."""
     if isinstance(value, Mapping):
         for each in value.values():
             check_numbers(where, each)
@@ -107,6 +110,6 @@ def check_numbers(where: str, value: object) -> None:
         for each in value:
             check_numbers(where, each)
     elif isinstance(value, float) and not (math.isfinite(value) and abs(value) <= MOST):
-        raise ValueError(f"{where} has numbers from {-MOST:,} to {MOST:,}, not {value!r}.")
+        raise ValueError(f"{where} must have numbers from {-MOST:,} to {MOST:,}, not {value!r}.")
     elif isinstance(value, int) and not -(2**63) <= value < 2**63:
-        raise ValueError(f"{where} has whole numbers of at most 64 bits, not {shown(repr(value))}.")
+        raise ValueError(f"{where} must have whole numbers of at most 64 bits, not {shown(repr(value))}.")

@@ -1,4 +1,4 @@
-"""What the three libraries share: quiet loggers, and how their image sizes are checked."""
+"""Helpers for loading models of several libraries."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from contextlib import contextmanager
 
 
 def check_multiple(name: str, img_size: int, patch: int) -> None:
-    """ValueError unless the patches cover the image."""
+    """Raise ValueError unless the image size is a multiple of the patch size."""
     if img_size % patch:
         below, above = img_size // patch * patch, (img_size // patch + 1) * patch
         close = f"{below} or {above}" if below else str(above)
-        raise ValueError(f"{name} has patches of {patch} pixels, so --img-size is a multiple of it: {close}.")
+        raise ValueError(f"{name} has patches of {patch} pixels, so --img-size must be a multiple of {patch}: {close}.")
 
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """No warnings of loggers, for as long as the with block runs."""
+    """Silence the warnings of all loggers in the with block."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

@@ -1,4 +1,4 @@
-"""torchvision's classifiers by name; vitrim reads the Vision Transformers among them."""
+"""Load torchvision's classifiers by name. vitrim can reduce the Vision Transformers among them."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from .shared import check_multiple
 from .weights import fit, read_checkpoint
 
 EXAMPLE, ADVICE = "vit_b_16", "pass --checkpoint FILE"
-# Arguments of the constructor that the model keeps as they are.
+# Arguments of the constructor that the model keeps as attributes of the same name.
 ARGUMENTS = ("image_size", "patch_size", "hidden_dim", "mlp_dim", "dropout", "attention_dropout", "representation_size")
 
 
 def build(name: str, img_size: int | None, **settings: Any) -> nn.Module:
-    """The model with random weights, for images of the size that its weights by torchvision are for.
+    """Build the model with random weights. The default image size is that of torchvision's weights.
 
-    settings: num_classes, where it is not torchvision's.
+    settings: num_classes, if it differs from torchvision's.
     """
     models: Any = import_module("torchvision").models
     _check_name(models, name)
@@ -38,7 +38,7 @@ def build(name: str, img_size: int | None, **settings: Any) -> nn.Module:
 
 
 def _preparation(recipe: Any, pixels: int) -> Preparation:
-    """The transform of the weights; at another resolution the same, its resizing in proportion."""
+    """The transform of torchvision's weights; at another resolution, crop and resize change in proportion."""
     settings = dict(vars(recipe))
     if pixels != recipe.crop_size[0]:
         settings = {key: value for key, value in settings.items() if not key.startswith("_") and key != "training"}
@@ -49,7 +49,7 @@ def _preparation(recipe: Any, pixels: int) -> Preparation:
 
 
 def _check_name(models: Any, name: str) -> None:
-    """ValueError but for classifiers: others want more than an image, and some download weights as they are built."""
+    """Raise ValueError unless it is a classifier. Detectors take other inputs, and some download weights when built."""
     if name in models.list_models(module=models):
         return
     vits = ", ".join(each for each in models.list_models(module=models) if each.startswith("vit_"))
@@ -67,14 +67,14 @@ def _create(models: Any, name: str, img_size: int | None, own: int, settings: di
     size = {} if img_size is None else {"image_size": img_size}
     try:
         return models.get_model(name, weights=None, **size, **settings)
-    except (TypeError, ValueError, RuntimeError) as error:  # an architecture without sizes
+    except (TypeError, ValueError, RuntimeError) as error:  # this architecture takes no image size
         raise ValueError(
             f"torchvision:{name} cannot be built for images of {img_size} pixels: {first_line(error)}."
         ) from error
 
 
 def candidates(model: Any) -> Iterator[tuple[str, dict[str, Any], dict[str, Any]]]:
-    """How a folder may describe the model: its class, the arguments of its constructor, and its preparation."""
+    """Yield the model's class, the arguments of its constructor, and its image preparation."""
     arguments: dict[str, Any] = {name: getattr(model, name) for name in ARGUMENTS}
     arguments |= {"num_layers": len(model.encoder.layers), "num_heads": model.encoder.layers[0].num_heads}
     arguments["num_classes"] = num_classes(model)
@@ -86,7 +86,7 @@ def candidates(model: Any) -> Iterator[tuple[str, dict[str, Any], dict[str, Any]
 
 
 def rebuild(config: Config, _: Path, img_size: int | None) -> nn.Module:
-    """The model that a folder describes, with random weights."""
+    """Build the model that a folder describes, with random weights."""
     library: Any = import_module("torchvision")
     size = {} if img_size is None else {"image_size": img_size}
     model = library.models.VisionTransformer(**{**config.arguments, **size})
@@ -101,7 +101,7 @@ def rebuild(config: Config, _: Path, img_size: int | None) -> nn.Module:
 
 
 def load(name: str, checkpoint: Path | None, img_size: int | None) -> nn.Module:
-    """The model with torchvision's weights, or the checkpoint's, and then with as many classes as these have."""
+    """Load the model with torchvision's weights, or with the checkpoint's weights and number of classes."""
     models: Any = import_module("torchvision").models
     _check_name(models, name)
     if checkpoint is not None:
@@ -116,7 +116,7 @@ def load(name: str, checkpoint: Path | None, img_size: int | None) -> nn.Module:
 
 
 def resample_positions(model: Any, state: dict[str, Tensor]) -> Mapping[str, Tensor]:
-    """The position embedding at the model's resolution."""
+    """Resample the position embedding to the model's resolution."""
     if "encoder.pos_embedding" not in state:
         return state
     resample = import_module("torchvision.models.vision_transformer").interpolate_embeddings
@@ -125,7 +125,7 @@ def resample_positions(model: Any, state: dict[str, Tensor]) -> Mapping[str, Ten
 
 
 def _classes_in(state: Mapping[str, Tensor], models: Any, name: str) -> dict[str, int]:
-    """The number of classes by the last linear layer, which gives the logits, where the state has it."""
+    """The number of classes of the last linear layer, which gives the logits; nothing if the state lacks it."""
     with torch.device("meta"):
         parts = models.get_model(name, weights=None).named_modules()
     weight = state.get(f"{[part for part, module in parts if isinstance(module, nn.Linear)][-1]}.weight")

@@ -1,4 +1,4 @@
-"""transformers' models by name: a repository of the hub, or a folder that its save_pretrained wrote."""
+"""Load models of transformers, from a repository on the hub or a folder that its save_pretrained wrote."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .folder import ENTRY, PROCESSOR_FILE, Config, has_reduction, say_all_tokens
 from .network import check_hub
 from .shared import quiet
 
-TOWERS = {  # model of images and texts -> the part that gives its embedding of an image
+TOWERS = {  # model of images and text -> the class of its vision tower
     "CLIPModel": "CLIPVisionModelWithProjection",
     "MetaClip2Model": "MetaClip2VisionModelWithProjection",
     "SiglipModel": "SiglipVisionModel",
@@ -28,44 +28,44 @@ ATTENTION = "attn_implementation"
 EXAMPLE, ADVICE, RESAMPLE = "google/vit-base-patch16-224, or a folder", "name a folder", None
 FACT = FACTS["transformers"]
 CLASSIFIER, WEIGHTS = FACT.classifiers, "model.safetensors"
-Make = Callable[[str, Any, Any], Any]  # of the name, the class and its configuration
+Make = Callable[[str, Any, Any], Any]  # makes a model from its name, class and configuration
 
 
 def build(name: str, img_size: int | None) -> nn.Module:
-    """The model with random weights."""
+    """Build the model with random weights."""
     return _model(name, img_size, lambda _, cls, config: cls(config))
 
 
 def load(name: str, checkpoint: Path | None, img_size: int | None) -> nn.Module:
-    """The model with the weights that its folder or repository holds."""
+    """Load the model with the weights in its folder or repository."""
     if checkpoint is not None:
-        raise ValueError(f"transformers:{name} brings its weights; give the folder with the weights you want instead.")
+        raise ValueError(f"transformers:{name} has its own weights: name the folder of the weights instead.")
     import_module("transformers.utils.logging").disable_progress_bar()
     return _model(name, img_size, _with_weights)
 
 
 def candidates(model: Any) -> Iterator[tuple[str, dict[str, Any], dict[str, Any]]]:
-    """How a folder describes the model beside its config.json: its class, and how it computes its attention."""
+    """Yield the model's class and its attention implementation. The rest is in its config.json."""
     cls = type(model)
     if getattr(import_module("transformers"), cls.__name__, None) is not cls:
         raise ValueError(
-            f"{cls.__module__}.{cls.__name__} is no class of transformers itself, so a folder could not name it: "
+            f"{cls.__module__}.{cls.__name__} is not a class of transformers itself, so it could not be loaded again: "
             "save its state_dict."
         )
     yield cls.__name__, {ATTENTION: model.config._attn_implementation}, {}
 
 
 def rebuild(config: Config, folder: Path, img_size: int | None) -> nn.Module:
-    """The model that a folder holds, with its weights."""
+    """Load the model in a saved folder, with its weights."""
     library: Any = import_module("transformers")
     if img_size is not None:
         raise ValueError(f"--img-size does not apply to {folder}: set image_size in its configuration.")
     cls = getattr(library, config.architecture, None)
     if not (isinstance(cls, type) and issubclass(cls, library.PreTrainedModel)):
-        raise ValueError(f"{folder} names the architecture {config.architecture}, which is no model of transformers.")
+        raise ValueError(f"{folder} names the architecture {config.architecture}; transformers has no such model.")
     attention = config.arguments.get(ATTENTION, "sdpa")
     if attention not in ("sdpa", "eager"):
-        raise ValueError(f"{folder}: {ATTENTION} is sdpa or eager, not {shown(attention)}.")
+        raise ValueError(f"{folder}: {ATTENTION} must be sdpa or eager, not {shown(attention)}.")
     import_module("transformers.utils.logging").disable_progress_bar()
     model = _with_weights(str(folder), cls, attn_implementation=attention).eval()
     if (folder / PROCESSOR_FILE).is_file():
@@ -76,8 +76,8 @@ def rebuild(config: Config, folder: Path, img_size: int | None) -> nn.Module:
 
 
 def is_folder(name: str) -> bool:
-    """Whether the name is that of a folder on this machine, not of a repository."""
-    return Path(os.path.expanduser(name)).is_dir()  # which leaves an unknown user's as it is
+    """Whether the name is a folder on this machine and not a repository."""
+    return Path(os.path.expanduser(name)).is_dir()  # Path.expanduser raises for an unknown user
 
 
 def _model(name: str, img_size: int | None, make: Make) -> nn.Module:
@@ -93,11 +93,11 @@ def _model(name: str, img_size: int | None, make: Make) -> nn.Module:
         config, processor = library.AutoConfig.from_pretrained(path), processor_of(path)
     except (OSError, ValueError) as error:
         raise ValueError(
-            f"transformers:{name} is no model with a configuration and an image processor: {first_line(error)}."
+            f"transformers:{name} has no readable configuration and image processor: {first_line(error)}."
         ) from error
     cls, config = _class_and_config(library, name, config)
     if CLASSIFIER in cls.__name__ and (classes := _classes_in(path)) not in (None, config.num_labels):
-        config.num_labels = classes  # the head was exchanged, and the configuration stayed behind
+        config.num_labels = classes  # the head was replaced without changing the configuration
     vision = getattr(config, "vision_config", config)
     prepared = preparation(name, processor, vision)
     check_size(name, cls, vision, prepared)
@@ -110,18 +110,18 @@ def _model(name: str, img_size: int | None, make: Make) -> nn.Module:
 
 
 def _class_and_config(library: Any, name: str, config: Any) -> tuple[Any, Any]:
-    """Those of the model, or of its vision tower where it takes texts too."""
+    """The model's class and configuration; those of the vision tower if the model also takes text."""
     architecture = (config.architectures or [""])[0]
     cls = getattr(library, TOWERS.get(architecture, architecture), None)
     if cls is None:
         raise ValueError(
-            f"transformers:{name} names the architecture {config.architectures}, which is not in transformers."
+            f"transformers:{name} names the architecture {config.architectures}; transformers has no such model."
         )
     if architecture not in TOWERS:
         return cls, config
     vision = config.vision_config
     if hasattr(vision, "projection_dim"):
-        vision.projection_dim = config.projection_dim  # the whole model's own counts, in its weights too
+        vision.projection_dim = config.projection_dim  # the weights follow the whole model's value
     return cls, vision
 
 
@@ -130,22 +130,22 @@ def _with_weights(path: str, cls: Any, config: Any = None, **settings: Any) -> A
 
     is_tower = cls.__name__ in TOWERS.values()
     try:
-        with quiet() if is_tower else nullcontext():  # it lists the weights of the text tower, which are left out
+        with quiet() if is_tower else nullcontext():  # it lists the unused weights of the text tower
             model, found = cls.from_pretrained(
                 path, config=config, ignore_mismatched_sizes=True, output_loading_info=True, **settings
             )
     except SafetensorError as error:
-        raise ValueError(f"{path} holds no whole safetensors file ({first_line(error)}).") from error
+        raise ValueError(f"the safetensors file in {path} is damaged ({first_line(error)}).") from error
     differing = sorted(each[0] for each in found["mismatched_keys"])
-    lacking = sorted(found["missing_keys"]) if is_tower else []  # a pooler that nothing reads may be missing elsewhere
+    lacking = sorted(found["missing_keys"]) if is_tower else []  # other models may lack an unused pooler
     if differing or lacking:
-        said = f"{differing[0]} is of another shape" if differing else f"{lacking[0]} is missing"
-        raise ValueError(f"the weights in {path} are not those of the {cls.__name__} in its configuration: {said}.")
+        reason = f"{differing[0]} has another shape" if differing else f"{lacking[0]} is missing"
+        raise ValueError(f"the weights in {path} do not fit the {cls.__name__} in its configuration: {reason}.")
     return model
 
 
 def _classes_in(path: str) -> int | None:
-    """How many classes the head among the weights of a folder tells apart; None where that does not show."""
+    """The number of classes of the head in a folder's weights; None if it cannot be read."""
     from safetensors import SafetensorError, safe_open
 
     try:

@@ -1,4 +1,4 @@
-"""Files of weights: named tensors read from them, and the one way of tensors into a model."""
+"""Read files of weights, and load them into a model after checking every key, shape and dtype."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from ..core.exits import TRAINING_ONLY
 from ..core.notice import VitrimWarning
 from ..text import first_line, shown
 
-# Where training scripts keep the weights; the first that is there is taken.
+# The entries under which training scripts keep the weights; the first one found is used.
 NESTED_UNDER = ("model", "state_dict", "model_ema", "state_dict_ema")
 AVERAGES = ("model_ema", "state_dict_ema")
 PREFIXES = ("module.", "_orig_mod.", "model.", "net.")  # of DistributedDataParallel, torch.compile and Lightning
-MOST_WRAPPERS = 8  # entries in entries, or prefixes before prefixes
+MOST_WRAPPERS = 8  # nested entries, or prefixes in a row
 TORCH_SUFFIXES = (".pth", ".pt", ".bin", ".ckpt", ".tar")
 LONGEST_PATH = 400
 
@@ -30,24 +30,24 @@ Adapt = Callable[[nn.Module, dict[str, Tensor]], Mapping[str, Tensor]]
 
 
 def read_checkpoint(path: Path) -> dict[str, Tensor]:
-    """The named tensors in a checkpoint file, wherever in it they are nested, without wrappers' prefixes.
+    """Read the named tensors of a checkpoint file. Nesting and the prefixes of wrappers are removed.
 
-    Warns where the file holds a moving average beside the weights, which are taken, and of weights that are not finite.
+    Warns if the file also holds a moving average, which is not used, and if weights are not finite.
     """
     if not path.exists():
         raise FileNotFoundError(f"there is no checkpoint at {shown(str(path), LONGEST_PATH)}.")
-    if not path.is_file():  # of a pipe or a device nobody sees the end
+    if not path.is_file():  # reading a pipe or a device might never end
         raise ValueError(
-            f"{path} is a {'folder' if path.is_dir() else 'pipe or a device'}, and a checkpoint is a file."
+            f"a checkpoint must be a file: {path} is a {'folder' if path.is_dir() else 'pipe or a device'}."
         )
     if path.name.endswith(".safetensors.index.json"):
-        raise ValueError(f"{path} tells of weights in several files: join them in one .safetensors file.")
+        raise ValueError(f"{path} lists weights in several files: join them in one .safetensors file.")
     if path.suffix == ".safetensors":
         state = _read_safetensors(path)
     elif path.suffix in TORCH_SUFFIXES:
         state = _named_tensors(_read_torch(path), path)
     else:
-        raise ValueError(f"{path} is not a checkpoint that can be read: wanted a .safetensors or a .pth file.")
+        raise ValueError(f"{path} cannot be read as a checkpoint: pass a .safetensors or a .pth file.")
     _check_plain(state, path)
     return _without_prefix(state)
 
@@ -59,24 +59,24 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
         return load_file(path)
     except OSError:
         raise
-    except Exception as error:  # SafetensorError, and what its reader raises for kinds of numbers that it lacks
-        raise ValueError(f"{path} is not a whole safetensors file ({first_line(error)}).") from error
+    except Exception as error:  # SafetensorError, and other errors for dtypes that are not supported
+        raise ValueError(f"{path} is not a complete safetensors file ({first_line(error)}).") from error
 
 
 def _read_torch(path: Path) -> object:
     try:
-        # What timm's, DeiT's and EViT's scripts keep beside the weights; making one runs no code.
+        # The scripts of timm, DeiT and EViT save a Namespace beside the weights; creating one runs no code.
         with warnings.catch_warnings(), torch.serialization.safe_globals([argparse.Namespace]):
-            warnings.simplefilter("ignore")  # of sparse tensors, which are refused
+            warnings.simplefilter("ignore")  # about sparse tensors, which are refused later
             return torch.load(path, map_location="cpu", weights_only=True)
     except OSError:
         raise
-    except Exception as error:  # torch.load raises whatever the bytes lead it to
+    except Exception as error:  # torch.load raises all kinds of errors for damaged files
         foreign = re.search(r"Unsupported global: GLOBAL (\S+)", str(error))
         holds = f" (it holds a {shown(foreign[1])})" if foreign else ""
         raise ValueError(
-            f"{path} is not a PyTorch file of plain tensors{holds}, the only kind that is safe to load: "
-            "save the state_dict alone, best as .safetensors."
+            f"{path} is not a PyTorch file of plain tensors{holds}. Only those are safe to load: save the state_dict "
+            "alone, best as .safetensors."
         ) from error
 
 
@@ -89,7 +89,7 @@ def _named_tensors(content: object, path: Path) -> dict[str, Tensor]:
             break
         if nested[0] not in AVERAGES and (averages := [key for key in nested if key in AVERAGES]):
             warnings.warn(
-                f"{path} holds weights and their moving average: took {nested[0]}, not {averages[0]}.",
+                f"{path} holds weights and their moving average: using {nested[0]}, not {averages[0]}.",
                 VitrimWarning,
                 stacklevel=3,
             )
@@ -98,20 +98,20 @@ def _named_tensors(content: object, path: Path) -> dict[str, Tensor]:
     if entries and all(isinstance(key, str) and isinstance(value, Tensor) for key, value in entries):
         return dict(entries)
     raise ValueError(
-        f"{path} holds no state_dict, names with tensors, neither as it is nor under {', '.join(NESTED_UNDER)}."
+        f"{path} holds no state_dict of names and tensors, neither at the top nor under {', '.join(NESTED_UNDER)}."
     )
 
 
 def _check_plain(state: Mapping[str, Tensor], path: Path) -> None:
-    """ValueError for tensors that are no plain array of numbers; a warning for numbers that are not finite."""
+    """Raise ValueError for tensors that are not plain and dense; warn about numbers that are not finite."""
     for key, value in state.items():
         kind = type(value).__name__ if type(value) not in (Tensor, nn.Parameter) else None
         if value.layout != torch.strided or value.is_nested:
             kind = f"tensor that is {'nested' if value.is_nested else str(value.layout).removeprefix('torch.')}"
         if value.is_meta:
-            kind = "tensor without numbers (on the meta device)"
+            kind = "tensor without data (on the meta device)"
         if kind is not None:
-            raise ValueError(f"{path}: {shown(key)} is a {kind}, and weights are plain dense tensors.")
+            raise ValueError(f"{path}: {shown(key)} is a {kind}; weights must be plain dense tensors.")
     bad = [key for key, value in state.items() if value.dtype in FLOATS and not bool(value.isfinite().all())]
     if bad:
         warnings.warn(f"{path} holds NaN or infinity: {_listed('tensors', bad)}.", VitrimWarning, stacklevel=3)
@@ -136,20 +136,20 @@ def fit(
     adapt: Adapt | None = None,
     may_be_new: bool = False,
 ) -> list[str]:
-    """Put the weights into the model, in its own precision; ValueError, naming what differs, unless all are its own.
+    """Load weights into the model, in the model's precision; ValueError, naming what differs, if they do not match.
 
     Args:
-        model: in which every weight finds its place. What a method learned is taken where the model has it.
-        state: tensors by name, as `read_checkpoint` gives them.
-        name: what the model is called in an error.
-        source: the file or folder, for an error.
-        keep: what of the state must fit. "model": the model's own weights, "inference": those of its method too, but
-            for what only training needs (exit heads), "all": everything.
-        adapt: makes the rest of the state the model's, say by resampling the positions.
-        may_be_new: whether weights that a method learns may be missing; they stay as they are.
+        model: Every one of its weights must be in the state. Weights that its method learned are loaded too.
+        state: Tensors by name, from `read_checkpoint`.
+        name: The model's name, for errors.
+        source: The file or folder, for errors.
+        keep: Which of the state's weights must match the model. "model": the model's own. "inference": also those of
+            its method, except what only training needs (exit heads). "all": all of them.
+        adapt: Adapts the state to the model first, for example by resampling position embeddings.
+        may_be_new: Whether weights that the method learns may be missing. They then keep their values.
 
     Returns:
-        The names of those that are new.
+        The names of the weights that were missing.
     """
     own = model.state_dict()
     found = {key: value for key, value in state.items() if key in own or _is_kept(key, keep)}
@@ -157,8 +157,8 @@ def fit(
     new = [key for key in own if key not in found and is_learned(key)]
     if new and not may_be_new:
         raise ValueError(
-            f"{source} has no weights for what the method learns ({new[0]}): take a method that learns nothing, or "
-            "reduce_tokens after loading and train it."
+            f"{source} has no weights for the method, which learns {new[0]}: choose a method without weights, or call "
+            "reduce_tokens after loading and train the model."
         )
     check_fit(model, found | {key: own[key] for key in new}, name, source)
     model.load_state_dict(found, strict=not new)
@@ -166,7 +166,7 @@ def fit(
 
 
 def is_learned(key: str, only_for_training: bool = False) -> bool:
-    """Whether a weight belongs to a method rather than to the model, or to what of a method only training needs."""
+    """Whether a weight belongs to a method and not to the model; or, if asked, to the part that only training needs."""
     return re.search(rf"\d\.{WEIGHTS}\.{rf'{TRAINING_ONLY}[.]' if only_for_training else ''}", key) is not None
 
 
@@ -175,11 +175,11 @@ def _is_kept(key: str, keep: Keep) -> bool:
 
 
 def check_fit(model: nn.Module, state: Mapping[str, Tensor], name: str, checkpoint: Path) -> None:
-    """ValueError, naming what differs, unless keys, shapes and kinds of numbers are those of the model."""
+    """Raise ValueError, naming what differs, unless keys, shapes and kinds of numbers match the model."""
     wanted = model.state_dict()
     both = [key for key in wanted if key in state]
     shapes = [
-        f"{shown(key)} is {_shape(state[key])} there and {_shape(wanted[key])} here"
+        f"{shown(key)} is {_shape(state[key])} in the file and {_shape(wanted[key])} in the model"
         for key in both
         if state[key].shape != wanted[key].shape
     ]
@@ -188,23 +188,23 @@ def check_fit(model: nn.Module, state: Mapping[str, Tensor], name: str, checkpoi
         _listed("missing", (key for key in wanted if key not in state)),
         _listed("unknown", (shown(key) for key in state if key not in wanted)),
         _listed("of another shape", shapes),
-        _listed("no floating-point weights", kinds),
+        _listed("not floating-point", kinds),
     ]
     if any(findings):
-        said = "; ".join(finding for finding in findings if finding)
-        raise ValueError(f"{checkpoint} is not a checkpoint of {name}: {said}.")
+        differences = "; ".join(finding for finding in findings if finding)
+        raise ValueError(f"{checkpoint} is not a checkpoint of {name}: {differences}.")
 
 
-FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)  # 8 bits mean something with their scales alone
+FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)  # 8-bit floats mean nothing without their scales
 
 
 def _is_of_kind(given: Tensor, wanted: Tensor) -> bool:
-    """Whether these numbers can be that weight, or that buffer: counters and indices are whole, also as floats."""
+    """Whether the given numbers can serve as the wanted weight or buffer. Counters may be floats with whole values."""
     if given.dtype == wanted.dtype:
         return True
     if wanted.is_floating_point():
         return given.dtype in FLOATS
-    if given.dtype in FLOATS:  # a whole state_dict in half precision
+    if given.dtype in FLOATS:  # as when a whole state_dict was converted to half precision
         return bool((given == given.round()).all())
     return not given.is_complex() and not given.is_quantized and not given.is_floating_point()
 
@@ -214,7 +214,7 @@ def _kind(tensor: Tensor) -> str:
 
 
 def _listed(what: str, keys: Iterable[str], most: int = 2) -> str:
-    """'5 missing (head.bias, head.weight, ...)', or nothing for no keys."""
+    """For example '5 missing (head.bias, head.weight, ...)'; an empty string for no keys."""
     found = list(keys)
     if not found:
         return ""

@@ -1,1 +1,1 @@
-"""Reduced models into folders and onto the Hugging Face hub: weights, what to build, and how to reduce it."""
+"""Save reduced models into folders and to the Hugging Face hub: weights, model description and reduction."""

@@ -1,7 +1,8 @@
-"""Finding out how to build a model again: timm's name for it, and the arguments that were not the default.
+"""Find out how to build a model again: its name in its library, and the arguments that are not the default.
 
-timm notes the arguments that a model was built with (`_model_args`, in newer versions); what changed since, or was
-never noted, is read off the model. Whether that was enough is checked on a model built from it, module by module.
+Newer versions of timm keep the arguments that a model was built with (`_model_args`). Arguments that are missing there
+or have changed since are read from the model's attributes. A model built from the result is then compared with the
+original, module by module.
 """
 
 from __future__ import annotations
@@ -22,8 +23,8 @@ from ..loading.libraries import LIBRARIES
 from ..measure.evaluate import input_size_of
 from .transformers import with_classes
 
-# Argument of timm's builder -> where a model shows it.
-SHOWN: Mapping[str, Callable[[Any], Any]] = {
+# Argument of timm's builder -> the model's attribute that shows its value.
+ATTRIBUTES: Mapping[str, Callable[[Any], Any]] = {
     "patch_size": lambda model: model.patch_embed.patch_size[0],
     "embed_dim": lambda model: model.embed_dim,
     "depth": lambda model: len(model.blocks),
@@ -34,17 +35,17 @@ SHOWN: Mapping[str, Callable[[Any], Any]] = {
     "no_embed_class": lambda model: model.no_embed_class,
     "dynamic_img_size": lambda model: model.dynamic_img_size,
 }
-# What may differ without a difference in evaluation.
+# Attributes that may differ, since they have no effect in evaluation.
 MAY_DIFFER = (
     *("training", "grad_checkpointing", "gradient_checkpointing", "fused_attn", "weight_init_mode", "fix_init"),
-    *("distilled_training", "return_dense", "mix_token"),  # what comes out in training mode
-    *("num_classes", "num_labels"),  # stay behind where the head is exchanged, whose own shape is compared
+    *("distilled_training", "return_dense", "mix_token"),  # outputs in training mode
+    *("num_classes", "num_labels"),  # may be outdated after the head was replaced; the head's shape is compared
 )
 PLAIN = (bool, int, float, str, tuple)
 
 
 def describe(model: nn.Module, library: str) -> tuple[str, dict[str, Any], dict[str, Any]]:
-    """Architecture, arguments and data entries for a `Config`. ValueError where the model cannot be built again."""
+    """Return architecture, arguments and data for a `Config`; ValueError if the model could not be built again."""
     if library == "timm":
         return _of_timm(model)
     refusal: ValueError | None = None
@@ -57,13 +58,13 @@ def describe(model: nn.Module, library: str) -> tuple[str, dict[str, Any], dict[
             else:
                 return architecture, arguments, data
     raise refusal or ValueError(
-        f"this {type(model).__name__} is of no configuration that {library} lists, so it could not be built again: "
+        f"this {type(model).__name__} matches no configuration that {library} lists, so it could not be built again: "
         "register its configuration with the library, or save its state_dict."
     )
 
 
 def _blank(model: Any, library: str, architecture: str, arguments: Mapping[str, Any]) -> nn.Module:
-    """What the description gives, without weights."""
+    """Build the described model without weights."""
     with torch.device("meta"):
         if library == "transformers":
             return type(model)(with_classes(model))
@@ -76,8 +77,8 @@ def _of_timm(model: nn.Module) -> tuple[str, dict[str, Any], dict[str, Any]]:
     architecture = cfg.get("architecture")
     if not architecture:
         raise ValueError(
-            f"this {type(model).__name__} does not say which model of timm's it is, so nobody could build it again: "
-            "build it with timm.create_model or vitrim.build_model."
+            f"this {type(model).__name__} has no name in timm, so it could not be built again: build it with "
+            "timm.create_model or vitrim.build_model."
         )
     noted = getattr(model, "_model_args", {})
     arguments = {key: value for key, value in noted.items() if key not in REFUSED_ARGUMENTS and _is_plain(value)}
@@ -88,8 +89,8 @@ def _of_timm(model: nn.Module) -> tuple[str, dict[str, Any], dict[str, Any]]:
     arguments |= {"num_classes": classes, "img_size": (height, width), "in_chans": channels}
     with restored(model):
         built = _build(architecture, arguments, data)
-        shown = {key: _shown(model, key) for key in SHOWN}
-        missed = {key: value for key, value in shown.items() if value is not None and value != _shown(built, key)}
+        found = {key: _attribute(model, key) for key in ATTRIBUTES}
+        missed = {key: value for key, value in found.items() if value is not None and value != _attribute(built, key)}
         if missed:
             arguments |= missed
             built = _build(architecture, arguments, data)
@@ -98,28 +99,28 @@ def _of_timm(model: nn.Module) -> tuple[str, dict[str, Any], dict[str, Any]]:
 
 
 def _build(architecture: str, arguments: Mapping[str, Any], data: Mapping[str, Any]) -> nn.Module:
-    with torch.random.fork_rng(devices=[]):  # saving must not change what a training run draws next
+    with torch.random.fork_rng(devices=[]):  # saving must not change the random numbers of a training run
         return build_saved(Config(architecture, arguments, data, None), Path())
 
 
-def _shown(model: nn.Module, key: str) -> Any:
+def _attribute(model: nn.Module, key: str) -> Any:
     try:
-        return SHOWN[key](model)
+        return ATTRIBUTES[key](model)
     except (AttributeError, TypeError, IndexError):
         return None
 
 
 def _check_same(model: nn.Module, built: nn.Module, architecture: str, library: str) -> None:
-    """ValueError naming the first difference between a model and one that was built from its description."""
+    """Raise ValueError, naming the first difference, if the model built from the description is another one."""
     ours, theirs = (dict(each.named_modules()) for each in (model, built))
     difference = next((found for name in {**ours, **theirs} if (found := _difference(name, ours, theirs))), None)
     wanted, got = ({key: tuple(value.shape) for key, value in each.state_dict().items()} for each in (model, built))
     if difference is None and wanted != got:
         key = next(key for key in {**wanted, **got} if wanted.get(key) != got.get(key))
-        difference = f"{key} is {wanted.get(key, 'missing')} here and {got.get(key, 'missing')} there"
+        difference = f"{key} is {wanted.get(key, 'missing')} and would be {got.get(key, 'missing')}"
     if difference:
         raise ValueError(
-            f"this {architecture} is not as {library} builds it from its name and plain arguments, so it could not be "
+            f"this {architecture} differs from what {library} builds from its name and arguments, so it could not be "
             f"built again: {difference}. Register your variant with {library}, or save its state_dict."
         )
 
@@ -127,15 +128,15 @@ def _check_same(model: nn.Module, built: nn.Module, architecture: str, library: 
 def _difference(name: str, ours: Mapping[str, nn.Module], theirs: Mapping[str, nn.Module]) -> str | None:
     here, there = ours.get(name), theirs.get(name)
     if all(each is None or _only_drops(each) for each in (here, there)):
-        return None  # a path or feature dropped in training; nothing in evaluation
+        return None  # they do nothing in evaluation
     if here is None or there is None or type(here) is not type(there):
         kinds = ["missing" if each is None else f"a {type(each).__name__}" for each in (here, there)]
-        return f"{name or 'the model'} is {kinds[0]} here and {kinds[1]} there"
+        return f"{name or 'the model'} is {kinds[0]} and would be {kinds[1]}"
     for key, value in vars(there).items():
         if key.startswith("_") or key in MAY_DIFFER or not isinstance(value, PLAIN) or _only_drops(there):
             continue
         if vars(here).get(key) != value:
-            return f"{f'{name}.' if name else ''}{key} is {vars(here).get(key)} here and {value} there"
+            return f"{f'{name}.' if name else ''}{key} is {vars(here).get(key)} and would be {value}"
     return None
 
 

@@ -1,4 +1,4 @@
-"""A model on the Hugging Face hub: `push_to_hub`, which uploads what `save_pretrained` writes."""
+"""Upload a model to the Hugging Face hub, as the files that `save_pretrained` writes."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from torch import nn
 from ..loading.folder import FILES
 from ..loading.network import check_answer
 from ..temporary import temporary_folder
+from ..text import first_line
+from .model_card import About
 from .write import write_folder
 
 
@@ -26,29 +28,28 @@ def push_to_hub(
     notes: str | None = None,
     license: str | None = None,
 ) -> str:
-    """Save the model and upload it to a repository, made if need be.
+    """Save the model and upload it to a repository, which is created if it does not exist.
 
-    Other files of the repository stay; its README.md is replaced by the card.
+    Its README.md is replaced by the model card. Other files in the repository stay.
 
     Args:
-        model: as for `save_pretrained`.
+        model: As for `save_pretrained`.
         repo_id: owner/name.
-        private, token, revision, commit_message: as huggingface_hub takes them; the revision is a branch that exists.
-        recipe, metrics, notes, license: as for `save_pretrained`.
+        private, token, revision, commit_message: As in huggingface_hub. The revision is an existing branch.
+        recipe, metrics, notes, license: As for `save_pretrained`.
 
     Returns:
-        The address of the commit.
+        The URL of the commit.
 
     Raises:
-        ValueError: as from `save_pretrained`, and for a bad repo_id.
-        OSError: where the hub does not take it.
+        ValueError: As from `save_pretrained`, and if repo_id is not valid.
+        OSError: If the upload fails.
     """
     import huggingface_hub
 
     _check_repository(repo_id)
-    about: dict[str, Any] = {"recipe": recipe, "metrics": metrics, "notes": notes, "license": license}
     with temporary_folder() as beside:
-        folder = write_folder(model, beside / "model", source=repo_id, **about)
+        folder = write_folder(model, beside / "model", About(recipe, metrics, notes, license), source=repo_id)
         try:
             check_answer()
             api = huggingface_hub.HfApi(token=token, library_name="vitrim")
@@ -60,9 +61,8 @@ def push_to_hub(
                 commit_message=commit_message or "Model saved with vitrim",
                 allow_patterns=list(FILES),
             )
-        except Exception as error:  # the client library's own error classes have changed with its versions
-            reason = str(error).strip().partition("\n")[0]
-            raise OSError(f"the model could not be uploaded to {repo_id}: {reason}.") from error
+        except Exception as error:  # the error classes of huggingface_hub change with its versions
+            raise OSError(f"the model could not be uploaded to {repo_id}: {first_line(error)}.") from error
     return str(commit.commit_url)
 
 
@@ -70,8 +70,8 @@ def _check_repository(repo_id: str) -> None:
     from huggingface_hub.utils import validate_repo_id
 
     if "/" not in repo_id:
-        raise ValueError(f"a repository on the hub is owner/name, not {repo_id!r}.")
+        raise ValueError(f"a repository on the hub is written owner/name, not {repo_id!r}.")
     try:
         validate_repo_id(repo_id)
     except ValueError as error:
-        raise ValueError(f"{repo_id!r} is no name for a repository on the hub: {error}") from error
+        raise ValueError(f"{repo_id!r} is not a valid name of a repository on the hub: {error}") from error

@@ -1,4 +1,4 @@
-"""A model of transformers in a folder: as the library writes it, with the reduction as an entry of its config.json."""
+"""Save a transformers model as its library does, with the reduction as an entry of its config.json."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from ..measure.preparation import given_to
 
 
 def write(model: Any, folder: Path, entry: str, state: dict[str, Tensor]) -> None:
-    """The model, its image processor where it is known, and beside them what the method learned."""
+    """Write the model, its image processor if it is known, and a file with the weights that the method learned."""
     from safetensors.torch import save_file
 
     import_module("transformers.utils.logging").disable_progress_bar()
     with restored(model):
-        model.save_pretrained(folder, max_shard_size="1000TB")  # in one file
+        model.save_pretrained(folder, max_shard_size="1000TB")  # as one file
     with_classes(model).save_pretrained(folder)
     prepared = given_to(model)
     if prepared is not None and isinstance(prepared.transform, Processed):
@@ -37,7 +37,7 @@ def write(model: Any, folder: Path, entry: str, state: dict[str, Tensor]) -> Non
 
 
 def with_classes(model: Any) -> Any:
-    """The model's configuration, with the classes that its head tells apart: heads get exchanged."""
+    """A copy of the model's configuration with the number of classes of its head, which may have been replaced."""
     config = copy.deepcopy(model.config)
     if (classes := num_classes(model)) and classes != config.num_labels:
         config.num_labels = classes

@@ -1,8 +1,8 @@
-"""Checkpoints that are whole or not there: safetensors and JSON in a folder that appears by one rename.
+"""Write and read checkpoints: folders of safetensors and JSON that appear complete or not at all.
 
     checkpoints/step-00000500/  model.safetensors  optimizer.safetensors  ema.safetensors  state.json
 
-Nothing in them is pickled. With FSDP the shards are gathered, so that any number of processes can go on from them.
+Nothing is pickled. FSDP's shards are gathered, so any number of processes can resume from a checkpoint.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ from ..temporary import remove_left
 from ..text import shown
 
 PREFIX = "step-"
-GROUP = "group."  # beginning of names of tensors that an optimiser keeps for a group of parameters
+GROUP = "group."  # prefix of tensors that an optimiser keeps per group of parameters
 
 
 class TrainingError(VitrimError, RuntimeError):
-    """Training cannot go on; the message is one line and says what to do."""
+    """Training cannot continue. The message is one line and says what to do."""
 
 
 def save(folder: Path, step: int, files: Mapping[str, Mapping[str, Tensor]], state: Mapping[str, Any]) -> Path:
-    """Write one checkpoint; it appears under its name only when all of it is on the disk.
+    """Write one checkpoint. It gets its name only after all of it is on the disk.
 
-    TrainingError, with the earlier checkpoints as they were, if it cannot be written or holds NaN or infinity.
+    Raises TrainingError if it cannot be written, or holds NaN or infinity. Earlier checkpoints are not changed.
     """
     from safetensors import SafetensorError
     from safetensors.torch import save_file
@@ -49,24 +49,24 @@ def save(folder: Path, step: int, files: Mapping[str, Mapping[str, Tensor]], sta
     except (OSError, SafetensorError) as error:  # safetensors reports a full disk as its own error
         reason = " ".join(str(error).split())
         raise TrainingError(
-            f"the checkpoint of update {step} cannot be written to {folder} ({reason}); {last_words(folder)} "
-            "Start the same command again when this is put right."
+            f"the checkpoint of update {step} cannot be written to {folder} ({reason}). Correct this and start the "
+            f"same command again. {last_checkpoint(folder)}"
         ) from error
     return target
 
 
-def last_words(folder: Path) -> str:
-    """A sentence on what a stopped run can go on from."""
+def last_checkpoint(folder: Path) -> str:
+    """A sentence that names the checkpoint from which a stopped run resumes."""
     last = latest(folder)
-    return f"The last checkpoint is whole: {last}." if last else "There is no checkpoint yet."
+    return f"The last checkpoint is {last}." if last else "There is no checkpoint yet."
 
 
 def _check_finite(folder: Path, step: int, files: Mapping[str, Mapping[str, Tensor]]) -> None:
     for name, tensors in files.items():
         if (bad := _not_finite(tensors)) is not None:
             raise TrainingError(
-                f"after update {step} the {name} holds NaN or infinity (in {bad}), so it is not saved: lower lr, "
-                f"raise warmup_epochs, or set clip_grad. {last_words(folder)}"
+                f"after update {step} the {name} holds NaN or infinity (in {bad}) and is not saved: lower lr, raise "
+                f"warmup_epochs, or set clip_grad. {last_checkpoint(folder)}"
             )
 
 
@@ -82,20 +82,20 @@ def prune(folder: Path, keep: int) -> None:
 
 
 def clean(folder: Path) -> None:
-    """Remove what a killed process left half written or half removed."""
+    """Remove what a killed process left unfinished."""
     remove_left(folder)
-    for path in folder.glob(".part-*"):  # as runs of earlier versions called it
+    for path in folder.glob(".part-*"):  # the name in earlier versions
         shutil.rmtree(path, ignore_errors=True)
 
 
 def latest(folder: Path) -> Path | None:
-    """The newest whole checkpoint, or None."""
+    """The newest checkpoint, or None."""
     found = _all(folder)
     return found[-1] if found else None
 
 
 def load(checkpoint: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
-    """Tensors by file name and the state of one checkpoint."""
+    """Read one checkpoint: its tensors by file name, and its state."""
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
@@ -114,20 +114,20 @@ def load(checkpoint: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]
 
 
 def unreadable(checkpoint: Path, error: Exception) -> TrainingError:
-    """What to do about a checkpoint that is not as it was written."""
-    return TrainingError(f"{checkpoint} cannot be read ({shown(error)}): remove it to go on from an earlier one.")
+    """The error for a damaged checkpoint."""
+    return TrainingError(f"{checkpoint} cannot be read ({shown(error)}): remove it to resume from an earlier one.")
 
 
 def step_of(checkpoint: Path) -> int:
-    """The number of updates that a checkpoint's name says."""
+    """The number of updates in a checkpoint's name; -1 if there is none."""
     number = checkpoint.name.removeprefix(PREFIX)
     return int(number) if number.isdecimal() else -1
 
 
 def optimizer_state(optimizer: Any, module: nn.Module) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The optimiser's tensors as '<parameter>|<entry>', gathered from shards, and its plain values.
+    """Return the optimiser's tensors, named '<parameter>|<entry>' and gathered from shards, and its plain values.
 
-    An entry that belongs to no parameter has an empty name in front. Values: of parameters and of groups, as JSON.
+    The name is empty for an entry that belongs to no parameter. The values are those of parameters and of groups.
     """
     names: dict[Any, str] = {parameter: name for name, parameter in module.named_parameters()}
     tensors: dict[str, Tensor] = {}
@@ -147,34 +147,32 @@ def optimizer_state(optimizer: Any, module: nn.Module) -> tuple[dict[str, Tensor
 
 
 def load_optimizer(optimizer: Any, module: nn.Module, tensors: Mapping[str, Tensor], plain: Mapping[str, Any]) -> None:
-    """Put back what `optimizer_state` took; TrainingError if it is of another model."""
+    """Restore what `optimizer_state` returned; TrainingError if it belongs to another model or optimiser."""
     parameters = dict(module.named_parameters())
     for key, value in {**tensors, **plain["values"]}.items():
         name, _, entry = key.rpartition("|")
         if not name and entry.startswith(GROUP):
             i, _, entry = entry.removeprefix(GROUP).partition(".")
             if not i.isdecimal() or int(i) >= len(optimizer.param_groups):
-                raise TrainingError(f"the optimiser's state is of another one: it knows a group {shown(i, 20)}.")
+                raise TrainingError(f"the state belongs to another optimiser: it has a group {shown(i, 20)}.")
             optimizer.param_groups[int(i)][entry] = value
             continue
         if not name:
             optimizer.state[entry] = value
             continue
         if name not in parameters:
-            raise TrainingError(f"the optimiser's state is of another model: it knows a parameter {shown(name)}.")
+            raise TrainingError(f"the optimiser's state belongs to another model: it has a parameter {shown(name)}.")
         parameter = parameters[name]
-        if isinstance(value, Tensor) and value.dim() > 0:  # single numbers stay on the CPU, as optimisers keep them
+        if isinstance(value, Tensor) and value.dim() > 0:  # optimisers keep scalars on the CPU
             like = value.shape == parameter.shape
             value = scattered(value, parameter, value.dtype) if like else value.to(parameter.device)
         optimizer.state[parameter][entry] = value
     if len(plain["groups"]) != len(optimizer.param_groups):
-        raise TrainingError(f"the optimiser's state is of another one: it has {len(plain['groups'])} groups.")
+        raise TrainingError(f"the state belongs to another optimiser: it has {len(plain['groups'])} groups.")
     for group, saved in zip(optimizer.param_groups, plain["groups"], strict=True):
         odd = [key for key, each in saved.items() if isinstance(each, str) != isinstance(group.get(key, each), str)]
         if odd:
-            raise TrainingError(
-                f"the optimiser's state is of another one: its {shown(odd[0])} is {shown(saved[odd[0]])}."
-            )
+            raise TrainingError(f"the state belongs to another optimiser: {shown(odd[0])} is {shown(saved[odd[0]])}.")
         group.update(saved)
 
 
@@ -183,34 +181,34 @@ def _is_plain(value: object) -> bool:
 
 
 def model_tensors(module: nn.Module) -> dict[str, Tensor]:
-    """The state_dict, gathered from shards, on the CPU."""
+    """Return the state_dict, gathered from shards, on the CPU."""
     return {name: gathered(value) for name, value in module.state_dict().items()}
 
 
 def load_model_tensors(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
-    """Put a gathered state_dict back, whole or sharded."""
+    """Load a gathered state_dict into a module, which may be sharded."""
     own = module.state_dict()
     if own.keys() != tensors.keys():
         differing = sorted(own.keys() ^ tensors.keys())
         raise TrainingError(
-            f"the checkpoint is of another model: {len(differing)} keys differ, such as {differing[0]}."
+            f"the checkpoint belongs to another model: {len(differing)} keys differ, such as {differing[0]}."
         )
     with torch.no_grad():
         for name, value in tensors.items():
             for what in ("shape", "dtype"):
                 if getattr(own[name], what) != getattr(value, what):
-                    raise TrainingError(f"the checkpoint is of another model: {name} has another {what} there.")
+                    raise TrainingError(f"the checkpoint belongs to another model: {name} has another {what}.")
             own[name].copy_(scattered(value, own[name]))
 
 
 def gathered(tensor: Tensor) -> Tensor:
-    """The whole of a tensor that may be sharded, on the CPU, in memory of its own."""
+    """Return a copy on the CPU of a tensor, gathered if it is sharded."""
     full: Callable[[], Tensor] | None = getattr(tensor, "full_tensor", None)
     return (tensor if full is None else full()).detach().to("cpu", copy=True)
 
 
 def scattered(value: Tensor, like: Tensor, dtype: torch.dtype | None = None) -> Tensor:
-    """A whole tensor, placed and sharded like another, of its dtype unless told."""
+    """Move and shard a tensor like another one, in that one's dtype or in the one given."""
     value = value.to(like.device, dtype or like.dtype)
     if not hasattr(like, "full_tensor"):
         return value

@@ -1,4 +1,4 @@
-"""Curves of a run as one SVG file: loss and its parts, accuracy, learning rate and keep rate over the updates."""
+"""Draw the curves of a run as one SVG file: loss and its parts, accuracy, learning rate and keep rate."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 INK, FAINT = "#2b2f36", "#d9dce1"
-MARKED = 30  # a line of at most so many points shows them, so that a single one is seen
+MARKED = 30  # lines of at most this many points get markers, so that a single point is visible
 TITLES = {
     "loss": "loss",
     "accuracy": "accuracy on the validation images, %",
@@ -25,9 +25,9 @@ Line = tuple[list[float], list[float]]  # updates and values
 
 
 def curves_svg(entries: Sequence[Mapping[str, Any]]) -> str:
-    """The text of an SVG picture of the lines of metrics.jsonl; a panel without values is left out.
+    """Return the text of an SVG file. A panel without values is left out.
 
-    Each entry has step, loss, parts, lr, keep_rate and accuracy, as `vitrim.train.loop.Progress` writes them.
+    entries: the lines of metrics.jsonl, see `vitrim.train.loop.TrainingProgress`.
     """
     import matplotlib as mpl
     from matplotlib.figure import Figure
@@ -52,7 +52,7 @@ def curves_svg(entries: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _panels(entries: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Line]]:
-    """Lines by name, by title of the panel."""
+    """Return title of the panel -> name of the line -> line."""
     lines: dict[str, dict[str, Line]] = {title: {} for title in TITLES.values()}
     for entry in entries:
         parts: Mapping[str, float] = entry["parts"] if len(entry["parts"]) > 1 else {}

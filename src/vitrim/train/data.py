@@ -1,7 +1,7 @@
-"""Views of the training images, alike however many processes and workers make them.
+"""Load augmented views of the training images, the same for any number of processes and workers.
 
-Which images come in an update, and how each is augmented, follows from the seed and the number of the view alone. So a
-resumed run sees what an uninterrupted one would, and so do two processes that share the work of one.
+The images of an update and their augmentation depend only on the seed and the number of the view. So a resumed run gets
+the same views as an uninterrupted one, and two processes together get the same views as one.
 Shape letters: B batch, C channels, H height, W width.
 """
 
@@ -22,45 +22,39 @@ from ..measure.images import ImageDataError, LabelledImages, open_image
 from .label_views import LabelMap, LabelViews, stacked
 
 Transform = Callable[[Image.Image], Tensor]
-MOST_IN_A_ROW = 100  # unreadable images before the folder is given up
+MOST_IN_A_ROW = 100  # unreadable images in a row that end a run
 
 
 class View(NamedTuple):
-    """One augmented look at one image. `number` counts all views of the run."""
+    """One augmented view of one image."""
 
-    number: int
-    image: int
+    number: int  # among all views of the run
+    image: int  # index of the image
 
 
 class Views(NamedTuple):
-    """A batch for one process, and the files that could not be read with the reasons.
-
-    failure: why there is no batch, if there is none. Failures travel as values: an error that crosses from a worker
-    process to this one becomes a traceback.
-    """
+    """A batch for one process."""
 
     x_BCHW: Tensor
     labels_B: Tensor
-    images_B: Tensor
-    unreadable: dict[str, str]
+    unreadable: dict[str, str]  # file -> why it could not be read
     label_maps: LabelMap | None = None  # for token labeling
-    failure: str = ""
+    failure: str = ""  # why there is no batch; a value, since an error in a worker process would become a traceback
 
 
 class ViewedImage(NamedTuple):
-    """One view, decoded and transformed; None where too many images in a row could not be read."""
+    """One decoded and transformed view."""
 
-    x_CHW: Tensor | None
+    x_CHW: Tensor | None  # None if too many images in a row could not be read
     label: int
-    image: int
     unreadable: dict[str, str]
     label_map: LabelMap | None = None
 
 
 class TrainingImages(Dataset[ViewedImage]):
-    """Decodes and augments views; in place of an unreadable image comes the next one in the folder's order.
+    """Decodes and augments views. An unreadable image is replaced by the next one in the folder's order.
 
-    label_views: makes the views in the transform's place where label maps go with them.
+    label_views: makes the views in place of the transform if there are label maps.
     """
 
     def __init__(
@@ -83,8 +77,8 @@ class TrainingImages(Dataset[ViewedImage]):
             except ImageDataError as error:
                 unreadable[self.images.name(index)] = str(error)
                 continue
-            return ViewedImage(x_CHW, self.images.labels[index], index, unreadable, label_map)
-        return ViewedImage(None, 0, view.image, unreadable)
+            return ViewedImage(x_CHW, self.images.labels[index], unreadable, label_map)
+        return ViewedImage(None, 0, unreadable)
 
     def _look(self, index: int, number: int) -> tuple[Tensor, LabelMap | None]:
         image = open_image(self.images.files[index], self.channels)
@@ -96,10 +90,10 @@ class TrainingImages(Dataset[ViewedImage]):
 
 
 class ViewSampler(Sampler[list[View]]):
-    """The views of one process, one list per accumulated part of an update, from first_step up to num_steps.
+    """The views of one process from first_step up to num_steps: one list per accumulated part of an update.
 
-    Each epoch shuffles anew; what is left over by the last whole batch is dropped. repeats: views of each image that
-    follow each other in an epoch, which then covers the fewer images.
+    Each epoch is shuffled anew, and its last incomplete batch is dropped. repeats: views of each image in a row. An
+    epoch then covers fewer images.
     """
 
     def __init__(
@@ -117,11 +111,13 @@ class ViewSampler(Sampler[list[View]]):
     ):
         if batch_size % (world_size * accumulate):
             raise ValueError(
-                f"a batch of {batch_size} images does not split over {world_size} processes and {accumulate} "
-                "accumulated parts: choose a multiple."
+                f"a batch of {batch_size} images cannot be split evenly over {world_size} processes and {accumulate} "
+                f"accumulated parts: choose a multiple of {world_size * accumulate}."
             )
         if num_images < batch_size:
-            raise ValueError(f"{num_images} training images do not fill one batch of {batch_size}: choose a smaller.")
+            raise ValueError(
+                f"{num_images} training images are fewer than one batch of {batch_size}: choose a smaller batch_size."
+            )
         self.num_images, self.batch_size = num_images, batch_size
         self.num_steps, self.first_step = num_steps, first_step
         self.rank, self.world_size = rank, world_size
@@ -153,13 +149,13 @@ class ViewSampler(Sampler[list[View]]):
 def view_loader(
     dataset: TrainingImages, sampler: ViewSampler, workers: int, *, pin: bool = False
 ) -> DataLoader[ViewedImage]:
-    """Batches of views, in the sampler's order."""
+    """Return a loader of batches of views, in the sampler's order."""
     return DataLoader(dataset, batch_sampler=sampler, num_workers=workers, collate_fn=_collate, pin_memory=pin)
 
 
 @contextmanager
 def seeded(seed: int, number: int) -> Iterator[None]:
-    """Inside, all three random generators on the CPU follow from two numbers; afterwards they are as before."""
+    """Seed Python's, NumPy's and torch's CPU generators in the with block, and restore their states afterwards."""
     states = random.getstate(), np.random.get_state(), torch.random.get_rng_state()
     seed_all(seed, number)
     try:
@@ -171,7 +167,7 @@ def seeded(seed: int, number: int) -> Iterator[None]:
 
 
 def seed_all(*numbers: int) -> None:
-    """Set Python's, NumPy's and torch's generators from these numbers."""
+    """Seed Python's, NumPy's and torch's generators from these numbers."""
     value = mix(*numbers)
     random.seed(value)
     np.random.seed(value % 2**32)
@@ -179,7 +175,7 @@ def seed_all(*numbers: int) -> None:
 
 
 def mix(*numbers: int) -> int:
-    """One well-mixed 63-bit number from several."""
+    """Hash several numbers into one of 63 bits."""
     return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> 1)
 
 
@@ -192,11 +188,6 @@ def _collate(samples: list[ViewedImage]) -> Views:
     if len(read) < len(samples):
         lost = next(sample.unreadable for sample in samples if sample.x_CHW is None)
         failure = f"{len(lost)} training images in a row cannot be read, the last: {list(lost.values())[-1]}"
-        return Views(torch.empty(0), torch.empty(0), torch.empty(0), unreadable, failure=failure)
-    return Views(
-        torch.stack(read),
-        torch.tensor([sample.label for sample in samples]),
-        torch.tensor([sample.image for sample in samples]),
-        unreadable,
-        stacked(maps) if maps else None,
-    )
+        return Views(torch.empty(0), torch.empty(0), unreadable, failure=failure)
+    labels_B = torch.tensor([sample.label for sample in samples])
+    return Views(torch.stack(read), labels_B, unreadable, stacked(maps) if maps else None)

@@ -1,11 +1,11 @@
 """Training settings that several recipes share: those of DeiT and LV-ViT, and EViT's fine-tuning.
 
-DEIT: Touvron et al., ICML 2021, Table 9, and its official code (Apache-2.0); EViT, TM, MF and BAT train with them.
-LVVIT: Jiang et al., NeurIPS 2021, and the defaults of its official code (Apache-2.0), with the label maps that it
-released. EVIT_FINETUNE: `finetune.sh` of EViT's official code (Apache-2.0); METR's uses the same with larger batches.
+DEIT: Touvron et al., ICML 2021, Table 9, and its official code (Apache-2.0). EViT, TM, MF and BAT train with it.
+LVVIT: Jiang et al., NeurIPS 2021, and the defaults of its official code (Apache-2.0), with its released label maps.
+EVIT_FINETUNE: `finetune.sh` of EViT's official code (Apache-2.0). METR uses the same with larger batches.
 
-All are for ImageNet-1k on GPUs, in bf16 where the originals used fp16. Final learning rates are not scaled with the
-batch in the originals, so those here are given for `lr_batch` images such that the usual batch has the original's.
+All are for ImageNet-1k on GPUs, in bf16 instead of fp16. The originals do not scale min_lr with the batch. Here it is
+scaled like lr, so it is given such that the usual batch has the original's value.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ DEIT = Recipe(
     log_every=50,
     checkpoint_every=2000,
 )
-"""DeiT from random weights. The originals also keep a moving average of the weights: `ema_decay=0.99996`."""
+"""Training DeiT from random weights. The originals also average the weights: `ema_decay=0.99996`."""
 
 EVIT_FINETUNE = replace(
     DEIT,
@@ -45,9 +45,9 @@ EVIT_FINETUNE = replace(
     min_lr=1e-6,  # 2e-6 at a batch of 1024
     warmup_epochs=0,
     weight_decay=1e-6,
-    drop_path=0,  # the official code keeps the model in eval mode: no drop-path and no dropout
+    drop_path=0,  # the official code trains in eval mode: without drop-path and dropout
 )
-"""A trained DeiT gets used to fewer tokens; the keep rate is at its target at once."""
+"""Fine-tuning a trained DeiT to fewer tokens, at the target keep rate from the start."""
 
 LVVIT = replace(
     DEIT,
@@ -62,4 +62,4 @@ LVVIT = replace(
     label_maps="label_maps",
     dense_weight=1.0,  # the released code's; the paper says 0.5
 )
-"""LV-ViT from random weights with token labeling; MixToken takes the place of mixup and cutmix."""
+"""Training LV-ViT from random weights with token labeling, with MixToken in place of mixup and cutmix."""

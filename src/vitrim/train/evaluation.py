@@ -1,8 +1,9 @@
-"""Top-1 on the validation images, shared by all processes, of several models at once: each image is decoded once."""
+"""Measure the top-1 accuracy of several models on the validation images, which all processes share."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import ExitStack
 from typing import Any, NamedTuple
 
 import torch
@@ -10,30 +11,31 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from ..measure.batches import ImageDataset, Sample
+from ..measure.forwards import evaluating
 from ..measure.images import ImageDataError
 
 
 class Scores(NamedTuple):
-    """Top-1 in per cent by model, over the images that can be read; those that cannot, of this process's share."""
+    """Accuracies on the validation images that can be read."""
 
-    top1: dict[str, float]
-    unreadable: dict[str, str]
+    top1: dict[str, float]  # model -> top-1 in percent
+    unreadable: dict[str, str]  # file -> why it could not be read; of this process's share
 
 
 @torch.no_grad()
 def accuracies(
     models: Mapping[str, nn.Module], dataset: ImageDataset, batch_size: int, accelerator: Any, workers: int = 0
 ) -> Scores:
-    """Top-1 of each model; their modes are left as they were. ImageDataError if no image can be read.
+    """Return the top-1 of each model; ImageDataError if no image can be read.
 
-    Every process takes as many batches as any other, since a sharded model needs all of them in each forward.
+    Each image is decoded once for all models, whose modes are restored. Every process runs the same number of batches,
+    since a forward of a sharded model needs all processes.
     """
-    hits = torch.zeros(len(models), 2, device=accelerator.device)  # right ones, all
+    hits = torch.zeros(len(models), 2, device=accelerator.device)  # correct images, all images
     unreadable: dict[str, str] = {}
-    modes = {name: model.training for name, model in models.items()}
-    for model in models.values():
-        model.eval()
-    try:
+    with ExitStack() as modes:
+        for model in models.values():
+            modes.enter_context(evaluating(model))
         for samples in _loader(dataset, batch_size, accelerator, workers):
             unreadable |= {sample.name: sample.failure for sample in samples if sample.x_CHW is None}
             x_BCHW, labels_B = _batch(samples, dataset, accelerator.device)
@@ -44,9 +46,6 @@ def accuracies(
                     choice_B = model(x_BCHW).argmax(dim=1)
                 right = (choice_B[: len(labels_B)] == labels_B).sum()
                 hits[i] += torch.stack([right, torch.tensor(len(labels_B), device=right.device)])
-    finally:
-        for name, model in models.items():
-            model.train(modes[name])
     found = accelerator.reduce(hits, "sum").tolist()
     if not all(count for _, count in found):
         raise ImageDataError(f"none of the {len(dataset)} images in {dataset.images.folder} can be read.")
@@ -61,7 +60,7 @@ def _loader(dataset: ImageDataset, batch_size: int, accelerator: Any, workers: i
 
 
 def _batch(samples: list[Sample], dataset: ImageDataset, device: torch.device) -> tuple[Tensor | None, Tensor]:
-    """Images and labels. Without any image, one for a forward that other processes wait for, and no label."""
+    """Return images and labels. If no image can be read: any other image, for the forward, and no label."""
     read = [sample for sample in samples if sample.x_CHW is not None]
     images = [sample.x_CHW for sample in read if sample.x_CHW is not None]
     if not images:

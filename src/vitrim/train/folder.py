@@ -1,4 +1,4 @@
-"""What a run leaves behind: its recipe, a line per log, warnings, checkpoints, summary, curves, the model.
+"""The folder of a run: its recipe, log, warnings, checkpoints, summary, curves and model.
 
 recipe.json  metrics.jsonl  warnings.txt  checkpoints/  tensorboard/  summary.json  curves.svg  model/
 """
@@ -13,13 +13,13 @@ from typing import Any
 
 from ..kinds import read_object
 from ..store import replace_file, sync
-from .checkpoint import TrainingError, last_words
+from .checkpoint import TrainingError, last_checkpoint
 from .recipe import Recipe, changed_fields
 from .stored import read_entries
 
 
 class RunFolder:
-    """The folder of one run; only its first process writes."""
+    """The folder of one run. Only the first process writes."""
 
     def __init__(self, folder: Path, *, writes: bool = True, tensorboard: bool = False):
         self.folder, self.writes = folder, writes
@@ -27,55 +27,55 @@ class RunFolder:
         self.model, self.recipe = folder / "model", folder / "recipe.json"
         self._board: Any = None
         self._wants_board = tensorboard and writes
-        self._first_step = 0  # the first update that this process may log
+        self._first_step = 0  # the first update that this process logs
         self._warned: set[str] | None = None
 
     def check(self, recipe: Recipe, facts: Mapping[str, Any] | None = None) -> None:
-        """ValueError if the folder is no folder, or holds another run or something else; changes nothing.
+        """Raise ValueError if it is not a folder, or holds another run or other files. Nothing is changed.
 
-        facts: what must not change either, such as the number and the classes of the images.
+        facts: more values that must not change, such as the number of images.
         """
         if self.folder.exists() and not self.folder.is_dir():
             raise ValueError(f"the output {self.folder} is a file: name a folder.")
         if not self.recipe.exists():
             if self.folder.exists() and any(not path.name.startswith(".") for path in self.folder.iterdir()):
-                raise ValueError(f"the output folder {self.folder} is not empty and holds no run: name a new one.")
+                raise ValueError(f"the output folder {self.folder} is not empty and holds no run: name a new folder.")
             return
         try:
             old = read_object(self.recipe)
         except ValueError as error:
             raise ValueError(f"{self.recipe} was not written by vitrim: name another output folder.") from error
         wanted = _as_json(recipe, facts or {})
-        if facts is None:  # not known yet: what the recipe alone says
+        if facts is None:  # not known yet: compare the recipe alone
             wanted.pop("num_classes")
             old = {name: value for name, value in old.items() if name in wanted}
         changed = changed_fields(old, wanted)
         if changed:
             raise ValueError(
                 f"{self.folder} holds a run of another recipe ({'; '.join(changed[:3])}"
-                f"{f'; and {len(changed) - 3} more' if len(changed) > 3 else ''}): name another folder, or take the "
-                "same recipe to go on."
+                f"{f'; and {len(changed) - 3} more' if len(changed) > 3 else ''}): name another folder, or use "
+                "the same recipe to resume."
             )
 
     def claim(self, recipe: Recipe, facts: Mapping[str, Any]) -> None:
-        """Make the folder this recipe's; ValueError as from `check`."""
+        """Write the recipe into the folder; ValueError as from `check`."""
         self.check(recipe, facts)
         if self.writes and not self.recipe.exists():
             self.folder.mkdir(parents=True, exist_ok=True)
             replace_file(self.recipe, json.dumps(_as_json(recipe, facts), indent=1))
 
     def log(self, entry: Mapping[str, Any]) -> None:
-        """Append one line, and tell tensorboard."""
+        """Append one line to the log, and add it to tensorboard."""
         try:
             with self.metrics.open("a") as lines:
                 lines.write(json.dumps(entry) + "\n")
             if self._wants_board:
-                self._tell_board(entry)
+                self._log_to_board(entry)
         except OSError as error:
             raise self._stopped(error) from error
 
     def warn(self, text: str) -> None:
-        """Append one warning, unless it is there already."""
+        """Append one warning, unless it was written before."""
         if not self.writes:
             return
         file = self.folder / "warnings.txt"
@@ -90,7 +90,7 @@ class RunFolder:
             raise self._stopped(error) from error
 
     def sync(self) -> None:
-        """Wait until all lines are on the disk."""
+        """Wait until the log is on the disk."""
         try:
             if self.metrics.exists():
                 sync(self.metrics)
@@ -101,16 +101,16 @@ class RunFolder:
 
     def _stopped(self, error: OSError) -> TrainingError:
         return TrainingError(
-            f"the log of {self.folder} cannot be written ({error.strerror or error}). {last_words(self.checkpoints)} "
-            "Start the same command again when this is put right."
+            f"the log of {self.folder} cannot be written ({error.strerror or error}). Correct this and start the same "
+            f"command again. {last_checkpoint(self.checkpoints)}"
         )
 
     def entries(self) -> list[dict[str, Any]]:
-        """All lines logged so far; one cut off by a kill is left out."""
+        """Return all lines logged so far, without an incomplete last one."""
         return read_entries(self.metrics) if self.metrics.exists() else []
 
     def forget_after(self, step: int) -> None:
-        """Drop lines of updates that will be made again."""
+        """Remove the lines of updates after this one, which will be repeated."""
         self._first_step = step + 1
         kept = [entry for entry in self.entries() if entry["step"] <= step]
         if self.metrics.exists():
@@ -121,13 +121,13 @@ class RunFolder:
         replace_file(self.folder / "summary.json", json.dumps(summary, indent=1) + "\n")
 
     def close(self) -> None:
-        """Let go of tensorboard's file; after a full disk there is no more to be had."""
+        """Close tensorboard's file."""
         if self._board is not None:
-            with suppress(OSError):
+            with suppress(OSError):  # the disk may be full
                 self._board.close()
             self._board = None
 
-    def _tell_board(self, entry: Mapping[str, Any]) -> None:
+    def _log_to_board(self, entry: Mapping[str, Any]) -> None:
         if self._board is None:
             from torch.utils.tensorboard import SummaryWriter
 

@@ -1,7 +1,7 @@
-"""The training loop: updates, evaluation, checkpoints, and going on from where a run was stopped.
+"""The training loop: updates, evaluation, checkpoints and resuming.
 
-Every update seeds the random generators from the recipe's seed, its own number and the process, so a run that is
-killed and resumed computes the same numbers as one that is not. Launched by torchrun, the processes share each batch.
+Every update seeds the random generators from the recipe's seed, the update's number and the process. So a run that is
+killed and resumed computes the same numbers as an uninterrupted one. Under torchrun, the processes share each batch.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ from .window import Window, first_unreal
 
 
 @dataclass
-class Progress:
-    """Where a run stands; what a log line says. Losses and images/s are means since the line before."""
+class TrainingProgress:
+    """One line of the log. Losses and images/s are means since the previous line."""
 
     step: int
     num_steps: int
@@ -43,11 +43,11 @@ class Progress:
     accuracy: dict[str, float] = field(default_factory=dict)
 
 
-Listener = Callable[[Progress], None]
+Listener = Callable[[TrainingProgress], None]
 
 
 class Trainer:
-    """One run of a recipe. `run` trains from the newest checkpoint in the folder, or from the start, to the end."""
+    """One run of a recipe. `run` trains to the end, from the newest checkpoint in the folder if there is one."""
 
     def __init__(self, setup: Setup, folder: RunFolder, listener: Listener | None = None):
         self.setup, self.folder, self.recipe = setup, folder, setup.recipe
@@ -62,16 +62,16 @@ class Trainer:
         self._check_parts(self._sampler())
 
     def _check_parts(self, sampler: ViewSampler) -> None:
-        """ValueError where mixup cannot pair the images of one process; the sampler has checked the rest."""
+        """Raise ValueError if mixup cannot pair the images of one process. The sampler has checked the rest."""
         part = sampler.batch_size // (sampler.world_size * sampler.accumulate)
         if self.setup.mixup is not None and part % 2:
             raise ValueError(
-                f"recipe: mixup and cutmix pair images, and each of {sampler.world_size} processes gets {part} at a "
-                "time: choose another batch_size or accumulate."
+                f"recipe: mixup and cutmix pair images, but each of {sampler.world_size} processes gets {part}, an odd "
+                "number: change batch_size or accumulate."
             )
 
     def run(self) -> dict[str, float]:
-        """Train to the end; the accuracies (top-1, per cent) of the last evaluation."""
+        """Train to the end and return the accuracies (top-1 in percent) of the last evaluation."""
         self._resume()
         started = time.perf_counter() - self.seconds
         for updates in self._batches():
@@ -114,7 +114,7 @@ class Trainer:
             yield [next(views) for _ in range(self.recipe.accumulate)]
 
     def _update(self, parts: list[Views]) -> None:
-        """One optimiser step over the accumulated parts of a batch."""
+        """Run one optimiser step over the accumulated parts of a batch."""
         seed_all(self.recipe.seed, self.step, self.accelerator.process_index)
         self.task.train()
         lr = self.setup.set_lr(self.step)
@@ -134,16 +134,16 @@ class Trainer:
     def _backward(self, views: Views, share: float) -> None:
         self._note(views.unreadable)
         if views.failure:
-            raise ImageDataError(f"{views.failure} {checkpoint.last_words(self.folder.checkpoints)}")
+            raise ImageDataError(f"{views.failure} {checkpoint.last_checkpoint(self.folder.checkpoints)}")
         x_BCHW = views.x_BCHW.to(self.accelerator.device, non_blocking=True)
         x_BCHW, target = self.setup.mix(x_BCHW, views.labels_B.to(self.accelerator.device), views.label_maps)
-        with self.accelerator.autocast():  # accelerate wraps what it prepared, and it does not prepare shards
+        with self.accelerator.autocast():  # accelerate applies it only to models it prepared, not to sharded ones
             losses = self.task(x_BCHW, target)
         self.accelerator.backward(losses.loss * share)
         self.window.add(losses.loss.detach() * share, {k: v.detach() * share for k, v in losses.parts.items()})
 
     def _set_keep_rate(self) -> float | tuple[float, ...] | None:
-        """The keep rate of this update, set in all blocks where it changed."""
+        """Set the keep rate of this update in all blocks, and return it."""
         recipe = self.recipe
         if self.setup.target_rate is None:
             return None
@@ -167,10 +167,11 @@ class Trainer:
         if unreal is not None:
             raise TrainingError(
                 f"the loss is {losses[unreal]} at update {self.step - len(losses) + unreal + 1}: lower lr, raise "
-                f"warmup_epochs, or set clip_grad. {checkpoint.last_words(self.folder.checkpoints)}"
+                f"warmup_epochs, or set clip_grad. {checkpoint.last_checkpoint(self.folder.checkpoints)}"
             )
         done = self.step / self.steps_per_epoch
-        progress = Progress(self.step, self.num_steps, done, sum(losses) / len(losses), parts, accuracy=accuracy)
+        mean = sum(losses) / len(losses)
+        progress = TrainingProgress(self.step, self.num_steps, done, mean, parts, accuracy=accuracy)
         progress.lr, progress.keep_rate = self.window.lr, self.window.keep_rate
         progress.images_per_s = self.window.images_per_s()
         left = (self.num_steps - self.step) * self.recipe.batch_size
@@ -182,13 +183,13 @@ class Trainer:
                 self.listener(progress)
 
     def _save(self) -> None:
-        """A checkpoint of this step, written by the first process; all gather what is sharded."""
+        """Write a checkpoint of this step. The first process writes; all gather the shards."""
         error = None
         if self.setup.sharded or self.accelerator.is_main_process:
             files, state = self._state()
         if self.accelerator.is_main_process:
             try:
-                self.folder.sync()  # no checkpoint is ahead of the log
+                self.folder.sync()  # a checkpoint must not be ahead of the log
                 checkpoint.save(self.folder.checkpoints, self.step, files, state)
                 checkpoint.prune(self.folder.checkpoints, self.recipe.checkpoints_kept)
             except TrainingError as caught:
@@ -197,7 +198,7 @@ class Trainer:
             raise error or TrainingError("the first process could not write a checkpoint; see its error.")
 
     def _state(self) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
-        """Everything that a resumed run needs: tensors by file, and the rest."""
+        """Return everything that a resumed run needs: tensors by file name, and other values."""
         module = self.accelerator.unwrap_model(self.task).model
         tensors, plain = checkpoint.optimizer_state(self.setup.bare_optimizer, module)
         files = {"model": checkpoint.model_tensors(module), "optimizer": tensors}
@@ -208,11 +209,11 @@ class Trainer:
         return files, state | {"scaler": None if scaler is None else scaler.state_dict()}
 
     def _resume(self) -> None:
-        """Go on from the newest checkpoint, if there is one."""
+        """Load the newest checkpoint, if there is one."""
         newest = checkpoint.latest(self.folder.checkpoints)
         found = [None if path is None else path.name for path in self.setup.from_all(newest)]
         if len(set(found)) > 1:
-            raise TrainingError(f"the processes see other checkpoints ({found}): they must share the output folder.")
+            raise TrainingError(f"the processes see different checkpoints ({found}): use a shared output folder.")
         if newest is not None:
             self._load(newest, *checkpoint.load(newest))
         if self.accelerator.is_main_process:

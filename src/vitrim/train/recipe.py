@@ -1,7 +1,7 @@
-"""A recipe: every choice of a training run as one frozen value.
+"""A recipe: all settings of a training run as one frozen value.
 
-A recipe is a Python file with a `Recipe` called RECIPE; every field can be overridden from the command line. What is
-not in the recipe (data, output folder, number of processes) may change between runs of the same recipe.
+A recipe file is a Python file that defines a `Recipe` called RECIPE. Every field can be overridden on the command line.
+Data, output folder and number of processes are not part of the recipe, so they may change between runs of it.
 """
 
 from __future__ import annotations
@@ -16,63 +16,49 @@ from typing import Any
 
 from ..core.schedule import check_seed
 from ..text import shown
-from .recipe_checks import check_kinds, check_optional, is_number
+from .recipe_checks import check_kinds, check_limits
 
-# Fields that change how a run is carried out, not what it computes: a run may be resumed with others.
+# Fields that change how a run is carried out but not its results: a run may be resumed with other values.
 MACHINE_FIELDS = frozenset(("workers", "log_every", "checkpoint_every", "checkpoints_kept", "tensorboard"))
-
-CHOICES: Mapping[str, tuple[object, ...]] = {
-    "precision": ("fp32", "bf16", "fp16"),
-    "distillation": ("none", "soft", "hard"),
-    "sharding": ("ddp", "fsdp"),
-    "head": ("auto", "new"),
-    "schedule": ("cosine", "tanh"),  # those of timm that the fields describe in full
-}
-AT_LEAST: Mapping[str, float] = {
-    "epochs": 0.001, "batch_size": 1, "accumulate": 1, "lr": 0, "min_lr": 0, "warmup_lr": 0, "warmup_epochs": 0,
-    "method_lr": 0, "weight_decay": 0, "keep_rate_start": 0, "keep_rate_epochs": 0, "mixup": 0, "cutmix": 0,
-    "color_jitter": 0, "repeats": 1, "workers": 0, "log_every": 1, "checkpoint_every": 1, "checkpoints_kept": 1,
-    "eval_batch_size": 1, "distillation_temperature": 1e-6, "dense_weight": 0,
-}  # fmt: skip
-AT_MOST: Mapping[str, int] = {"workers": 1024, "checkpoints_kept": 10**6, "accumulate": 10**6, "repeats": 10**6}
-SHARES = ("drop_path", "dropout", "label_smoothing", "erasing", "ema_decay", "hflip", "distillation_weight")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """What is trained, from what, on which views of the images, and how.
+    """All settings of a training run: model, token reduction, optimisation and augmentation.
 
-    Learning rates are for a batch of `lr_batch` images and scale with the batch; lengths are in epochs.
-    Errors: ValueError names the field, what was wanted and what came.
+    Learning rates are given for a batch of `lr_batch` images and scale with the batch. Lengths are in epochs.
+
+    Raises:
+        ValueError: If a field has a wrong value, or two fields do not fit together. The message names them.
     """
 
-    # The model and where it starts
+    # The model and its weights
     model: str
     checkpoint: str | None = None  # a file of weights, "pretrained" for timm's, None for random ones
-    img_size: int | None = None  # pixels; None is the model's own; position embeddings are resampled
+    img_size: int | None = None  # pixels; None: the model's own; position embeddings are resampled
     num_classes: int | None = None  # None: as many as the data has
-    head: str = "auto"  # auto: keep the rows of the data's classes where the weights have them; new: start anew
+    head: str = "auto"  # auto: keep the rows of the data's classes if the weights have them; new: a random head
     # Token reduction
-    method: str | None = None  # a name of list_methods(); None reduces nothing
+    method: str | None = None  # a name of list_methods(); None: all tokens
     settings: Mapping[str, Any] = field(default_factory=dict)  # of the method
     keep_rate_start: float = 0  # epochs in which all tokens are kept
-    keep_rate_epochs: float = 0  # then a half cosine down to the method's keep rate over so many; 0: at once
+    keep_rate_epochs: float = 0  # epochs of the half cosine that follows, down to the method's keep rate; 0: at once
     # Optimisation
     epochs: float = 30
-    batch_size: int = 512  # images per update, over all processes and accumulated steps
-    accumulate: int = 1
+    batch_size: int = 512  # images per update, over all processes and accumulated parts
+    accumulate: int = 1  # parts of an update, to save memory
     optimizer: str = "adamw"  # any of timm's
     schedule: str = "cosine"  # or tanh
     lr: float = 5e-4
-    lr_batch: int | None = 512  # None: lr is meant for any batch
+    lr_batch: int | None = 512  # None: lr does not scale with the batch
     min_lr: float = 1e-6
     warmup_epochs: float = 0
     warmup_lr: float = 1e-6
     weight_decay: float = 0.05
     layer_decay: float | None = None
-    method_lr: float = 1  # factor on the learning rate of what the method learns, such as METR's exits
-    clip_grad: float | None = None
-    ema_decay: float = 0  # 0: no moving average of the weights
+    method_lr: float = 1  # factor on the learning rate of weights that the method learns, such as METR's exits
+    clip_grad: float | None = None  # largest norm of the gradient
+    ema_decay: float = 0  # of a moving average of the weights; 0: none
     # Regularisation and augmentation
     drop_path: float = 0
     dropout: float = 0
@@ -86,14 +72,14 @@ class Recipe:
     erasing: float = 0
     repeats: int = 1  # repeated augmentation: views of one image in a row
     # Teachers and token labels
-    teacher: str | None = None
+    teacher: str | None = None  # name of a model
     teacher_checkpoint: str | None = None
-    distillation: str = "none"
+    distillation: str = "none"  # or soft, hard
     distillation_weight: float = 0.5
     distillation_temperature: float = 1
     token_labeling: bool = False
-    label_maps: str | None = None  # folder; None repeats the image's label
-    dense_weight: float = 0.5
+    label_maps: str | None = None  # folder; None: the image's label for all patches
+    dense_weight: float = 0.5  # of the loss on tokens
     # Running
     precision: str = "fp32"
     sharding: str = "ddp"
@@ -109,63 +95,53 @@ class Recipe:
 
     def __post_init__(self) -> None:
         check_kinds(self)
-        check_optional(self)
+        check_limits(self)
         check_seed(self.seed, "recipe")
         object.__setattr__(self, "crop_scale", tuple(self.crop_scale))
-        for name, choices in CHOICES.items():
-            if getattr(self, name) not in choices:
-                raise ValueError(f"recipe: {name} must be one of {', '.join(map(str, choices))}, not {self._of(name)}.")
-        for name, least in AT_LEAST.items():
-            if not is_number(getattr(self, name)) or not getattr(self, name) >= least:
-                raise ValueError(f"recipe: {name} must be a number of at least {least:g}, not {self._of(name)}.")
-        for name, most in AT_MOST.items():
-            if getattr(self, name) > most:
-                raise ValueError(f"recipe: {name} must be at most {most}, not {self._of(name)}.")
-        for name in SHARES:
-            if not is_number(getattr(self, name)) or not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"recipe: {name} must be a number from 0 to 1, not {self._of(name)}.")
-        self._check_sense()
+        self._check_together()
 
-    def _check_sense(self) -> None:
+    def _check_together(self) -> None:
         if self.method is None and (self.settings or self.keep_rate_start or self.keep_rate_epochs):
-            raise ValueError("recipe: settings and a keep-rate warm-up go with a method, and method is None.")
+            raise ValueError("recipe: settings and a keep-rate warm-up need a method, but method is None.")
         if self.batch_size % self.accumulate:
-            raise ValueError(f"recipe: {self.batch_size} images do not split into {self.accumulate} accumulated parts.")
+            raise ValueError(
+                f"recipe: {self.batch_size} images cannot be split evenly into {self.accumulate} accumulated parts."
+            )
         if (self.mixup or self.cutmix) and self.batch_size % (2 * self.accumulate):
             raise ValueError("recipe: mixup and cutmix pair images, so each accumulated part must be even.")
         if (self.distillation == "none") != (self.teacher is None):
-            raise ValueError("recipe: a teacher and a kind of distillation (soft, hard) go together.")
+            raise ValueError("recipe: set both a teacher and distillation (soft or hard), or neither.")
         if self.teacher_checkpoint is not None and self.teacher is None:
-            raise ValueError("recipe: teacher_checkpoint goes with a teacher, and teacher is None.")
+            raise ValueError("recipe: teacher_checkpoint needs a teacher, but teacher is None.")
         if self.token_labeling and (self.mixup or self.cutmix):
-            raise ValueError("recipe: token labeling mixes images itself (MixToken): set mixup 0 and cutmix 0.")
+            raise ValueError("recipe: token_labeling mixes images itself (MixToken): set mixup 0 and cutmix 0.")
         if self.token_labeling and self.teacher is not None:
-            raise ValueError("recipe: token labeling mixes images inside the model, unseen by a teacher: choose one.")
+            raise ValueError(
+                "recipe: token_labeling and a teacher exclude each other: the model mixes the images, and the teacher "
+                "would see them unmixed."
+            )
         if self.label_maps is not None and not self.token_labeling:
-            raise ValueError("recipe: label_maps go with token labeling: set token_labeling true.")
+            raise ValueError("recipe: label_maps need token_labeling true.")
         if self.ema_decay and self.sharding == "fsdp":
             raise ValueError(
-                "recipe: a moving average needs whole weights on each process; with fsdp, set ema_decay 0."
+                "recipe: a moving average needs the whole weights in each process: with fsdp, set ema_decay 0."
             )
-
-    def _of(self, name: str) -> str:
-        return shown(repr(getattr(self, name)))
 
     @property
     def scaled_lr(self) -> float:
-        """The learning rate of this batch size."""
+        """The learning rate for this batch size."""
         return self.lr * (1 if self.lr_batch is None else self.batch_size / self.lr_batch)
 
     @property
     def scaled_min_lr(self) -> float:
-        """The final learning rate of this batch size."""
+        """The final learning rate for this batch size."""
         return self.min_lr * (1 if self.lr_batch is None else self.batch_size / self.lr_batch)
 
     def override(self, changes: Mapping[str, Any]) -> Recipe:
-        """This recipe with other values; texts are read as JSON where the field is not a text."""
+        """Return this recipe with other values. Strings are read as JSON, except for fields that are strings."""
         known = {entry.name: entry for entry in fields(self)}
         if not isinstance(changes, Mapping) or not all(isinstance(name, str) for name in changes):
-            raise ValueError(f"a recipe is changed by names with values, say {{'epochs': 30}}, not by {changes!r:.80}.")
+            raise ValueError(f"override takes names with values, such as {{'epochs': 30}}, not {changes!r:.80}.")
         for name in changes:
             if name not in known:
                 close = difflib.get_close_matches(name, known, n=3) or sorted(known)
@@ -173,38 +149,38 @@ class Recipe:
         return replace(self, **{name: _read(value, str(known[name].type)) for name, value in changes.items()})
 
     def as_json(self) -> dict[str, Any]:
-        """All fields, as JSON would give them back."""
+        """Return all fields as plain JSON values."""
         return json.loads(json.dumps(asdict(self), default=list))
 
 
 def load_recipe(path: Path | str) -> Recipe:
-    """The RECIPE of a Python file, which is run.
+    """Run a Python file and return its RECIPE.
 
     Args:
-        path: the file.
+        path: The file.
 
     Returns:
         The recipe.
 
     Raises:
-        FileNotFoundError: where there is no such file.
-        ValueError: for a file that is no Python, fails, or defines no RECIPE.
+        FileNotFoundError: If there is no such file.
+        ValueError: If the file is not Python, raises an error, or defines no RECIPE.
     """
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"there is no recipe {path}: a recipe is a Python file that defines RECIPE.")
+        raise FileNotFoundError(f"there is no recipe {path}: name a Python file that defines RECIPE.")
     specification = importlib.util.spec_from_file_location(f"vitrim_recipe_{path.stem}", path)
     if path.suffix != ".py" or specification is None or specification.loader is None:
-        raise ValueError(f"{path} is not a recipe: wanted a Python file that defines RECIPE.")
+        raise ValueError(f"{path} is not a recipe: name a Python file that defines RECIPE.")
     module = importlib.util.module_from_spec(specification)
     try:
         specification.loader.exec_module(module)
     except SyntaxError as error:
         raise ValueError(f"{path}, line {error.lineno}, is not Python: {error.msg}.") from error
-    except (Exception, SystemExit) as error:  # whatever the file does
-        said = str(error).replace("Recipe.__init__() ", "") or type(error).__name__
+    except (Exception, SystemExit) as error:  # the file can raise anything
+        message = str(error).replace("Recipe.__init__() ", "") or type(error).__name__
         kind = "" if isinstance(error, ValueError | TypeError) else f"{type(error).__name__}: "
-        raise ValueError(f"{path}: {kind}{said.rstrip('.')}.") from error
+        raise ValueError(f"{path}: {kind}{message.rstrip('.')}.") from error
     recipe = getattr(module, "RECIPE", None)
     if not isinstance(recipe, Recipe):
         raise ValueError(f"{path} defines no RECIPE of type vitrim.Recipe.")
@@ -212,7 +188,7 @@ def load_recipe(path: Path | str) -> Recipe:
 
 
 def changed_fields(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """'lr was 0.1 and is 0.2' for each field that makes another computation."""
+    """For example ['lr was 0.1 and is 0.2'], for each field that changes the results."""
     names = sorted((old.keys() | new.keys()) - MACHINE_FIELDS)
     return [
         f"{shown(name, 60)} was {shown(repr(old.get(name)))} and is {shown(repr(new.get(name)))}"
@@ -222,18 +198,18 @@ def changed_fields(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
 
 
 def read_text(value: str) -> Any:
-    """What a text from the command line says: none, true, a number, a list, else the text itself."""
+    """Read a string from the command line as none, true, false, a number or a list; else return it as it is."""
     if value.lower() in ("none", "null"):
         return None
     try:
         found = json.loads(value.lower() if value in ("True", "False") else value)
-    except (ValueError, RecursionError):  # no JSON, or nested without end
+    except (ValueError, RecursionError):  # not JSON, or nested too deeply
         return value
     return tuple(found) if isinstance(found, list) else found
 
 
 def _read(value: Any, annotation: str) -> Any:
-    """A value for one field; texts are read where the field is no text, and checked with the rest."""
+    """Read a string as the value of a field, unless the field is a string itself."""
     if not isinstance(value, str) or annotation == "str":
         return value
     if annotation.startswith("str"):

@@ -1,63 +1,102 @@
-"""Whether the values of a recipe are of the kind that its fields take. ValueErrors name field, kind and value."""
+"""Check that the fields of a recipe have values of the right type and range."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
 
 from .. import kinds
+from ..loading.ranges import Kind, one_of
 from ..text import shown
 
-LARGEST = 10**12  # of any number: beyond it nothing would end
+LARGEST = 10**12  # of any number: with larger ones a run would never end
 
 
-def is_number(value: object) -> bool:
-    """A number within reason, so neither NaN nor infinity; truth values are none."""
+def _at_least(low: float, high: float = LARGEST) -> Kind:
+    wanted = f"a number of at least {low:g}" if high == LARGEST else f"a number from {low:g} to {high:g}"
+    return Kind(wanted, lambda value: low <= value <= high)
+
+
+def _is_number(value: object) -> bool:
+    """Whether it is a number, neither NaN, infinity nor a truth value."""
     return kinds.is_number(value, LARGEST)
 
 
-def _is_whole(value: object) -> bool:
-    return kinds.is_whole(value, -LARGEST, LARGEST)
+def _is_pair(value: object) -> bool:
+    return isinstance(value, tuple | list) and len(value) == 2 and all(map(_is_number, value))
 
 
-def _is_range(value: object) -> bool:
-    return isinstance(value, tuple | list) and len(value) == 2 and all(map(is_number, value))
-
-
-KINDS: Mapping[str, tuple[str, Callable[[Any], bool]]] = {
-    "str": ("a text", lambda value: isinstance(value, str) and bool(value)),
-    "int": ("a whole number", _is_whole),
-    "float": ("a number", is_number),
-    "bool": ("true or false", lambda value: isinstance(value, bool)),
-    "tuple[float, float]": ("two numbers such as [0.08, 1.0]", _is_range),
-    "Mapping[str, Any]": ("names with values", lambda value: isinstance(value, Mapping)),
+KINDS: Mapping[str, Kind] = {  # by annotation
+    "str": Kind("a text", lambda value: isinstance(value, str) and bool(value)),
+    "int": Kind("a whole number", lambda value: kinds.is_whole(value, -LARGEST, LARGEST)),
+    "float": Kind("a number", _is_number),
+    "bool": Kind("true or false", lambda value: isinstance(value, bool)),
+    "tuple[float, float]": Kind("two numbers such as [0.08, 1.0]", _is_pair),
+    "Mapping[str, Any]": Kind("names with values", lambda value: isinstance(value, Mapping)),
+}
+SHARE, COUNT, NOT_NEGATIVE = _at_least(0, 1), _at_least(1), _at_least(0)
+LIMITS: Mapping[str, Kind] = {  # by field; None is allowed if the annotation allows it
+    "img_size": COUNT,
+    "num_classes": COUNT,
+    "head": one_of("auto", "new"),
+    "keep_rate_start": NOT_NEGATIVE,
+    "keep_rate_epochs": NOT_NEGATIVE,
+    "epochs": _at_least(0.001),
+    "batch_size": COUNT,
+    "accumulate": _at_least(1, 10**6),
+    "schedule": one_of("cosine", "tanh"),  # timm's other schedules need more fields
+    "lr": NOT_NEGATIVE,
+    "lr_batch": COUNT,
+    "min_lr": NOT_NEGATIVE,
+    "warmup_epochs": NOT_NEGATIVE,
+    "warmup_lr": NOT_NEGATIVE,
+    "weight_decay": NOT_NEGATIVE,
+    "layer_decay": Kind("a number above 0 and at most 1", lambda value: 0 < value <= 1),
+    "method_lr": NOT_NEGATIVE,
+    "clip_grad": Kind("a number above 0", lambda value: value > 0),
+    "ema_decay": Kind("a number from 0 to below 1, such as 0.9999", lambda value: 0 <= value < 1),
+    "drop_path": SHARE,
+    "dropout": SHARE,
+    "label_smoothing": SHARE,
+    "mixup": NOT_NEGATIVE,
+    "cutmix": NOT_NEGATIVE,
+    "crop_scale": Kind("two shares of the image, the smaller first", lambda pair: 0 < pair[0] <= pair[1] <= 1),
+    "hflip": SHARE,
+    "color_jitter": NOT_NEGATIVE,
+    "erasing": SHARE,
+    "repeats": _at_least(1, 10**6),
+    "distillation": one_of("none", "soft", "hard"),
+    "distillation_weight": SHARE,
+    "distillation_temperature": _at_least(1e-6),
+    "dense_weight": NOT_NEGATIVE,
+    "precision": one_of("fp32", "bf16", "fp16"),
+    "sharding": one_of("ddp", "fsdp"),
+    "eval_batch_size": COUNT,
+    "workers": _at_least(0, 1024),
+    "log_every": COUNT,
+    "checkpoint_every": COUNT,
+    "checkpoints_kept": _at_least(1, 10**6),
 }
 
 
 def check_kinds(recipe: Any) -> None:
-    """Every field holds what its annotation says."""
+    """Raise ValueError unless every field has the type of its annotation."""
     for entry in fields(recipe):
         kind, _, none = str(entry.type).partition(" | ")
-        words, fits = KINDS[kind]
-        value = getattr(recipe, entry.name)
-        if not (fits(value) or (none and value is None)):
-            wanted = f"{words} or none" if none else words
-            raise ValueError(f"recipe: {entry.name} must be {wanted}, not {shown(repr(value))}.")
+        _check(recipe, entry.name, KINDS[kind], bool(none))
 
 
-def check_optional(recipe: Any) -> None:
-    """Fields that may be None make sense where they are not."""
-    for name in ("img_size", "num_classes", "lr_batch"):
-        value = getattr(recipe, name)
-        if value is not None and value < 1:
-            raise ValueError(f"recipe: {name} must be at least 1 or none, not {value!r}.")
-    if recipe.clip_grad is not None and recipe.clip_grad <= 0:
-        raise ValueError(f"recipe: clip_grad must be above 0 or none, not {recipe.clip_grad!r}.")
-    if recipe.layer_decay is not None and not 0 < recipe.layer_decay <= 1:
-        raise ValueError(f"recipe: layer_decay must be above 0 and at most 1, or none, not {recipe.layer_decay!r}.")
-    low, high = recipe.crop_scale
-    if not 0 < low <= high <= 1:
-        raise ValueError(f"recipe: crop_scale must be two shares of the image, the smaller first, not {low}, {high}.")
-    if recipe.ema_decay == 1:
-        raise ValueError("recipe: ema_decay 1 would never change the moving average: take say 0.9999, or 0 for none.")
+def check_limits(recipe: Any) -> None:
+    """Raise ValueError unless every field is in its range."""
+    optional = {entry.name for entry in fields(recipe) if " | " in str(entry.type)}
+    for name, limit in LIMITS.items():
+        _check(recipe, name, limit, name in optional)
+
+
+def _check(recipe: Any, name: str, limit: Kind, optional: bool) -> None:
+    value = getattr(recipe, name)
+    if (optional and value is None) or limit.fits(value):
+        return
+    wanted = f"{limit.wanted} or none" if optional else limit.wanted
+    raise ValueError(f"recipe: {name} must be {wanted}, not {shown(repr(value))}.")

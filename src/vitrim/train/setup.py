@@ -1,4 +1,4 @@
-"""Everything that a run needs, made from its recipe: processes, model, images, optimiser, schedule."""
+"""Make all parts of a run from its recipe: processes, model, images, optimiser, schedule."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from .class_folders import classes_of, digest, labelled_views
 from .data import TrainingImages, Transform
 from .evaluation import accuracies
 from .label_views import LabelMap, LabelViews
-from .processes import from_all, make_accelerator, rests_allowed, shard
+from .processes import from_all, make_accelerator, shard, unused_parameters
 from .recipe import Recipe
 from .start import NEW_HEAD, start_model, start_teacher
 from .task import ClassificationTask, TokenLabelingTask
@@ -31,15 +31,15 @@ T = TypeVar("T")
 
 
 class Setup:
-    """The parts of one run. data: a folder with train/ and val/, each with one sub-folder per class."""
+    """The parts of one run. data: a folder with train and val, each with one sub-folder of images per class."""
 
     def __init__(self, recipe: Recipe, data: Path, *, cpu: bool = False):
         self.recipe = recipe
         self.accelerator = make_accelerator(recipe, cpu)
         classes = classes_of(data)
         num_classes = recipe.num_classes or len(classes)
-        self.unreadable: dict[str, str] = {}  # validation images that could not be read, with the reasons
-        torch.manual_seed(recipe.seed)  # of a new head, and of random weights
+        self.unreadable: dict[str, str] = {}  # validation images that could not be read -> why
+        torch.manual_seed(recipe.seed)  # for a new head and for random weights
         self.model, self.weights_from = start_model(recipe, classes)
         keeps_head = recipe.checkpoint is not None and not self.weights_from.endswith(NEW_HEAD)
         images, self.val_images = labelled_views(data, self.model, num_classes, keeps_head)
@@ -56,7 +56,7 @@ class Setup:
 
     @property
     def facts(self) -> dict[str, Any]:
-        """What else must be the same when a run is resumed."""
+        """Values beside the recipe that must be the same when a run is resumed."""
         images = self.train_images.images
         return {
             "train_images": len(images),
@@ -74,7 +74,7 @@ class Setup:
         self.target_rate: float | tuple[float, ...] | None = None
         self._rate: object = None
         if method is not None and warms:
-            method.at_keep_rate(1.0)  # an error says if it has none
+            method.at_keep_rate(1.0)  # raises an error if the method has no keep rate
             self.target_rate = plain_settings(method)[KEEP_RATE.setting]
 
     def _set_up_optimisation(self) -> None:
@@ -99,13 +99,13 @@ class Setup:
         self.mixup = _mixup(recipe, self.num_classes)
         self.optimizer = self.accelerator.prepare(self.bare_optimizer)
         if self.target_rate is not None and _learns(self.stack):
-            self.accelerator.ddp_handler = rests_allowed()  # at keep rate 1 what a method learns has nothing to do
+            self.accelerator.ddp_handler = unused_parameters()  # at keep rate 1, the method's weights are not used
         self.task = task if self.sharded else self.accelerator.prepare(task)
         if recipe.compile:
             self.task.compile()
 
     def _scheduler(self) -> Any:
-        """timm's scheduler, asked for each update; it keeps no state."""
+        """timm's scheduler, stepped by update. It has no state."""
         from timm.scheduler import create_scheduler_v2
 
         recipe, steps_per_epoch = self.recipe, len(self.train_images.images) // self.recipe.batch_size
@@ -122,18 +122,18 @@ class Setup:
         return scheduler
 
     def set_lr(self, step: int) -> float:
-        """Set the learning rate of an update, and return it as it is before layer decay and method_lr."""
+        """Set the learning rate of an update, and return it without layer decay and method_lr."""
         self.scheduler.step_update(step)
         return max(group["lr"] / group.get("lr_scale", 1) for group in self.bare_optimizer.param_groups)
 
     def set_keep_rate(self, rate: float | tuple[float, ...]) -> None:
-        """Let all blocks act at this keep rate."""
+        """Set the keep rate of all blocks."""
         if self.stack is not None and rate != self._rate:
             self.stack.set_method(self.stack.method.at_keep_rate(rate))
             self._rate = rate
 
     def mix(self, x_BCHW: Tensor, labels_B: Tensor, maps: LabelMap | None) -> tuple[Tensor, Any]:
-        """Images and targets after mixup and cutmix, or for token labeling: see the task's forward."""
+        """Return images and targets after mixup and cutmix, or with the targets of token labeling."""
         if self.recipe.token_labeling:
             return x_BCHW, self._token_targets(labels_B, maps)
         if self.mixup is None:
@@ -141,7 +141,7 @@ class Setup:
         return self.mixup(x_BCHW, labels_B)
 
     def _token_targets(self, labels_B: Tensor, maps: LabelMap | None) -> tuple[Tensor, Tensor]:
-        """Targets of the images [B, K] and of their patches [B, P, K]: of the label maps, or the labels repeated."""
+        """Return targets of images [B, K] and patches [B, P, K], from label maps or by repeating the labels."""
         assert isinstance(self.bare_task, TokenLabelingTask)
         grid, smoothing = self.bare_task.grid, self.recipe.label_smoothing
         if maps is None:
@@ -151,7 +151,7 @@ class Setup:
         return label_map_targets(map_B2THW, crop_B4, self.num_classes, grid, flip_B=flip_B, smoothing=smoothing)
 
     def evaluate(self, batch_size: int) -> dict[str, float]:
-        """Top-1 in per cent on the validation images, of the model and of its moving average."""
+        """Return the top-1 in percent on the validation images, of the model and of its moving average."""
         if self.target_rate is not None:
             self.set_keep_rate(self.target_rate)
         if self.stack is not None:
@@ -163,26 +163,26 @@ class Setup:
         scores = accuracies(models, dataset, batch_size, self.accelerator, self.recipe.workers)
         self.unreadable |= {f"val/{name}": reason for name, reason in scores.unreadable.items()}
         if self.sharded:
-            self.model.reshard()  # type: ignore[operator]  # the outermost weights stay whole after a forward
+            self.model.reshard()  # type: ignore[operator]  # the root's weights stay gathered after a forward
         self.accelerator.unwrap_model(self.task).listen()
         return scores.top1
 
     @property
     def sharded(self) -> bool:
-        """Whether each process holds a part of the weights only."""
+        """Whether the weights are sharded over the processes."""
         return self.recipe.sharding == "fsdp"
 
     def from_all(self, mine: T) -> list[T]:
-        """What each process has to tell, in their order."""
+        """Gather a value from each process, in order of rank."""
         return from_all(self.accelerator, mine)
 
     def any_process(self, here: bool) -> bool:
-        """Whether it is so in any process."""
+        """Whether the value is true in any process."""
         return any(self.from_all(here))
 
 
 def training_transform(recipe: Recipe, model: nn.Module) -> Transform:
-    """timm's training transform at the model's resolution and normalisation."""
+    """Return timm's training transform at the model's resolution and normalisation."""
     from timm import data
 
     timm_data: Any = data  # untyped
@@ -199,10 +199,10 @@ def training_transform(recipe: Recipe, model: nn.Module) -> Transform:
             mean=config["mean"],
             std=config["std"],
             re_prob=recipe.erasing,
-            re_mode="pixel",  # noise, as in the official code of DeiT and of LV-ViT
+            re_mode="pixel",  # noise, as in the official code of DeiT and LV-ViT
         )
     except (AssertionError, ValueError) as error:
-        raise ValueError(f"recipe: timm makes no transform of this, auto_augment above all: {error}.") from error
+        raise ValueError(f"recipe: timm cannot make a transform, check auto_augment: {error}.") from error
     return transform
 
 
@@ -220,7 +220,7 @@ def _task(recipe: Recipe, model: nn.Module, teacher: nn.Module | None) -> Classi
 
 
 def scale_learned(optimizer: Any, model: nn.Module, factor: float) -> None:
-    """Give what the method learns groups of its own, whose learning rate is `factor` times that of the others."""
+    """Put the weights that the method learns into their own groups, with `factor` times the learning rate."""
     learned = {id(weight) for name, weight in model.named_parameters() if f".{WEIGHTS}." in name}
     for group in list(optimizer.param_groups):
         apart = [weight for weight in group["params"] if id(weight) in learned]
@@ -230,7 +230,7 @@ def scale_learned(optimizer: Any, model: nn.Module, factor: float) -> None:
 
 
 def _learns(stack: TokenStack | None) -> bool:
-    """Whether the method has weights that inference needs, too."""
+    """Whether the method has weights that inference needs."""
     blocks: list[Any] = [] if stack is None else list(stack)
     return any(name != TRAINING_ONLY for block in blocks if block.weights for name, _ in block.weights.named_children())
 

@@ -1,6 +1,6 @@
-"""What a run reads back from its own folder, checked: kinds and ranges of state.json and of the lines of metrics.jsonl.
+"""Check the types and ranges of what a run reads from its folder: state.json and the lines of metrics.jsonl.
 
-A folder may come from another machine, or have been edited. ValueErrors say what is wrong.
+A folder may come from another machine, or have been edited. A ValueError names the value that is wrong.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from ..kinds import Test, check, is_number, is_per_cent, is_text, is_whole, name
 from ..text import shown
 
 LARGEST = 2**53  # of counts
-WORDS = r"[\w .-]{1,60}"  # what curves are called
+WORDS = r"[\w .-]{1,60}"  # names of curves
 
 
 def _is_count(value: object) -> bool:
@@ -63,15 +63,15 @@ ENTRY: Mapping[str, Test] = {
 
 
 def check_state(state: object, step: int, num_steps: int) -> None:
-    """ValueError unless it is the state of a checkpoint of that step, of a run of so many."""
+    """Raise ValueError unless this is the state of a checkpoint of that step."""
     check("its state", state, STATE)
     assert isinstance(state, dict)
     if state["step"] != step or step > num_steps:
-        raise ValueError(f"it says that it is of update {state['step']}, of a run of {num_steps}")
+        raise ValueError(f"its state is of update {state['step']}, and the run has {num_steps}")
 
 
 def read_entries(path: Path) -> list[dict[str, Any]]:
-    """The lines of metrics.jsonl; of the last one, a part that a kill left is left out."""
+    """Read the lines of metrics.jsonl. An incomplete last line, as after a kill, is skipped."""
     found: list[dict[str, Any]] = []
     lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
     for i, line in enumerate(lines):
@@ -82,7 +82,7 @@ def read_entries(path: Path) -> list[dict[str, Any]]:
             if isinstance(error, json.JSONDecodeError) and i == len(lines) - 1:
                 break
             raise ValueError(
-                f"{path}, line {i + 1}, is not as vitrim writes it ({shown(error)}): remove the line, or name another "
+                f"{path}, line {i + 1}, was not written by vitrim ({shown(error)}): remove the line, or name another "
                 "output folder."
             ) from error
         found.append(entry)

@@ -1,4 +1,4 @@
-"""What one training step computes: the module that DDP and FSDP wrap, from images and targets to losses.
+"""The module that DDP and FSDP wrap: one training step from images and targets to losses.
 
 Shape letters: B batch, K classes, N tokens, P patches.
 """
@@ -16,33 +16,33 @@ from ..core.stack import TokenStack
 from ..core.tokens import Tokens
 from ..heads import logits_of
 from ..models.mix_token import Grid
-from .token_labeling import mix_box, reduced_targets, token_labeling_loss
+from .token_labeling import output_targets, token_labeling_loss
 
 
 class Losses(NamedTuple):
-    """The loss to minimise and the weighted terms that it sums, all scalars, and the model's logits."""
+    """The losses of one batch."""
 
-    loss: Tensor
-    parts: dict[str, Tensor]
+    loss: Tensor  # the sum of the parts, to minimise
+    parts: dict[str, Tensor]  # weighted terms, by name
     logits_BK: Tensor
 
 
 class ClassificationTask(nn.Module):
     """Cross-entropy, the method's own losses, and distillation from a teacher.
 
-    A model in distilled training gives two logits, as DeiT's with a distillation token: the class token's learn from
-    the targets and the distillation token's from the teacher; without a teacher both from the targets, half each.
-    What else counts as the model's logits is their mean, as at inference. Called with images [B, C, H, W] and targets:
-    class indices [B], or probabilities [B, K] (mixup).
+    A model in distilled training, such as DeiT with a distillation token, returns two logits. Those of the class token
+    learn from the targets, those of the distillation token from the teacher. Without a teacher, both learn from the
+    targets, with half the weight each. All other losses use their mean, as at inference. The module takes images
+    [B, C, H, W] and targets: class indices [B], or probabilities [B, K] (mixup).
 
     Args:
-        model: what is trained, reduced or not.
-        label_smoothing: share of each target that is spread over all classes.
-        teacher: frozen, and not part of the state_dict.
-        distillation: soft is KL(teacher || student) times T squared; hard is the cross-entropy with the teacher's
-            choice; none.
-        weight: the total is (1 - weight) times the rest, plus weight times the distillation.
-        temperature: T.
+        model: The model to train, reduced or not.
+        label_smoothing: Share of each target that is spread over all classes.
+        teacher: A model that is frozen and not part of the state_dict.
+        distillation: "soft" is KL(teacher || student) times the squared temperature. "hard" is the cross-entropy with
+            the teacher's prediction. Or "none".
+        weight: The total is (1 - weight) times the other losses plus weight times the distillation.
+        temperature: Of soft distillation.
 
     Source:
         DeiT (Touvron et al., ICML 2021), eq. 2 and 3.
@@ -52,7 +52,7 @@ class ClassificationTask(nn.Module):
     teacher: nn.Module | None
     outputs: list[Tokens]
     stack: TokenStack | None
-    traces = False  # whether the losses need to know which token holds which patch
+    traces = False  # whether the losses need the source token of every patch
 
     def __init__(
         self,
@@ -67,7 +67,7 @@ class ClassificationTask(nn.Module):
         super().__init__()
         self.model, self.label_smoothing = model, label_smoothing
         self.distillation, self.weight, self.temperature = distillation, weight, temperature
-        # Past nn.Module: the teacher is neither trained, nor wrapped, nor saved.
+        # In __dict__, so that nn.Module does not register it: the teacher is not trained, wrapped or saved.
         self.__dict__["teacher"] = None if teacher is None else teacher.eval().requires_grad_(False)
         self.__dict__["outputs"] = []
         found = find_stack(model)
@@ -75,9 +75,9 @@ class ClassificationTask(nn.Module):
         self.listen()
 
     def listen(self) -> list[Tokens]:
-        """From now on, hear in this thread what the method tells; in the list that is returned."""
+        """Collect the method's auxiliary outputs of later forwards in this thread, in the list that is returned."""
         if torch.compiler.is_compiling():
-            return self.outputs  # of the last call that was not compiled
+            return self.outputs  # of the last uncompiled call
         outputs: list[Tokens] = []
         self.__dict__["outputs"] = outputs
         if self.stack is not None:
@@ -85,7 +85,7 @@ class ClassificationTask(nn.Module):
         return outputs
 
     def forward(self, x_BCHW: Tensor, target: Any) -> Losses:
-        """Losses of one batch."""
+        """Return the losses of one batch."""
         outputs = self.listen()
         heads = _heads(self.model(x_BCHW))
         logits_BK = heads[0] if len(heads) == 1 else (heads[0] + heads[1]) / 2
@@ -103,9 +103,11 @@ class ClassificationTask(nn.Module):
         return self.stack.method.losses_of(tokens, logits_BK, lambda x_BK: self.criterion(x_BK, target))
 
     def criterion(self, logits_BK: Tensor, target: Tensor) -> Tensor:
-        """Cross-entropy in fp32; probabilities are taken as they are, without label smoothing."""
+        """Return the cross-entropy in fp32. Label smoothing applies to class indices, not to probabilities."""
         if not isinstance(target, Tensor):
-            raise ValueError(f"targets are a tensor, class indices [B] or probabilities [B, K], not {target!r:.80}.")
+            raise ValueError(
+                f"targets must be a tensor of class indices [B] or probabilities [B, K], not {target!r:.80}."
+            )
         smoothing = 0.0 if target.is_floating_point() else self.label_smoothing
         return cross_entropy(logits_BK.float(), target, label_smoothing=smoothing)
 
@@ -126,11 +128,14 @@ class ClassificationTask(nn.Module):
 
 
 class TokenLabelingTask(ClassificationTask):
-    """Token labeling: every token that leaves the last block has a target of its own; see `token_labeling`.
+    """Token labeling: every token after the last block has its own target; see `token_labeling`.
 
-    model: an LV-ViT, which is made to return its dense output in training. Targets are those of the images before the
-    MixToken box, ([B, K], [B, P, K]). The losses of a method, such as METR's exits, take the class logits without the
-    tokens' maximum, and the class target as the box mixed it.
+    The targets ([B, K], [B, P, K]) are those of the images before they are mixed. The losses of a method, such as
+    METR's exits, use the logits of the class token alone, and the mixed class target.
+
+    Args:
+        model: An LV-ViT. It is set to return its dense output in training.
+        dense_weight: Weight of the loss on tokens.
     """
 
     traces = True
@@ -138,7 +143,7 @@ class TokenLabelingTask(ClassificationTask):
     def __init__(self, model: nn.Module, *, dense_weight: float):
         if not hasattr(model, "aux_head") or not hasattr(model, "return_dense"):
             raise ValueError(
-                f"token labeling needs a model with a head on every token, and {type(model).__name__} has none: choose "
+                f"token labeling needs a model with a head on every token, which {type(model).__name__} lacks: choose "
                 "lvvit_tiny, lvvit_small or lvvit_medium."
             )
         super().__init__(model)
@@ -148,31 +153,29 @@ class TokenLabelingTask(ClassificationTask):
         self.grid: Grid = lv.patch_embed.grid_size
 
     def forward(self, x_BCHW: Tensor, target: Any) -> Losses:
-        """Losses of one batch; in training mode alone."""
+        """Return the losses of one batch, in training mode only."""
         outputs = self.listen()
         cls_BK, aux_BNK, box = self.model(x_BCHW)
         tokens = _published(outputs)
         target_BK, target_BPK = target
-        target_BK, target_BNK = mix_box(target_BK, target_BPK, box, self.grid)
-        if tokens is not None and tokens.source_BP is not None:
-            target_BNK = reduced_targets(target_BNK, tokens.source_BP, aux_BNK.shape[1], tokens.num_prefix)
+        target_BK, target_BNK = output_targets(target_BK, target_BPK, box, self.grid, tokens)
         parts = token_labeling_loss(cls_BK, aux_BNK, target_BK, target_BNK, dense_weight=self.dense_weight)
         return _losses(parts | self._of_method(tokens, cls_BK, target_BK), cls_BK)
 
 
 def _heads(output: Any) -> tuple[Tensor, ...]:
-    """The logits that came out, [B, K] each: one, or two of a model in distilled training."""
+    """Return the logits in a model's output, [B, K] each: one tensor, or two in distilled training."""
     logits = logits_of(output)
     heads = logits if isinstance(logits, tuple) else (logits,)
     if len(heads) > 2 or not all(isinstance(head, Tensor) and head.ndim == 2 for head in heads):
-        came = tuple(logits.shape) if isinstance(logits, Tensor) else type(output).__name__
-        raise ValueError(f"training takes a model that gives logits [batch, classes], or two of them, not {came}.")
+        found = tuple(logits.shape) if isinstance(logits, Tensor) else type(output).__name__
+        raise ValueError(f"training needs a model that returns one or two logits [batch, classes], not {found}.")
     return heads
 
 
 def _published(outputs: list[Tokens]) -> Tokens | None:
     tokens = outputs[0] if outputs else None
-    outputs.clear()  # the graph lives no longer than the loss
+    outputs.clear()  # so that the graph is freed with the loss
     return tokens
 
 

@@ -1,21 +1,20 @@
-"""Token labeling (Jiang et al., NeurIPS 2021): every token has a target of its own.
+"""Token labeling (Jiang et al., NeurIPS 2021): every token has its own target.
 
 Paper: https://arxiv.org/abs/2104.10858, eq. 2 to 4. Official code: https://github.com/zihangJiang/TokenLabeling
-(Apache-2.0). Loss = soft cross-entropy on the class output + dense_weight * mean over tokens of the same on the token
-outputs. The paper's weight is 0.5, the released code's default 1.0; ours is the code's.
+(Apache-2.0). The loss is the soft cross-entropy on the class output, plus dense_weight times its mean over the token
+outputs. The paper's weight is 0.5. The default of the released code, and here, is 1.0.
 
-Letters: B batch, K classes, P patches at the start, N patch tokens at the end, T classes listed per place of a label
-map. The order of work: targets of the images (`label_map_targets`, or `repeated` where there are no maps), `with_truth`
-and `mix_images` where wanted, then the box that the model returned (`mix_box`), then `reduced_targets` if tokens were
-reduced, then `token_labeling_loss`. `loss_of_output` does the last three.
+Letters: B batch, K classes, P patches at the start, N patch tokens at the end, T classes listed per position of a label
+map. The steps: targets of the images (`label_map_targets`, or `repeated` without maps); mixing by the model's box, and
+the targets of merged tokens (`output_targets`); the loss (`token_labeling_loss`).
 
-As in the official code: maps list the scores of T classes, the others score 0; softmax comes after the crop; smoothing
-multiplies by 1 - s + s / K and adds s / K, so a target from a map sums to 1 + s / K; only the class target is mixed by
-the area of the box.
-Different: the targets of patches inside the MixToken box become the partner's, instead of pasting the outputs back:
-the same loss, a permutation of its terms, and it works where tokens have left the grid. New, as the paper reduces
-no tokens: a token that holds several patches has the mean of their targets, each patch counting the same, whatever
-weight the method gave its features; patches that were dropped have no term; each remaining token counts the same.
+As in the official code: a map lists the scores of T classes, and all others score 0. Softmax comes after the crop.
+Smoothing multiplies by 1 - s + s / K and adds s / K, so a target from a map sums to 1 + s / K. The class target alone
+is mixed by the area of the box.
+Different: inside the MixToken box, the targets of the patches are swapped and not the outputs. The loss is the same,
+with its terms in another order, and this also works if tokens have left the grid.
+New, since the paper reduces no tokens: the target of a merged token is the mean of its patches' targets, with equal
+weights. Dropped patches have no term. All remaining tokens have the same weight.
 """
 
 from __future__ import annotations
@@ -34,23 +33,23 @@ MAP_SUFFIXES = (".safetensors", ".pt")
 
 
 def find_label_map(folder: Path, image: Path) -> Path:
-    """The map of an image, in the same place of its own folder: n01440764/n01440764_10026.pt, or .safetensors.
+    """Return the label map of an image, such as n01440764/n01440764_10026.pt; FileNotFoundError if there is none.
 
-    image: relative to the folder of images. FileNotFoundError where there is none.
+    image: its path relative to the folder of images.
     """
     for suffix in MAP_SUFFIXES:
         if (path := (folder / image).with_suffix(suffix)).exists():
             return path
-    raise FileNotFoundError(f"{image} has no label map in {folder}: wanted {image.with_suffix('.pt')} there.")
+    raise FileNotFoundError(f"{image} has no label map: {folder / image.with_suffix('.pt')} does not exist.")
 
 
 def read_label_map(path: Path) -> Tensor:
-    """Scores and class numbers of one image, [2, T, H, W] in fp32, as released. Nothing is unpickled beyond tensors."""
+    """Read the scores and class numbers of one image, [2, T, H, W] in fp32. No code in the file is run."""
     map_2THW = _read_tensor(path)
     if map_2THW.ndim != 4 or map_2THW.shape[0] != 2:
         raise ValueError(
-            f"{path} is no label map: wanted scores and class numbers, [2, classes listed, rows, columns], and it "
-            f"holds {list(map_2THW.shape)}."
+            f"{path} is not a label map: it must hold scores and class numbers, [2, classes listed, rows, columns], "
+            f"not {list(map_2THW.shape)}."
         )
     return map_2THW.float()
 
@@ -64,18 +63,18 @@ def label_map_targets(
     flip_B: Tensor | None = None,
     smoothing: float = 0.0,
 ) -> tuple[Tensor, Tensor]:
-    """Targets of the class output [B, K] and of the patches, row by row [B, P, K].
+    """Return the targets of the class output [B, K] and of the patches, row by row [B, P, K].
 
-    crop_B4: x, y, width and height of the crop that was trained on, as fractions of the image. flip_B: which crops
-    were mirrored left to right. grid: rows and columns of patches.
+    crop_B4: x, y, width and height of each crop, as fractions of the image. flip_B: which crops were flipped left to
+    right. grid: rows and columns of patches.
     """
     from torchvision.ops import roi_align
 
     score_BTHW, class_BTHW = map_B2THW[:, 0], map_B2THW[:, 1].long()
     if int(class_BTHW.max()) >= num_classes or int(class_BTHW.min()) < 0:
         raise ValueError(
-            f"the label maps name class {int(class_BTHW.max())}, and the model has {num_classes}: use the maps of the "
-            "data set that it is trained on."
+            f"the label maps name class {int(class_BTHW.max())}, but the model has {num_classes} classes: use the maps "
+            "of the data set that it is trained on."
         )
     B, _, H, W = score_BTHW.shape
     dense_BKHW = score_BTHW.new_zeros(B, num_classes, H, W).scatter_(1, class_BTHW, score_BTHW)
@@ -92,29 +91,32 @@ def label_map_targets(
 
 
 def image_targets(label_B: Tensor, num_classes: int, smoothing: float = 0.0) -> Tensor:
-    """Smoothed one-hot targets of class numbers: [B, K]."""
+    """Return smoothed one-hot targets: [B, K]."""
     return one_hot(label_B.long(), num_classes).float() * (1 - smoothing) + smoothing / num_classes
 
 
 def repeated(target_BK: Tensor, num_patches: int) -> Tensor:
-    """The image's target for every patch, where there are no label maps: [B, P, K]."""
+    """Repeat the image's target for every patch, if there are no label maps: [B, P, K]."""
     return target_BK.unsqueeze(1).expand(-1, num_patches, -1)
 
 
-def mix_images(target: Tensor, lam: float) -> Tensor:
-    """Targets of images that were mixed with the reversed batch, whose share is 1 - lam: [B, ...]."""
-    return lam * target + (1 - lam) * target.flip(0)
+def output_targets(
+    target_BK: Tensor, target_BPK: Tensor, box: Tensor, grid: Grid, tokens: Tokens | None = None
+) -> tuple[Tensor, Tensor]:
+    """Return the targets [B, K] and [B, N, K] of LV-ViT's outputs, from those of the images and patches before mixing.
 
-
-def with_truth(target_BK: Tensor, truth_BK: Tensor) -> Tensor:
-    """The official `ground_truth` option: the truth has a share of 0.5 where the target is right, of 0.1 elsewhere."""
-    right_B1 = target_BK.argmax(dim=1, keepdim=True) == truth_BK.argmax(dim=1, keepdim=True)
-    share_B1 = 0.9 - 0.4 * right_B1.to(target_BK.dtype)
-    return target_BK * share_B1 + truth_BK * (1 - share_B1)
+    box: the MixToken box [4] that the model returned. tokens: the traced tokens after the last block, None if no tokens
+    were reduced.
+    """
+    target_BK, target_BPK = mix_box(target_BK, target_BPK, box, grid)
+    if tokens is None or tokens.source_BP is None:
+        return target_BK, target_BPK
+    num_tokens = tokens.x_BNC.shape[1] - tokens.num_prefix
+    return target_BK, reduced_targets(target_BPK, tokens.source_BP, num_tokens, tokens.num_prefix)
 
 
 def mix_box(target_BK: Tensor, target_BPK: Tensor, box: Tensor, grid: Grid) -> tuple[Tensor, Tensor]:
-    """Both targets under the MixToken box [4] of the forward: the class's by area, a patch's by where it lies."""
+    """Mix both targets by the MixToken box [4]: the class target by its area, the patches by their position."""
     mask_P = box_mask(box.to(target_BK.device), grid)
     if target_BPK.shape[1] != len(mask_P):
         raise ValueError(f"a grid of {grid[0]} x {grid[1]} needs {len(mask_P)} targets, not {target_BPK.shape[1]}.")
@@ -123,16 +125,16 @@ def mix_box(target_BK: Tensor, target_BPK: Tensor, box: Tensor, grid: Grid) -> t
 
 
 def reduced_targets(target_BPK: Tensor, source_BP: Tensor, num_tokens: int, num_prefix: int) -> Tensor:
-    """Targets of the patch tokens that are left: the mean of the patches each holds, [B, num_tokens, K].
+    """Return the mean target of the patches in each token: [B, num_tokens, K].
 
-    source_BP: the index of the token that holds each patch, prefix included, -1 dropped (`Tokens.source_BP`).
-    A token that holds no patch gets zeros, which `token_labeling_loss` leaves out.
+    A token without patches gets zeros, which `token_labeling_loss` skips. source_BP: for each patch the index of its
+    token, counting prefix tokens; -1 if dropped (`Tokens.source_BP`).
     """
     B, P, K = target_BPK.shape
-    # The slot after the last takes what was dropped.
+    # An extra slot at the end collects the dropped patches.
     slot_BP = torch.where(source_BP < 0, num_tokens, source_BP - num_prefix)
     row = (slot_BP + torch.arange(B, device=slot_BP.device).unsqueeze(1) * (num_tokens + 1)).flatten()
-    target_RK = at_least_fp32(target_BPK.reshape(B * P, K))  # bf16 stops counting at 256
+    target_RK = at_least_fp32(target_BPK.reshape(B * P, K))  # bf16 cannot count beyond 256
     total = target_RK.new_zeros(B * (num_tokens + 1), K).index_add_(0, row, target_RK)
     count = target_RK.new_zeros(B * (num_tokens + 1)).index_add_(0, row, target_RK.new_ones(B * P))
     mean = (total / count.clamp(min=1).unsqueeze(1)).to(target_BPK.dtype)
@@ -142,11 +144,11 @@ def reduced_targets(target_BPK: Tensor, source_BP: Tensor, num_tokens: int, num_
 def token_labeling_loss(
     cls_BK: Tensor, aux_BNK: Tensor, target_BK: Tensor, target_BNK: Tensor, *, dense_weight: float = 1.0
 ) -> dict[str, Tensor]:
-    """The two weighted terms of the loss, scalars in at least fp32, to be added: `class` and `dense`."""
+    """Return the two weighted terms of the loss, `class` and `dense`: scalars in at least fp32."""
     if aux_BNK.shape != target_BNK.shape:
         raise ValueError(
-            f"token outputs of shape {list(aux_BNK.shape)} need targets of the same, not {list(target_BNK.shape)}: "
-            "with reduced tokens, use reduced_targets(), which needs collect_outputs(outputs, traced=True)."
+            f"token outputs of shape {list(aux_BNK.shape)} need targets of the same shape, not "
+            f"{list(target_BNK.shape)}: with reduced tokens, pass traced tokens to output_targets()."
         )
     loss_BN = _soft_cross_entropy(aux_BNK, target_BNK)
     has_target = (target_BNK.amax(dim=2) > 0).sum().clamp(min=1)
@@ -156,35 +158,13 @@ def token_labeling_loss(
     }
 
 
-def loss_of_output(
-    output: tuple[Tensor, Tensor, Tensor],
-    target_BK: Tensor,
-    target_BPK: Tensor,
-    grid: Grid,
-    tokens: Tokens | None = None,
-    *,
-    dense_weight: float = 1.0,
-) -> dict[str, Tensor]:
-    """The terms of the loss from what LV-ViT returns in training with return_dense.
-
-    target_BK, target_BPK: of the images, before the MixToken box. tokens: what
-    `TokenStack.collect_outputs(outputs, traced=True)` gave, None for a model that carries all its tokens.
-    """
-    cls_BK, aux_BNK, box = output
-    target_BK, target_BNK = mix_box(target_BK, target_BPK, box, grid)
-    if tokens is not None and tokens.source_BP is not None:
-        target_BNK = reduced_targets(target_BNK, tokens.source_BP, aux_BNK.shape[1], tokens.num_prefix)
-    return token_labeling_loss(cls_BK, aux_BNK, target_BK, target_BNK, dense_weight=dense_weight)
-
-
 def _soft_cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
-    """Over the last axis."""
     return -(target * at_least_fp32(logits).log_softmax(dim=-1)).sum(dim=-1)
 
 
 def _read_tensor(path: Path) -> Tensor:
     if path.suffix not in MAP_SUFFIXES:
-        raise ValueError(f"{path} is no label map: wanted a file ending in {' or '.join(MAP_SUFFIXES)}.")
+        raise ValueError(f"{path} is not a label map: its name must end in {' or '.join(MAP_SUFFIXES)}.")
     try:
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file
@@ -194,8 +174,8 @@ def _read_tensor(path: Path) -> Tensor:
             content = torch.load(path, map_location="cpu", weights_only=True)
     except OSError:
         raise
-    except Exception as error:  # both raise whatever the bytes lead them to
+    except Exception as error:  # both raise all kinds of errors for damaged files
         raise ValueError(f"{path} cannot be read as one tensor: {str(error).splitlines()[0]}") from error
     if not isinstance(content, Tensor):
-        raise ValueError(f"{path} holds a {type(content).__name__}, and a label map is one tensor.")
+        raise ValueError(f"{path} is not a label map: it holds a {type(content).__name__}, not one tensor.")
     return content

@@ -1,4 +1,4 @@
-"""Sums between two log lines, left on the device until then, so that no update waits for a number."""
+"""Sum losses between two lines of the log. The sums stay on the device, so no update waits for it."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ Rate = float | tuple[float, ...] | None
 
 
 class Window:
-    """Losses of each update, their parts, images and time since the last log line."""
+    """Losses of each update, their parts, images and time since the last line of the log."""
 
     def __init__(self) -> None:
         self.started = time.perf_counter()
-        self.losses: list[Tensor] = []  # one per update, to name the first that is no number
+        self.losses: list[Tensor] = []  # one per update, to find the first NaN or infinity
         self.parts: dict[str, Tensor] = {}
         self.images = 0
         self.lr = 0.0
@@ -27,13 +27,13 @@ class Window:
         self._update: Tensor | None = None
 
     def add(self, loss: Tensor, parts: dict[str, Tensor]) -> None:
-        """Count in the losses of a part of an update, already weighted by its share."""
+        """Add the losses of a part of an update, weighted by its share."""
         self._update = loss if self._update is None else self._update + loss
         for name, part in parts.items():
             self.parts[name] = self.parts[name] + part if name in self.parts else part
 
     def end_update(self, lr: float, keep_rate: Rate, images: int) -> None:
-        """All parts of an update are in."""
+        """Finish an update after all its parts were added."""
         assert self._update is not None
         self.losses.append(self._update)
         self._update = None
@@ -41,24 +41,24 @@ class Window:
         self.lr, self.keep_rate = lr, keep_rate
 
     def means(self, accelerator: Any) -> tuple[list[float], dict[str, float]]:
-        """Loss of each update, and means of the parts over updates; all of them means over processes."""
+        """Return the loss of each update, and the mean of each part over the updates; all averaged over processes."""
         count = len(self.losses)
-        told = torch.stack([*self.losses, *(part / count for part in self.parts.values())]).float()
-        means = accelerator.reduce(told, "mean").tolist()
+        sums = torch.stack([*self.losses, *(part / count for part in self.parts.values())]).float()
+        means = accelerator.reduce(sums, "mean").tolist()
         return means[:count], dict(zip(self.parts, means[count:], strict=True))
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """Time inside does not count."""
+        """Exclude the time in the with block."""
         began = time.perf_counter()
         yield
         self.started += time.perf_counter() - began
 
     def images_per_s(self) -> float:
-        """Speed since the last line."""
+        """Training speed since the last line."""
         return self.images / max(1e-9, time.perf_counter() - self.started)
 
 
 def first_unreal(losses: list[float]) -> int | None:
-    """Position of the first NaN or infinity."""
+    """The index of the first NaN or infinity."""
     return next((i for i, loss in enumerate(losses) if not math.isfinite(loss)), None)

@@ -1,4 +1,4 @@
-"""The model card: a README.md with the header that the Hugging Face hub reads. Its numbers are computed or given."""
+"""Write the model card, a README.md with the header that the Hugging Face hub reads."""
 
 from __future__ import annotations
 
@@ -22,21 +22,25 @@ from ..measure.evaluate import input_size_of
 from ..measure.macs import count_macs
 from ..text import grouped, shown
 
-TEMPLATE = "card.md.jinja"
+TEMPLATE = "model_card.md.jinja"
 MOST_METRICS, MOST_OF_RECIPE = 100, 20_000  # lines and characters
 
 
 @dataclass(frozen=True)
 class About:
-    """What the user adds to the card."""
+    """What the user says about a model: see `save_pretrained`."""
 
-    source: str  # folder or repository to load from
-    license: str | None = None  # as the hub names it; of the weights, which only their owner knows
+    recipe: Any = None
+    metrics: Mapping[str, Any] | None = None
     notes: str | None = None  # Markdown
+    license: str | None = None  # of the weights, as the hub names it
 
 
-def render(model: nn.Module, config: Config, about: About) -> str:
-    """The card of a model that was built from the config; its multiply-adds are counted here."""
+def model_card(model: nn.Module, config: Config, about: About, source: str) -> str:
+    """Return the card of a model that was built from the config. Its multiply-adds are counted here.
+
+    source: the folder or repository that the card's example loads.
+    """
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     found, method = find_stack(model), config.method
@@ -48,8 +52,11 @@ def render(model: nn.Module, config: Config, about: About) -> str:
     )
     templates.filters["quoted"] = lambda text: json.dumps(text, ensure_ascii=False)
     return templates.get_template(TEMPLATE).render(
-        **vars(about),
-        **{"name": _plain(about.source.rpartition("/")[2]), "architecture": config.architecture},
+        source=source,
+        name=_plain(source.rpartition("/")[2]),
+        architecture=config.architecture,
+        license=about.license,
+        notes=about.notes,
         versions=config.versions,
         num_classes=num_classes(model) or 0,
         size="x".join(map(str, input_size_of(model))),
@@ -69,7 +76,7 @@ def render(model: nn.Module, config: Config, about: About) -> str:
 
 def _cost(model: nn.Module, spec: ViTSpec, method: Method | None) -> Mapping[str, str]:
     if method is not None and method.built_for(spec).varies:
-        return {"gmacs": "as the image needs", "tokens": "as the image needs"}
+        return {"gmacs": "depends on the image", "tokens": "depends on the image"}
     return {"gmacs": f"{count_macs(model) / 1e9:.4g}", "tokens": grouped(token_counts(spec, method))}
 
 
@@ -88,7 +95,7 @@ def _name(method: Method | None) -> str:
 
 
 def _plain(value: object) -> str:
-    """Text of any kind as one short line in which no character is Markdown or HTML."""
+    """Return the value as one short line in which no character acts as Markdown or HTML."""
     return re.sub(r"([\\`*_\[\]<>|~$&])", r"\\\1", shown(value))
 
 

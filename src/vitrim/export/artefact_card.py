@@ -1,4 +1,4 @@
-"""The card beside an artefact: what it is, how its images are prepared, and what was measured, as JSON."""
+"""Write the card beside an artefact, a JSON file: what it is, how to prepare images, and what was measured."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ PREPARATION = ("mean", "std", "interpolation", "crop_pct", "crop_mode")
 
 
 def card_path(path: Path) -> Path:
-    """Where the card of an artefact lies: model.onnx.json beside model.onnx."""
+    """The path of an artefact's card: model.onnx.json beside model.onnx."""
     return path.with_name(f"{path.name}.json")
 
 
-def card(
+def artefact_card(
     model: nn.Module,
     method: Method | None,
     route: Route,
@@ -39,7 +39,7 @@ def card(
     speeds: Sequence[Speed],
     notes: Sequence[str] = (),
 ) -> str:
-    """The card's text; settings that JSON cannot hold are written as Python shows them."""
+    """Return the text of the card. Settings that JSON cannot hold are written as their repr."""
     content = {
         "route": route.name,
         **({} if route.opset is None else {"opset": route.opset}),
@@ -52,7 +52,7 @@ def card(
             **preparation(model),
         },
         "output": "logits [batch, classes], float32",
-        "versions": versions(route),
+        "versions": route_versions(route),
         "tolerance": tolerance,
         "differences": [asdict(each) for each in differences],
         "threads": torch.get_num_threads(),
@@ -63,12 +63,12 @@ def card(
 
 
 def method_settings(method: Method) -> dict[str, Any]:
-    """A method's name with all its settings, as resolved for the model."""
+    """A method's name and all its settings, as resolved for the model."""
     return {"name": method.name, "settings": plain_settings(method)}
 
 
 def preparation(model: nn.Module) -> dict[str, Any]:
-    """How images become input, in the terms of the library that does it; empty where the model does not say."""
+    """How images are prepared, in the terms of the model's library; empty if that is not known."""
     try:
         found = preparation_of(model)
     except ValueError:
@@ -78,9 +78,8 @@ def preparation(model: nn.Module) -> dict[str, Any]:
     return {"prepared_by": found.library, "settings": found.settings}
 
 
-def versions(route: Route) -> dict[str, str]:
-    """Versions of vitrim, torch, and what the route needs."""
-
+def route_versions(route: Route) -> dict[str, str]:
+    """The versions of vitrim, torch, Python and the packages of the route."""
     found = {name: importlib.metadata.version(name) for name in route.modules}
     return {"vitrim": __version__, "torch": torch.__version__, **found, "python": platform.python_version()}
 

@@ -1,4 +1,4 @@
-"""One call from a recipe to a trained model: `run_recipe(recipe, data, output)`."""
+"""Run a recipe: from a recipe and a folder of images to a trained model."""
 
 from __future__ import annotations
 
@@ -9,44 +9,46 @@ from typing import Any
 
 from .. import failures
 from ..store import locked
-from .checkpoint import TrainingError, last_words
+from .checkpoint import TrainingError, last_checkpoint
 from .folder import RunFolder
 from .loop import Listener, Trainer
 from .outcome import save_curves, save_model
 from .recipe import Recipe
 from .setup import Setup
 
-PATIENCE = 8  # seconds: the workers of a killed run hold its lock for up to five
+PATIENCE = 8  # seconds to wait for the lock: the workers of a killed run hold it for up to five
 
 
 def run_recipe(
     recipe: Recipe, data: Path | str, output: Path | str, *, listener: Listener | None = None, cpu: bool = False
 ) -> dict[str, Any]:
-    """Train a recipe on a folder of images, or go on with a run that was stopped.
+    """Train a recipe on a folder of images, or resume a run that was stopped.
 
     Args:
-        recipe: what to train, and how.
-        data: a folder with train and val, each with one sub-folder of images per class.
-        output: the run's folder; one that holds a run of the same recipe is resumed.
-        listener: hears of the run as it goes.
-        cpu: whether to train on the CPU where there is a GPU.
+        recipe: The settings of the run.
+        data: A folder with train and val, each with one sub-folder of images per class.
+        output: The run's folder. If it holds a run of the same recipe, that run is resumed.
+        listener: Called with a `TrainingProgress` for each line of the log.
+        cpu: Whether to train on the CPU even if there is a GPU.
 
     Returns:
         The run's summary.
 
     Raises:
-        ValueError, OSError: for what does not fit.
-        TrainingError: where training cannot go on; the last checkpoint is whole in any case.
+        ValueError, OSError: If recipe, data or output do not fit.
+        TrainingError: If training cannot continue. The last checkpoint is complete in any case.
     """
     if not isinstance(recipe, Recipe):
-        raise ValueError(f"run_recipe takes a Recipe, such as load_recipe(file) gives, not a {type(recipe).__name__}.")
+        raise ValueError(
+            f"run_recipe needs a Recipe, such as load_recipe(file) returns, not a {type(recipe).__name__}."
+        )
     RunFolder(Path(output)).check(recipe)  # before anything takes time
     setup = Setup(recipe, Path(data), cpu=cpu)
     output, main = Path(output), setup.accelerator.is_main_process
     folder = RunFolder(output, writes=main, tensorboard=setup.recipe.tensorboard)
     trainer = Trainer(setup, folder, listener)
     with ExitStack() as held:
-        with setup.accelerator.main_process_first():  # the others find it claimed by this recipe
+        with setup.accelerator.main_process_first():  # then the other processes find the folder claimed
             if main:
                 folder.check(setup.recipe, setup.facts)
                 _lock(output, held)
@@ -63,19 +65,19 @@ def run_recipe(
 
 
 def _run(trainer: Trainer) -> dict[str, float]:
-    """Train to the end; of short memory and killed workers TrainingError tells, with the last checkpoint."""
+    """Train to the end; TrainingError, naming the last checkpoint, if memory is short or a worker was killed."""
     try:
         return trainer.run()
     except TrainingError:
         raise
-    except Exception as error:  # each library has a class of its own for it
+    except Exception as error:  # each library has its own error classes
         if (reason := failures.reason(error, "batch_size")) is None:
             raise
-        raise TrainingError(f"{reason} {last_words(trainer.folder.checkpoints)}") from error
+        raise TrainingError(f"{reason} {last_checkpoint(trainer.folder.checkpoints)}") from error
 
 
 def _lock(output: Path, held: ExitStack) -> None:
-    """Keep other runs out of the folder until held is closed; ValueError if one is at work there."""
+    """Lock the folder until `held` is closed; ValueError if another run uses it."""
     last_try = time.monotonic() + PATIENCE
     while True:
         try:
