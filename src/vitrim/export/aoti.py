@@ -7,13 +7,13 @@ it is written with.
 
 from __future__ import annotations
 
-import warnings
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from .quiet import quiet
 from .route import Route, Runner
 from .torch_export import exported_program
 
@@ -41,8 +41,7 @@ class AOTInductor(Route):
         return None
 
     def write(self, model: nn.Module, x_BCHW: Tensor, path: Path) -> None:
-        with warnings.catch_warnings(), torch.no_grad():
-            warnings.simplefilter("ignore")  # deprecations inside torch, about which users can do nothing
+        with quiet(), torch.no_grad():
             program = exported_program(model, x_BCHW)
             torch._inductor.aoti_compile_and_package(program, package_path=str(path), inductor_configs=SETTINGS)
 

@@ -10,10 +10,7 @@ kernels, which are compiled into its runtime, compute the rest. The graph is rew
 
 from __future__ import annotations
 
-import logging
-import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +18,12 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
+from .quiet import quiet
 from .route import Route, Runner
 
 MAX_BATCH = 32  # memory is planned for this many images; a runner splits larger batches
 ENTRY = "forward"
+LOGGER = "torch.utils._pytree"  # warns about enums
 aten = torch.ops.aten
 
 
@@ -37,14 +36,14 @@ class ExecuTorch(Route):
     modules = ("executorch",)
 
     def write(self, model: nn.Module, x_BCHW: Tensor, path: Path) -> None:
-        with _quiet(), torch.no_grad():
+        with quiet(LOGGER), torch.no_grad():
             batch = Dim("batch", min=1, max=MAX_BATCH)
             program = torch.export.export(model, (x_BCHW,), dynamic_shapes=({0: batch},), strict=False)
             lowered = _lower(_rewrite(program))
         path.write_bytes(lowered.buffer)
 
     def load(self, path: Path) -> Runner:
-        with _quiet():
+        with quiet(LOGGER):
             from executorch.extension.pybindings import portable_lib
             from executorch.runtime import Runtime
         if portable_lib._threadpool_get_thread_count() != torch.get_num_threads():
@@ -132,20 +131,6 @@ def _attention(
     if bias is not None:
         logits = (logits.view(B, H, N, M) + bias).view(B * H, N, M)
     return torch.bmm(logits.softmax(dim=-1), v).view(B, H, N, v.shape[2])
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Silence the libraries' warnings about each other, about which users can do nothing."""
-    logger = logging.getLogger("torch.utils._pytree")
-    before = logger.level
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        logger.setLevel(logging.ERROR)
-        try:
-            yield
-        finally:
-            logger.setLevel(before)
 
 
 ROUTE = ExecuTorch()

@@ -6,11 +6,6 @@ more runtimes read a lower one.
 
 from __future__ import annotations
 
-import io
-import logging
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ..core.schedule import is_whole
+from .quiet import quiet
 from .route import Route, Runner
 from .torch_export import exported_program
 
@@ -46,7 +42,7 @@ class Onnx(Route):
         from .onnx_operators import translations
 
         external = sum(weight.nbytes for weight in model.state_dict().values()) > MAX_BYTES
-        with _quiet():
+        with quiet("torch.onnx", "onnxscript", "onnx_ir"):
             program: Any = torch.onnx.export(
                 exported_program(model, x_BCHW),
                 opset_version=self.opset,
@@ -74,22 +70,6 @@ class Onnx(Route):
 
     def files(self, path: Path) -> tuple[Path, ...]:
         return path, path.with_name(path.name + ".data")
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Silence what the exporter prints, logs and warns about."""
-    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
-    before = [logger.level for logger in loggers]
-    with warnings.catch_warnings(), redirect_stdout(io.StringIO()):
-        warnings.simplefilter("ignore")
-        for logger in loggers:
-            logger.setLevel(logging.ERROR)
-        try:
-            yield
-        finally:
-            for logger, level in zip(loggers, before, strict=True):
-                logger.setLevel(level)
 
 
 ROUTE = Onnx()

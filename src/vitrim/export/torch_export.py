@@ -6,13 +6,13 @@ https://docs.pytorch.org/docs/stable/export.html. Other routes start from the sa
 from __future__ import annotations
 
 import io
-import warnings
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
+from .quiet import quiet
 from .route import Route, Runner
 
 
@@ -33,8 +33,7 @@ class TorchExport(Route):
 
 def exported_program(model: nn.Module, x_BCHW: Tensor) -> ExportedProgram:
     """Export the model's graph with an open batch size. The other sizes are those of x_BCHW."""
-    with warnings.catch_warnings(), torch.no_grad():
-        warnings.simplefilter("ignore")  # deprecations inside torch, about which users can do nothing
+    with quiet(), torch.no_grad():
         return torch.export.export(model, (x_BCHW,), dynamic_shapes=({0: Dim("batch", min=1)},), strict=False)
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from ..core.method import Method
 from ..core.notice import VitrimWarning
-from ..kinds import is_whole
+from ..kinds import is_whole, read_object
 from ..text import shown
 from .method_json import method_from_json, method_to_json
 from .ranges import ARGUMENTS, DATA, check
@@ -129,12 +129,9 @@ def foreign_files(folder: Path) -> list[str]:
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is not a whole JSON file ({error}).") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{path} is not the config of a saved model.")
-    return content
+        return read_object(path)
+    except ValueError as error:
+        raise ValueError(f"{path} is not the config of a saved model ({error}).") from error
 
 
 def has_reduction(content: object) -> bool:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import difflib
-import json
 import os
 from pathlib import Path
 
 from ..facts import FACTS
+from ..kinds import read_object
 from .folder import CONFIG_FILE, has_entry, is_of_transformers
 from .network import check_hub
 
@@ -59,6 +59,6 @@ def _is_of_transformers(name: str) -> bool:
 def _content(name: str) -> object:
     """The content of a folder's config.json; None if there is none."""
     try:
-        return json.loads((Path(os.path.expanduser(name)) / CONFIG_FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
+        return read_object(Path(os.path.expanduser(name)) / CONFIG_FILE)
+    except (OSError, ValueError):
         return None
