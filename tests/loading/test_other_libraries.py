@@ -235,26 +235,26 @@ def test_an_image_processor_that_keeps_shapes_is_refused(
     vit: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     name = with_processor(vit, tmp_path / "vit", size={"longest_edge": 64})
-    assert "has the size {'longest_edge': 64}, which does not make all images alike" in refusal(capsys, "doctor", name)
+    assert "{'longest_edge': 64}" in refusal(capsys, "doctor", name)
 
 
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("torchvision:vit_z", "torchvision has no model 'vit_z'; its Vision Transformers are vit_b_16"),
-        ("torchvision:resnet18", "of torchvision's models, vitrim reads the VisionTransformer"),
-        ("torchvision:raft_small", "raft_small does not classify images; torchvision's Vision Transformers are"),
-        ("transformers:/no/such/folder", "error: there is no folder /no/such/folder."),
-        ("transformers:~/no/such/folder", "error: there is no folder ~/no/such/folder."),
-        ("open_clip:ViT-Z", "open_clip has no model 'ViT-Z'"),
-        ("open_clip:RN50", "ModifiedResNet: of open_clip's models, vitrim reads the vision towers that are a"),
-        ("torchvision:", "torchvision: names no model: write a name behind it, torchvision:vit_b_16"),
-        ("transformers:", "transformers: names no model: write a name behind it, transformers:google/vit-"),
-        ("open_clip:", "open_clip: names no model: write a name behind it, open_clip:ViT-B-32/"),
+        ("torchvision:vit_z", "torchvision.*'vit_z'.*vit_b_16"),
+        ("torchvision:resnet18", "torchvision.*VisionTransformer"),
+        ("torchvision:raft_small", "raft_small.*classify.*vit_b_16"),
+        ("transformers:/no/such/folder", "no folder /no/such/folder"),
+        ("transformers:~/no/such/folder", "no folder ~/no/such/folder"),
+        ("open_clip:ViT-Z", "open_clip.*'ViT-Z'"),
+        ("open_clip:RN50", "ModifiedResNet.*open_clip"),
+        ("torchvision:", "torchvision: .*torchvision:vit_b_16"),
+        ("transformers:", "transformers: .*transformers:google/vit-"),
+        ("open_clip:", "open_clip: .*open_clip:ViT-B-32/"),
     ],
 )
 def test_a_name_that_is_none_is_told_in_one_line(name: str, message: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert message in refusal(capsys, "doctor", name)
+    assert re.search(message, refusal(capsys, "doctor", name))
 
 
 def test_a_folder_that_is_not_there_is_no_matter_of_the_network() -> None:
