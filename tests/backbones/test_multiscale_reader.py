@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 import vitrim
-from every_method import EVERYWHERE, FIXED, in_layers
+from every_method import FIXED, in_layers
 from vitrim.backbones.reader import find_stack, read_backbone
 from vitrim.core.block_reader import UnreadableReader
 from vitrim.measure.budget.formula import block_macs, reduced_macs, token_counts
@@ -52,9 +52,8 @@ def images(count: int = 2) -> Tensor:
 
 
 def method_for(name: str, keep_rate: float = 0.7) -> vitrim.Method:
-    layers = range(FUSED, DEPTH) if name in EVERYWHERE else LAYERS
     per_block = 0 if keep_rate == 1 else LATE_R[-1]
-    return vitrim.create_method(name, **in_layers(name, layers, DEPTH, per_block=per_block, share=keep_rate))
+    return vitrim.create_method(name, **in_layers(name, LAYERS, DEPTH, per_block=per_block, share=keep_rate))
 
 
 def test_what_is_read() -> None:
@@ -123,7 +122,7 @@ def test_patches_are_traced_from_the_fusion_on(name: str) -> None:
         assert torch.equal(model(images()), quiet)
     assert (found.batch_size, found.num_patches, found.num_tokens, found.grid) == (2, 48, 49, (8, 6))
     spec, method = model.blocks.spec, model.blocks.method
-    assert [layer.layer for layer in found.layers] == (list(range(2, 6)) if name in EVERYWHERE else list(LAYERS))
+    assert [layer.layer for layer in found.layers] == list(model.blocks.method.reducing_layers(model.blocks.spec))
     for layer in found.layers:
         assert layer.num_tokens == token_counts(spec, method)[layer.layer]
         assert layer.source_BP.shape == (2, 48)

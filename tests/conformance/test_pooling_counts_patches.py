@@ -27,7 +27,10 @@ POOLINGS: dict[str, dict[str, Any]] = {
     "maximum": {"class_token": False, "global_pool": "max"},
     "prr": {"class_token": False, "global_pool": "prr"},
 }
-POOLED = [name for name in MERGING if name not in families.NEEDS_CLASS_TOKEN]  # most of these models have none
+POOLED = [  # most of these models have no class token
+    name for name in MERGING if name not in families.NEEDS_CLASS_TOKEN and name not in DROPPING
+]
+ONLY_DROPPING = [name for name in DROPPING if name not in MERGING]
 every_pooling = pytest.mark.parametrize("pooling", POOLINGS)
 
 
@@ -86,7 +89,7 @@ def test_the_average_is_the_mean_weighted_by_size(pooling: str, name: str) -> No
 
 
 @every_pooling
-@pytest.mark.parametrize("name", DROPPING)
+@pytest.mark.parametrize("name", ONLY_DROPPING)
 @torch.no_grad()
 def test_the_head_sees_only_the_kept_tokens_where_the_others_are_dropped(pooling: str, name: str) -> None:
     model = vitrim.reduce_tokens(model_with(pooling), method_at(name, (1, DEPTH - 1)))
@@ -107,7 +110,7 @@ def test_patches_dropped_beside_merged_ones_do_not_enter_the_average(pooling: st
 
 
 @pytest.mark.parametrize("pooling", ["average", "attention"])
-@pytest.mark.parametrize("name", WEIGHTED_MEANS)
+@pytest.mark.parametrize("name", [name for name in WEIGHTED_MEANS if name not in DROPPING])
 @torch.no_grad()
 def test_merging_equal_patches_in_the_last_block_changes_nothing(pooling: str, name: str) -> None:
     plain, image = model_with(pooling, pos_embed="none"), two_kinds_of_patches()

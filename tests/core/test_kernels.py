@@ -18,7 +18,8 @@ from operations import FUSED, Operations
 from vitrim.methods import settings_of
 
 EVERY = [
-    (name, amount(name, per_block=11, share=0.8 if name in EVERYWHERE else None)) for name in FIXED
+    (name, amount(name, per_block=11 if name in EVERYWHERE else 22, share=0.8 if name in EVERYWHERE else None))
+    for name in FIXED
 ]  # test_packing has the others
 
 every_method = pytest.mark.parametrize(("name", "settings"), EVERY, ids=[name for name, _ in EVERY])

@@ -13,7 +13,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
 import vitrim
-from every_method import EVERYWHERE, NAMES, amount
+from every_method import NAMES, amount
 from vitrim.backbones.timm import PreNormReader
 from vitrim.core.attention import Attention
 from vitrim.core.block_reader import through
@@ -41,7 +41,7 @@ def test_nothing_is_traced_unless_somebody_records(tiny_vit: Callable[..., Visio
         assert torch.equal(model(images), quiet)
     assert len(before) == len(seen) == len(after) == 12
     assert all(tokens.source_BP is None and tokens.weight_BP is None for tokens in (*before, *after))
-    assert [snapshot.layer for snapshot in snapshots] == (list(range(12)) if name in EVERYWHERE else [3, 6, 9])
+    assert [snapshot.layer for snapshot in snapshots] == list(model.blocks.method.reducing_layers(model.blocks.spec))
     first = snapshots[0].layer  # before it, every patch is in its own token
     assert [tokens.source_BP is None for tokens in seen] == [layer < first for layer in range(12)]
     assert all((tokens.source_BP is None) == (tokens.weight_BP is None) for tokens in seen)

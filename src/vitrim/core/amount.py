@@ -5,12 +5,14 @@ Each method names its own. Solvers, tables, comparisons and tests read it, so no
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from .schedule import RATE_STEPS, is_number, is_whole
 from .spec import ViTSpec
+
+STRONGEST = 10  # what a strength may be
 
 
 class Scale(NamedTuple):
@@ -60,32 +62,53 @@ class Share(Amount):
 
 
 @dataclass(frozen=True)
-class PerBlock(Amount):
-    """Patches to remove in each block, at most half of those that enter it."""
+class Strength(Amount):
+    """An exponent of the shares that a schedule keeps: 0 keeps all, 1 follows the schedule."""
 
     solved: bool = True
+
+    def check(self, value: object, name: str) -> None:
+        if not is_number(value) or not 0 <= value <= STRONGEST:
+            raise ValueError(f"{name}: {self.setting} is a number from 0 to {STRONGEST}, not {value!r}.")
+
+    def scale(self, spec: ViTSpec) -> Scale:
+        steps = 1000
+        return Scale(-STRONGEST * steps, 0, lambda step: -step / steps, prefers_round=True)
+
+
+@dataclass(frozen=True)
+class PerBlock(Amount):
+    """Patches to remove in each block that reduces; at most half of those that arrive there.
+
+    layers: these blocks of a model; None means all.
+    """
+
+    solved: bool = True
+    layers: Callable[[ViTSpec], Sequence[int]] | None = None
 
     def check(self, value: object, name: str) -> None:
         if not is_whole(value) or value < 0:
             raise ValueError(f"{name}: {self.setting} must be a whole number of patches, at least 0, not {value!r}.")
 
     def scale(self, spec: ViTSpec) -> Scale:
-        most = (spec.depth - spec.first_reducible_layer) * (spec.num_patches // 2)
-        return Scale(-most, 0, lambda step: distribute(-step, spec))
+        layers = range(spec.depth) if self.layers is None else self.layers(spec)
+        most = sum(layer >= spec.first_reducible_layer for layer in layers) * (spec.num_patches // 2)
+        return Scale(-most, 0, lambda step: distribute(-step, spec, layers))
 
 
-def distribute(total: int, spec: ViTSpec) -> tuple[int, ...]:
-    """Patches to remove in each block: as equal as possible, larger numbers first, at most half of what enters.
+def distribute(total: int, spec: ViTSpec, layers: Sequence[int] | None = None) -> list[int]:
+    """Patches to remove in each of these layers (None: all): as equal as possible, larger numbers first.
 
-    Blocks that cannot be read remove none.
+    At most half of what enters. Blocks that cannot be read remove none.
     """
-    blocks = spec.depth - spec.first_reducible_layer
-    share, rest = divmod(total, blocks)
-    patches, removed = spec.num_patches, [0] * spec.first_reducible_layer
-    for layer in range(blocks):
-        removed.append(min(share + (layer < rest), patches // 2))
+    layers = range(spec.depth) if layers is None else layers
+    free = [layer for layer in layers if layer >= spec.first_reducible_layer]
+    share, rest = divmod(total, max(len(free), 1))
+    patches, removed = spec.num_patches, [0] * (len(layers) - len(free))
+    for place in range(len(free)):
+        removed.append(min(share + (place < rest), patches // 2))
         patches -= removed[-1]
-    return tuple(removed)
+    return removed
 
 
 KEEP_RATE = Share("keep_rate", "keep {:g}", neutral=1.0, usual=0.7)

@@ -30,6 +30,11 @@ def match(metric_BND: Tensor, num_prefix: int, num_removed: int) -> tuple[Tensor
     return keep_BK, taken * 2 + first_a, partner_BA.gather(1, taken) + left.shape[1]
 
 
+def cosines(a_BMC: Tensor, b_BKC: Tensor) -> Tensor:
+    """Cosine of each row of a and each of b, in at least fp32: [B, M, K]."""
+    return matmul_fp32(portable.unit(at_least_fp32(a_BMC)), portable.unit(at_least_fp32(b_BKC)).transpose(1, 2))
+
+
 def squared_distances(a_BMC: Tensor, b_BKC: Tensor) -> Tensor:
     """Squared Euclidean distances [B, M, K] through one matrix product, in at least fp32.
 

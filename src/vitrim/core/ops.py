@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from . import packing, portable
+from .joining import join
 from .precision import matmul_without_autocast
 from .rotary import NO_POSITION
 from .tokens import AuxOutput, Tokens
@@ -112,46 +113,52 @@ def merge(
     weight_BN: Tensor | None,
     *,
     how: str = "mean",
+    joins_BM: Tensor | None = None,
+    growth_BM: Tensor | None = None,
 ) -> Tokens:
     """Merge each patch in rest_BM into the kept patch at position slot_BM of keep_BK. [B, N] -> [B, prefix + K].
 
     weight_BN has a weight of at least 0 for every patch; None weighs patches by size, and counts sizes from here on.
     A token that receives others becomes the weighted mean of its group, the weighted sum, or the unweighted maximum in
-    each channel, as `how` says. A token that receives none does not change. Sizes add up.
+    each channel, as `how` says, or the weighted mean at the largest norm of its group ("norm"; "old_norm" divides by
+    the receiver's former norm, not by that of the mean). A token that receives none does not change. Sizes add up;
+    growth_BM is what each of rest_BM adds, if not its own size, and sizes then stay above 0. Patches in neither list
+    are dropped, and so are those of rest_BM for which joins_BM is false.
     """
-    if weight_BN is None and tokens.size_BN is None:
+    if (weight_BN is None or growth_BM is not None) and tokens.size_BN is None:
         tokens = tokens._replace(size_BN=ones_like_size(tokens.x_BNC))
     if rest_BM.shape[1] == 0:
         return keep(tokens, keep_BK)
     out = _take_with_prefix(tokens, keep_BK)
-    at_BM = slot_BM + tokens.num_prefix
     if out.size_BN is not None:
-        joining_BM = patch_sizes(tokens).gather(1, rest_BM)
-        out = out._replace(size_BN=portable.add_at(out.size_BN, at_BM, joining_BM))
+        joining_BM = _of_those(joins_BM, patch_sizes(tokens).gather(1, rest_BM))
+        added_BM = joining_BM if growth_BM is None else growth_BM
+        size_BN = portable.add_at(out.size_BN, slot_BM + tokens.num_prefix, added_BM)
+        out = out._replace(size_BN=size_BN if growth_BM is None else size_BN.clamp(min=torch.finfo(size_BN.dtype).tiny))
         total_BK = patch_sizes(out)
     if weight_BN is not None:
-        joining_BM = weight_BN.gather(1, rest_BM)
+        joining_BM = _of_those(joins_BM, weight_BN.gather(1, rest_BM))
         total_BK = portable.add_at(weight_BN.gather(1, keep_BK), slot_BM, joining_BM)
     share_BM = joining_BM / total_BK.gather(1, slot_BM).clamp(min=torch.finfo(total_BK.dtype).tiny)
     rest_BMC = take(tokens.x_BNC, rest_BM + tokens.num_prefix)
-    if how == "max":
-        x_BNC = out.x_BNC.scatter_reduce_(1, at_BM.unsqueeze(2).expand_as(rest_BMC), rest_BMC, "amax")
-    else:
-        x_BNC = portable.move_towards(out.x_BNC, at_BM, rest_BMC, share_BM.to(rest_BMC.dtype))
-    if how == "sum":
-        received_BK = portable.add_at(torch.zeros_like(total_BK), slot_BM, torch.ones_like(joining_BM))
-        factor_BK = torch.where(received_BK > 0, total_BK, 1.0)
-        x_BNC = x_BNC * F.pad(factor_BK, (tokens.num_prefix, 0), value=1.0).unsqueeze(2).to(x_BNC.dtype)
+    x_BNC, factor_BK = join(out, slot_BM, rest_BMC, share_BM, total_BK, how)
     out = out.with_features(x_BNC)
     if not tokens.traced:
         return out
     share_BM = share_BM.detach()  # a checkpointed block must save the same tensors when it runs again untraced
-    slot_BN = _slots(tokens, keep_BK).scatter(1, rest_BM, slot_BM)
+    slot_BN = _slots(tokens, keep_BK)
+    joined_BM = slot_BM if joins_BM is None else torch.where(joins_BM, slot_BM, -1)
     own_BK = portable.add_at(torch.ones_like(total_BK), slot_BM, -share_BM)
     coefficient_BN = total_BK.new_zeros(slot_BN.shape).scatter(1, keep_BK, own_BK).scatter(1, rest_BM, share_BM)
-    if how == "sum":
-        coefficient_BN = coefficient_BN * factor_BK.detach().gather(1, slot_BN)
+    slot_BN = slot_BN.scatter(1, rest_BM, joined_BM)
+    if factor_BK is not None:
+        coefficient_BN = coefficient_BN * factor_BK.detach().gather(1, slot_BN.clamp(min=0))
     return follow(out, tokens, slot_BN, coefficient_BN)
+
+
+def _of_those(joins_BM: Tensor | None, value_BM: Tensor) -> Tensor:
+    """The values, 0 for what does not join."""
+    return value_BM if joins_BM is None else torch.where(joins_BM, value_BM, 0.0)
 
 
 def replace_last(tokens: Tokens, rows_BKC: Tensor) -> Tokens:

@@ -61,6 +61,13 @@ def add_at(sum_BK: Tensor, slot_BM: Tensor, value_BM: Tensor) -> Tensor:
     return sum_BK + _at_slot(sum_BK.shape[1], slot_BM, value_BM).sum(dim=2)
 
 
+def max_at(most_BK: Tensor, slot_BM: Tensor, value_BM: Tensor) -> Tensor:
+    """For each slot the largest of what it has and of the values that come to it; none is negative."""
+    if not writing():
+        return most_BK.scatter_reduce(1, slot_BM, value_BM, "amax")
+    return torch.maximum(most_BK, _at_slot(most_BK.shape[1], slot_BM, value_BM).amax(dim=2))
+
+
 def move_towards(x_BNC: Tensor, slot_BM: Tensor, rows_BMC: Tensor, share_BM: Tensor) -> Tensor:
     """x + sum of share * (row - x) over the rows of each slot: a weighted mean. Eager code overwrites x."""
     B, N, C = x_BNC.shape

@@ -78,6 +78,11 @@ def ceil_share(rate: float, count: int) -> int:
     return (round(rate * PARTS) * count + PARTS - PARTS // 10**6 - 1) // PARTS or 1
 
 
+def round_share(rate: float, count: int) -> int:
+    """rate * count to the nearest whole number, at least 1; in whole numbers, as `ceil_share` is."""
+    return (round(rate * PARTS) * count + PARTS // 2) // PARTS or 1
+
+
 def is_whole(value: object) -> TypeGuard[int]:
     """Whether a setting is a whole number; True and False are not."""
     return isinstance(value, int) and not isinstance(value, bool)

@@ -9,6 +9,7 @@ from ..core.method import Method
 from .attention_mass import AttentionMass
 from .baselines import Random
 from .bat import BeyondAttentive
+from .diffrate import DiffRate
 from .evit import EViT
 from .metr import METR, title
 from .registry import (
@@ -31,6 +32,7 @@ __all__ = [
     "TM",
     "AttentionMass",
     "BeyondAttentive",
+    "DiffRate",
     "EViT",
     "Random",
     "ToMe",
@@ -66,7 +68,7 @@ def _settings_of_metr() -> dict[str, Any]:
     return {key: each.default for key, each in parameters(METR).items()} | {"method": "evit"} | settings_of("evit")
 
 
-for _cls in (EViT, TokenMergence, BeyondAttentive, ToMe, AttentionMass, Random):
+for _cls in (EViT, TokenMergence, BeyondAttentive, ToMe, DiffRate, AttentionMass, Random):
     register_method(_cls)
 add("evit-nofuse", partial(EViT, fuse=False))
 add("evit+bat", partial(BeyondAttentive, inattentive="fuse"))

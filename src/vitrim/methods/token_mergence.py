@@ -21,8 +21,8 @@ from torch import Tensor
 from ..core import ops, portable
 from ..core.attention import Attention
 from ..core.choices import check_choice
-from ..core.matching import squared_distances
-from ..core.precision import at_least_fp32, matmul_fp32
+from ..core.matching import cosines, squared_distances
+from ..core.precision import at_least_fp32
 from ..core.schedule import check_seed
 from ..core.scored import ScoredMethod, patch_scores
 from ..core.seeds import pseudo_random
@@ -96,7 +96,7 @@ class TokenMergence(ScoredMethod):
             return -portable.taxicab(at_least_fp32(rest), at_least_fp32(kept))
         if self.similarity == "l2":
             return -squared_distances(rest, kept)
-        return matmul_fp32(rest, portable.unit(at_least_fp32(kept)).transpose(1, 2))  # |rest| is the same in a row
+        return cosines(rest, kept)
 
 
 def _attention_paid(attention: Attention, query_BM: Tensor, key_BK: Tensor) -> Tensor:
