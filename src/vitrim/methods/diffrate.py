@@ -14,6 +14,7 @@ As in the official code: features x after the attention residual are compared; m
 their sizes; sizes grow by the similarity, so that they are fractions; what is dropped takes its size along.
 Different: blocks that remove nothing leave the order of the tokens alone, which changes no output. A size that would
 not be positive, where all that merged is the opposite of its token, is a tiny one, not the logarithm of nothing.
+Sizes take no gradient, so that training runs the fused attention kernel.
 The published schedules are for 12 blocks, 196 patches and a class token. `strength` bends them, models of another depth
 or resolution take them in proportion, and where the head reads patches, the last block keeps what the one before does.
 """
@@ -171,7 +172,7 @@ class DiffRate(Method):
         keep_BKC, rest_BMC = (ops.take(tokens.x_BNC, index + tokens.num_prefix) for index in (keep_BK, rest_BM))
         similarity_BM, slot_BM = cosines(rest_BMC, keep_BKC).max(dim=-1)
         size_BN = ops.patch_sizes(tokens)
-        growth_BM, ones_BN = size_BN.gather(1, rest_BM) * similarity_BM, torch.ones_like(size_BN)
+        growth_BM, ones_BN = size_BN.gather(1, rest_BM) * similarity_BM.detach(), torch.ones_like(size_BN)
         return ops.merge(tokens, keep_BK, rest_BM, slot_BM, ones_BN, growth_BM=growth_BM)
 
 
