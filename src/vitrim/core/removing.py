@@ -37,7 +37,8 @@ class RemovingMethod(Method):
         schedule.check_reducing(self.layers, self.name)
         if isinstance(self.r, str) or not (schedule.is_whole(self.r) or isinstance(self.r, Sequence)):
             raise ValueError(
-                f"{self.name}: r must be a whole number, a pair (r, inflect), or a list with one per block, not {self.r!r}."
+                f"{self.name}: r must be a whole number, a pair (r, inflect), or a list with one per block, "
+                f"not {self.r!r}."
             )
         counts = self.r if isinstance(self.r, Sequence) else (self.r,)
         if not all(schedule.is_whole(count) and count >= 0 for count in counts[: 1 if _is_pair(self.r) else None]):
@@ -74,7 +75,7 @@ class RemovingMethod(Method):
             raise ValueError(
                 f"{self.name}: r = {removed} in block {layer} is too large: {num_patches} patches enter it and at most "
                 f"half, {num_patches // 2}, can merge. Use a smaller r, a list with one r per block, or clamp=True "
-                "(--clamp), which removes half."
+                "(--clamp), which merges half."
             )
         return min(removed, num_patches // 2)
 
