@@ -37,11 +37,6 @@ class MethodInterface:
         return False
 
     @property
-    def drops(self) -> bool:
-        """Whether patches can be dropped."""
-        return not self.merges
-
-    @property
     def fuses(self) -> bool:
         """Whether patches that do not resemble each other can share a token."""
         return False

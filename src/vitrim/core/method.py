@@ -54,6 +54,11 @@ class Method(MethodInterface):
         return getattr(self, "scorer", None) == "shift"
 
     @property
+    def drops(self) -> bool:
+        """Whether patches can be dropped."""
+        return not self.merges
+
+    @property
     def has_keep_rate(self) -> bool:
         """Whether a keep rate sets how much is reduced."""
         return self.amount == KEEP_RATE
