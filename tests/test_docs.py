@@ -29,6 +29,7 @@ DOCUMENTS = (
     *sorted(f"docs/{p.name}" for p in ROOT.glob("docs/*.md")),
 )
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```\n(?:<!-- not run: (.*?) -->)?", re.S | re.M)
+ADDING = ("adding-a-method", "adding-a-backbone")
 REASONS = {"", "needs network", "starts this test"}
 
 
@@ -125,6 +126,17 @@ def test_public_names_in_a_document_exist(document: str) -> None:
 
     found = set(re.findall(r"(?<![\w/-])vitrim\.(\w+)", prose_and_code(document))) - {"safetensors", "methods"}
     assert not {name for name in found - set(vitrim.__all__) if find_spec(f"vitrim.{name}") is None}
+
+
+@pytest.mark.parametrize("page", ["CONTRIBUTING", *(f"docs/{page}" for page in ("design", "style", *ADDING))])
+def test_names_of_the_code_in_a_document_are_in_the_code(page: str) -> None:
+    files = [path for folder in ("src", "tests", "benchmarks", "docs") for path in (ROOT / folder).rglob("*.py")]
+    files.remove(Path(__file__))
+    known = {word for path in files for word in re.findall(r"\w+", f"{path.read_text()} {path.stem}")}
+    elsewhere = {"save_state"}  # of accelerate
+    text = re.sub(r"^```.*?^```", "", (ROOT / f"{page}.md").read_text(), flags=re.S | re.M)
+    named = {word for code in re.findall(r"`([^`]+)`", text) for word in re.findall(r"[a-zA-Z_]\w*", code)}
+    assert not named - known - elsewhere
 
 
 def options_that_exist() -> set[str]:
