@@ -13,7 +13,7 @@ from vitrim.core.method import Method
 from vitrim.core.selection import keep_where
 from vitrim.core.tokens import Tokens
 from vitrim.measure.benchmark import DTYPES, clone_sharing_weights
-from vitrim.measure.evaluate import input_size_of
+from vitrim.measure.model_input import input_size_of
 
 from .experiment import Cell, Experiment
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 import vitrim
 from library_models import DEPTH, images, of_open_clip, scrambled, stack_of
 from vitrim.backbones.reader import find_stack, read_backbone, restored
-from vitrim.measure.evaluate import input_size_of
+from vitrim.measure.model_input import input_size_of
 
 open_clip = pytest.importorskip("open_clip")
 TIMM = {"timm_model_name": "vit_tiny_patch16_224", "timm_pool": "", "image_size": 224}

@@ -14,7 +14,8 @@ from library_models import DEPTH, images, stack_of, torchvision_vit
 from vitrim.backbones.reader import find_stack, read_backbone
 from vitrim.class_attention import cls_quality
 from vitrim.core.tokens import Tokens
-from vitrim.measure.evaluate import eval_transform, evaluate, input_size_of
+from vitrim.measure.evaluate import evaluate
+from vitrim.measure.model_input import eval_transform, input_size_of
 
 FAST = "_native_multi_head_attention"
 

@@ -16,8 +16,9 @@ from torch import Tensor, nn
 import vitrim
 from library_models import DEPTH, HF, PATCHES, images, of_transformers, output, stack_of, two_towers
 from vitrim.backbones.reader import find_stack, read_backbone, restored
-from vitrim.measure.evaluate import eval_transform, evaluate, input_size_of
+from vitrim.measure.evaluate import evaluate
 from vitrim.measure.macs import count_macs
+from vitrim.measure.model_input import eval_transform, input_size_of
 
 transformers = pytest.importorskip("transformers")
 

@@ -11,8 +11,8 @@ from PIL import Image
 from small_job import IMG_SIZE, MODEL, save_images
 from vitrim import reduce_tokens
 from vitrim.compare.pictures import choose_samples, class_name, save_samples, save_tracks
-from vitrim.measure.evaluate import eval_transform, preparation_of
 from vitrim.measure.images import list_images
+from vitrim.measure.model_input import eval_transform, preparation_of
 from vitrim.measure.preparation import as_seen
 
 

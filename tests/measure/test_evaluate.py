@@ -7,10 +7,12 @@ import torch
 from PIL import Image
 from torch import nn
 
+from vitrim.measure import evaluate as evaluation
 from vitrim.measure.batches import Batch
-from vitrim.measure.evaluate import eval_transform, evaluate, input_size_of
+from vitrim.measure.evaluate import evaluate
 from vitrim.measure.folder import evaluate_folder
 from vitrim.measure.forwards import check_device, evaluating
+from vitrim.measure.model_input import eval_transform, input_size_of
 
 
 class Answers(nn.Module):
@@ -158,6 +160,10 @@ def test_the_transform_follows_the_size_and_settings_of_a_timm_model():
     x = eval_transform(model)(Image.new("L", (100, 100), 255))
     assert x.shape == (1, 64, 64)
     assert x.unique().tolist() == [1.0]  # this model's mean and deviation are 0.5
+
+
+def test_the_transform_is_also_where_cards_of_older_saved_models_name_it():
+    assert evaluation.eval_transform is eval_transform
 
 
 def test_a_model_of_unknown_size_is_an_error():

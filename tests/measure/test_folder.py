@@ -11,8 +11,8 @@ from PIL import Image
 from timm.models.vision_transformer import VisionTransformer
 
 import vitrim
-from vitrim.measure.evaluate import eval_transform
 from vitrim.measure.folder import prepared_files, prepared_folder
+from vitrim.measure.model_input import eval_transform
 
 Make = Callable[..., VisionTransformer]
 

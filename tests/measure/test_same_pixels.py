@@ -20,8 +20,8 @@ from torch import Tensor
 from vitrim import count_macs
 from vitrim.backbones.reader import read_backbone
 from vitrim.loading.build import build_model
-from vitrim.measure.evaluate import eval_transform, input_size_of
 from vitrim.measure.images import open_image
+from vitrim.measure.model_input import eval_transform, input_size_of
 
 SIDE, CROP = {"height": 32, "width": 32}, {"height": 32, "width": 32}
 EDGE = {"shortest_edge": 40}

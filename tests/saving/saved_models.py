@@ -9,7 +9,7 @@ import torch
 
 import vitrim
 from vitrim.backbones.reader import find_stack
-from vitrim.measure.evaluate import input_size_of
+from vitrim.measure.model_input import input_size_of
 
 SMALL = {"img_size": 32, "patch_size": 4, "embed_dim": 48, "depth": 5, "num_heads": 3, "num_classes": 7}
 

@@ -19,7 +19,7 @@ from vitrim.cli import app
 from vitrim.core.notice import VitrimWarning
 from vitrim.export.logits import Logits
 from vitrim.loading.build import build_model, load_model
-from vitrim.measure.evaluate import eval_transform
+from vitrim.measure.model_input import eval_transform
 
 TOWER = {"width": 32, "layers": 4, "head_width": 16, "patch_size": 8, "image_size": 32}
 TINY = {"embed_dim": 24, "vision_cfg": TOWER, "text_cfg": {"width": 16, "heads": 2, "layers": 1, "vocab_size": 9}}

@@ -9,7 +9,7 @@ from saved_models import built, images, method_of, outputs, reduced
 import vitrim
 from vitrim.backbones.reader import find_stack
 from vitrim.loading.build import build_model, load_model
-from vitrim.measure.evaluate import eval_transform, input_size_of
+from vitrim.measure.model_input import eval_transform, input_size_of
 from vitrim.methods import METR, BeyondAttentive, EViT, ToMe
 
 RECEIVED = EViT(keep_rate=0.5, scorer="received")

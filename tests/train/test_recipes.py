@@ -21,8 +21,8 @@ import vitrim
 from vitrim.backbones.reader import find_stack, read_backbone
 from vitrim.loading.build import build_model
 from vitrim.measure.budget.formula import reduced_macs
-from vitrim.measure.evaluate import input_size_of
 from vitrim.measure.macs import count_macs
+from vitrim.measure.model_input import input_size_of
 from vitrim.train.recipe import Recipe, load_recipe
 from vitrim.train.start import start_model
 

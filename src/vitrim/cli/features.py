@@ -48,8 +48,8 @@ def features(
 
     from .. import dense
     from ..api import reduce_tokens
-    from ..measure.evaluate import eval_transform
     from ..measure.folder import prepared_files
+    from ..measure.model_input import eval_transform
     from ..measure.preparation import as_seen
     from ..picture_file import SUFFIXES
 

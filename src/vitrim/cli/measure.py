@@ -133,7 +133,7 @@ def _timings(
     progress: Callable[[int, int], None],
 ) -> dict[str, Timing]:
     from ..measure.benchmark import benchmark
-    from ..measure.evaluate import input_size_of
+    from ..measure.model_input import input_size_of
 
     return benchmark(
         models,

@@ -33,8 +33,8 @@ def draw(
     from ..api import reduce_tokens
     from ..compare.pictures import Sample, trace_samples
     from ..draw import draw_tokens
-    from ..measure.evaluate import eval_transform
     from ..measure.folder import prepared_files
+    from ..measure.model_input import eval_transform
     from ..measure.preparation import as_seen
     from ..picture_file import SUFFIXES
 
@@ -59,8 +59,8 @@ def doctor(
     """Show how vitrim reads a model, or why it cannot. Downloads nothing."""
     from ..backbones.reader import read_backbone, version
     from ..loading.build import build_model
-    from ..measure.evaluate import input_size_of
     from ..measure.macs import count_macs
+    from ..measure.model_input import input_size_of
 
     net = build_model(model, img_size=img_size)
     backbone = read_backbone(net)

@@ -18,10 +18,10 @@ from ..core.spec import ViTSpec
 from ..loading.build import load_checked
 from ..measure.benchmark import DTYPES
 from ..measure.budget.formula import token_counts
-from ..measure.evaluate import preparation_of
 from ..measure.folder import labelled_images
 from ..measure.forwards import check_device
 from ..measure.images import LabelledImages
+from ..measure.model_input import preparation_of
 from ..measure.preparation import Preparation
 from ..quantize import check_torchao, quantize_int8
 from .configuration import Configuration

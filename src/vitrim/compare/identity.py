@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..measure.evaluate import input_size_of
 from ..measure.images import LabelledImages
+from ..measure.model_input import input_size_of
 from ..measure.preparation import Preparation
 from .environment import device_name, versions
 from .job import Job

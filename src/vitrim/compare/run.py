@@ -21,9 +21,10 @@ from ..measure.benchmark import Timing, benchmark
 from ..measure.budget.adaptive import images_to_count_on, mean_token_counts
 from ..measure.budget.formula import token_counts
 from ..measure.diversity import diversity
-from ..measure.evaluate import Score, evaluate, input_size_of
+from ..measure.evaluate import Score, evaluate
 from ..measure.images import ImageDataError
 from ..measure.macs import count_macs
+from ..measure.model_input import input_size_of
 from ..quantize import INT8, torchao_version
 from ..store import locked
 from ..text import shown

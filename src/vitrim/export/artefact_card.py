@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from ..core.method import Method, plain_settings
-from ..measure.evaluate import preparation_of
+from ..measure.model_input import preparation_of
 from ..measure.turns import columns
 from ..version import __version__
 from .route import Route

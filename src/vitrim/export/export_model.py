@@ -19,8 +19,8 @@ from ..core.method import Method
 from ..core.schedule import is_whole
 from ..measure.batches import Progress
 from ..measure.benchmark import moved
-from ..measure.evaluate import input_size_of
 from ..measure.forwards import evaluating
+from ..measure.model_input import input_size_of
 from ..measure.noise import random_images
 from ..store import replace_files, writing
 from ..temporary import temporary_folder

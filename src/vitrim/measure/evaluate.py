@@ -1,4 +1,4 @@
-"""Accuracy of a classifier on labelled images, and the input that a model expects.
+"""Accuracy of a classifier on labelled images.
 
 Shape letters: B batch, C channels, H height, W width, K classes.
 """
@@ -13,12 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..facts import image_size_of, library_of
 from ..heads import logits_of
-from . import image_processor
 from .batches import Batch, Progress
 from .forwards import check_labels, finite, over_batches
-from .preparation import Preparation, Transform, given_to
+from .model_input import eval_transform as eval_transform  # cards of saved models name it here
 
 
 @dataclass(frozen=True)
@@ -68,64 +66,6 @@ def evaluate(
         raise ValueError(f"there is no image to evaluate: {len(done.skipped)} could not be read.")
     top1, top5 = (100 / done.num_images * sum(each) for each in zip(*done.found, strict=True))
     return Score(top1, top5, done.num_images, done.skipped, time.perf_counter() - start)
-
-
-def eval_transform(model: nn.Module) -> Transform:
-    """Return the evaluation transform of a model: image -> [C, H, W], normalised."""
-    return preparation_of(model).transform
-
-
-def preparation_of(model: nn.Module) -> Preparation:
-    """Return the preprocessing of a model, as its library does it.
-
-    A model loaded by `load_model` brings it along. For transformers it comes from the folder or repository of the
-    model; for timm and plain modules it is timm's evaluation transform. Raises ValueError if there is none.
-    """
-    if (given := given_to(model)) is not None:
-        return given
-    library = library_of(model)
-    if library == "transformers" and (found := image_processor.preparation_of(model)) is not None:
-        return found
-    if library not in (None, "timm"):
-        raise ValueError(
-            f"{type(model).__name__} of {library} does not say how its images are prepared: load it by name "
-            f"({library}:NAME), pass a transform to evaluate_folder, or pass batches of images to evaluate."
-        )
-    from timm import data
-
-    timm_data: Any = data  # untyped
-    config = data_config(model)
-    return Preparation("timm", timm_data.create_transform(**config, is_training=False), config["input_size"], config)
-
-
-def data_config(model: nn.Module) -> dict[str, Any]:
-    """Return timm's data config: input_size, mean, std, interpolation, crop_pct, crop_mode."""
-    from timm import data
-
-    size = input_size_of(model)
-    timm_data: Any = data  # untyped
-    config: dict[str, Any] = timm_data.resolve_model_data_config(model, args={"input_size": size})
-    for key in ("mean", "std"):
-        if len(config[key]) != size[0]:  # timm's default has three channels; use their mean for gray
-            config[key] = (sum(config[key]) / len(config[key]),) * size[0]
-    return config
-
-
-def input_size_of(model: nn.Module) -> tuple[int, int, int]:
-    """Return channels, height and width of a model's images: of its preprocessing, or as it was built."""
-    if (given := given_to(model)) is not None:
-        return given.input_size
-    found = image_size_of(model)
-    parts = () if found is None else found.part.modules()
-    first = next((part for part in parts if isinstance(part, nn.Conv2d)), None)
-    if found is not None and first is not None:
-        height, width = (found.size, found.size) if isinstance(found.size, int) else found.size
-        return first.in_channels, int(height), int(width)
-    config = getattr(model, "pretrained_cfg", None) or {}
-    if config.get("input_size") is None:
-        raise ValueError(f"{type(model).__name__} does not say its image size: pass input_size.")
-    channels, height, width = config["input_size"]
-    return channels, height, width
 
 
 def _logits(output: object) -> Tensor:

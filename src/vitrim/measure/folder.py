@@ -16,8 +16,9 @@ from torch import Tensor, nn
 from ..heads import check_module, classifier_of, num_classes
 from .batches import MAX_BYTES, ImageBatches, Progress, image_batches
 from .class_names import class_names_of
-from .evaluate import Score, eval_transform, evaluate, input_size_of
+from .evaluate import Score, evaluate
 from .images import LabelledImages, has_labels, list_files, list_images, open_image, unlabelled
+from .model_input import eval_transform, input_size_of
 from .preparation import Transform
 
 

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 
 from ..heads import check_module
 from ..tracing import run_uncompiled
-from .evaluate import input_size_of
 from .forwards import evaluating
 from .mac_counter import counting
+from .model_input import input_size_of
 from .noise import random_images, shape
 
 

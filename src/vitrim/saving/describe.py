@@ -20,7 +20,7 @@ from ..heads import num_classes
 from ..loading.build import build_saved
 from ..loading.folder import DATA_KEYS, REFUSED_ARGUMENTS, Config
 from ..loading.libraries import LIBRARIES
-from ..measure.evaluate import input_size_of
+from ..measure.model_input import input_size_of
 from .transformers import with_classes
 
 # Argument of timm's builder -> the model's attribute that shows its value.

@@ -18,8 +18,8 @@ from ..heads import num_classes
 from ..loading.folder import CONFIG_FILE, Config
 from ..loading.weights import is_learned
 from ..measure.budget.formula import token_counts
-from ..measure.evaluate import input_size_of
 from ..measure.macs import count_macs
+from ..measure.model_input import input_size_of
 from ..text import grouped, shown
 
 TEMPLATE = "model_card.md.jinja"

@@ -15,8 +15,8 @@ from ..core.exits import TRAINING_ONLY
 from ..core.method import plain_settings
 from ..core.stack import TokenStack
 from ..measure.batches import ImageDataset
-from ..measure.evaluate import eval_transform, input_size_of
 from ..measure.macs import count_macs
+from ..measure.model_input import eval_transform, input_size_of
 from .class_folders import classes_of, digest, labelled_views
 from .data import TrainingImages, Transform
 from .evaluation import accuracies
