@@ -1,4 +1,4 @@
-"""Whatever a user may get wrong ends with one line on standard error and exit code 2."""
+"""Every user error ends with one line on standard error and exit code 2."""
 
 from __future__ import annotations
 

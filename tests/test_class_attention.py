@@ -1,4 +1,4 @@
-"""How well early class attention predicts the last: the statistics, the model left alone, and DeiT-Tiny."""
+"""Agreement of early class attention with the last block: the statistics, unchanged models, and DeiT-Tiny."""
 
 from __future__ import annotations
 

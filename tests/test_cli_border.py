@@ -1,4 +1,4 @@
-"""Whatever is raised leaves the command line as one line with an exit code; signals clean up."""
+"""Every error leaves the command line as one line with an exit code, and signals clean up."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every option of every command that takes numbers refuses what is none, or out of all range, in one line."""
+"""Every numeric option of every command refuses text and numbers out of range in one line."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An experiment is data; one runner appends its rows, measures nothing twice, and tells failures from refusals."""
+"""The runner of experiments appends rows, measures nothing twice, and distinguishes failures from refusals."""
 
 from __future__ import annotations
 

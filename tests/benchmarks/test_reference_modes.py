@@ -1,4 +1,4 @@
-"""The reference modes of benchmarks/ do another way's work and come to the library's numbers."""
+"""The reference modes compute the library's numbers in the way of research code."""
 
 from __future__ import annotations
 

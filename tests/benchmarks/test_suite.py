@@ -1,4 +1,4 @@
-"""The benchmark suite measures a cell, says what it left out, and does not measure twice."""
+"""The benchmark suite measures a cell once, and reports what it skipped."""
 
 from __future__ import annotations
 

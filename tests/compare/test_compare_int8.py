@@ -1,4 +1,4 @@
-"""`vitrim compare --int8`: each configuration twice, one beside the other, in a folder that can still be resumed."""
+"""`vitrim compare --int8` measures each configuration twice, and its folder can still be resumed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Configurations: what is asked for by name, turned into methods."""
+"""Configurations turn names and amounts into methods."""
 
 from __future__ import annotations
 

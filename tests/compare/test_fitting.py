@@ -1,4 +1,4 @@
-"""A configuration that does not fit a model is told with its reason, and the others go on."""
+"""A configuration that does not fit a model is reported with the reason, and does not stop the others."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Methods with their settings, as they are written on the command line."""
+"""Methods and their settings are read from text."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The report is one file that needs no other, escapes everything, and puts first what matters."""
+"""The report is one self-contained file, escapes everything, and starts with the main results."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The main job measures each configuration once, and goes on where it was stopped."""
+"""A comparison measures each configuration once, and continues where it stopped."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An output folder keeps finished rows, and belongs to one run and one process at a time."""
+"""An output folder keeps finished rows. It belongs to one run, and one process at a time."""
 
 from __future__ import annotations
 

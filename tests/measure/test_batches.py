@@ -1,4 +1,4 @@
-"""Images become batches, in memory or on the way, in this process or in others, and bad ones are named."""
+"""Images become batches, in memory or decoded on each pass, with or without workers. Unreadable ones are named."""
 
 from __future__ import annotations
 

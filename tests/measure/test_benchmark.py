@@ -1,4 +1,4 @@
-"""Models are timed in turns, fairly and without being changed, and memory is what their tensors take."""
+"""Models are timed in turns and not changed. Memory is what their tensors take."""
 
 from __future__ import annotations
 

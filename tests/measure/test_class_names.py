@@ -1,4 +1,4 @@
-"""Which class a folder of images is: by number, by the model's own names, or assumed, and then that is told."""
+"""Folders are matched with classes by number or by the model's names. An assumed order is reported."""
 
 from __future__ import annotations
 

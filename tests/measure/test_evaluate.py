@@ -1,4 +1,4 @@
-"""Accuracy is counted right, and the model is left as it was."""
+"""Accuracy is counted correctly, and the model is not changed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Images of a folder come prepared for a model, with labels where there are any."""
+"""Images of a folder are preprocessed for a model, with labels if there are any."""
 
 from __future__ import annotations
 

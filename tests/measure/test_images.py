@@ -1,4 +1,4 @@
-"""Labelled images are found, sampled and opened, and whatever is wrong with them is said in one line."""
+"""Labelled images are found, sampled and opened. Errors take one line."""
 
 from __future__ import annotations
 

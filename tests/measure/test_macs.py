@@ -1,4 +1,4 @@
-"""Multiply-adds: the counter sees everything, the formula equals the counter, and targets are met exactly."""
+"""Multiply-adds: the counter sees everything, and the formula agrees with it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An image file becomes 8-bit pixels of the same scene, upright, or is refused in words; hidden ones are not found."""
+"""An image file becomes upright 8-bit pixels, or is refused. Hidden files are ignored."""
 
 from __future__ import annotations
 

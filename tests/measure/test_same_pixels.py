@@ -1,4 +1,4 @@
-"""Images are prepared as each library's own pipeline prepares them, to the last bit but rounding."""
+"""Images are preprocessed as by each library's own pipeline, up to rounding."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Methods by what they cost: targets are met by the best of all settings, or refused with the range."""
+"""A target of multiply-adds is met by the best setting, or refused with the range."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Callables take turns in changing order, and a ratio is one number with its percentiles."""
+"""Callables take turns in changing order, and a ratio has its percentiles."""
 
 from __future__ import annotations
 

@@ -69,11 +69,11 @@ def is_hidden(name: str) -> bool:
 def images_below(folder: Path) -> list[Path]:
     """Find image files at every depth, except hidden ones. Follows links, unless they lead back up."""
     found = []
-    for place, inside, names in os.walk(folder, onerror=_stop, followlinks=True):
-        above = {os.path.realpath(each) for each in (Path(place), *Path(place).parents)}
+    for parent, inside, names in os.walk(folder, onerror=_stop, followlinks=True):
+        above = {os.path.realpath(each) for each in (Path(parent), *Path(parent).parents)}
         kept = (name for name in inside if not is_hidden(name))
-        inside[:] = [name for name in kept if os.path.realpath(os.path.join(place, name)) not in above]
-        found += [Path(place, name) for name in names if Path(name).suffix.lower() in SUFFIXES and not is_hidden(name)]
+        inside[:] = [name for name in kept if os.path.realpath(os.path.join(parent, name)) not in above]
+        found += [Path(parent, name) for name in names if Path(name).suffix.lower() in SUFFIXES and not is_hidden(name)]
     return found
 
 
