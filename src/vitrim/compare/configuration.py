@@ -110,22 +110,22 @@ def configurations(
     """
     choices = [Choice(each) if isinstance(each, str) else each for each in methods]
     given = settings or {}
+    if not choices:
+        return ()
     for name in given:
-        if choices and not any(takes(choice.method, name) for choice in choices):
+        if not any(takes(choice.method, name) for choice in choices):
             raise ValueError(f"{' and '.join(choice.method for choice in choices)} cannot take the setting {name}.")
-        if choices and not any(takes(choice.method, name) and name not in choice.settings for choice in choices):
+        if not any(takes(choice.method, name) and name not in choice.settings for choice in choices):
             raise ValueError(f"{name} is already set after the methods' names: give it once.")
-    amounts = [
-        (setting, value) for setting, values in ({KEEP: keep_rates, GMACS: gmacs} | own).items() for value in values
-    ]
+    all_amounts = {KEEP: keep_rates, GMACS: gmacs} | own
+    amounts = [(setting, value) for setting, values in all_amounts.items() for value in values]
     for setting, _ in amounts:
-        if choices and not any(suits(choice.method, setting) for choice in choices):
+        if not any(suits(choice.method, setting) for choice in choices):
             check_amount(choices[0].method, setting)
-    if amounts and choices and not any(needs_amount(choice) for choice in choices):
+    if amounts and not any(needs_amount(choice) for choice in choices):
         unused = " and ".join(dict.fromkeys(setting for setting, _ in amounts))
         raise ValueError(f"the settings after the methods' names already say how much they reduce: leave out {unused}.")
-    found = dict.fromkeys(each for choice in choices for each in _of(choice, amounts, given))
-    return tuple(found)
+    return tuple(dict.fromkeys(each for choice in choices for each in _of(choice, amounts, given)))
 
 
 def needs_amount(choice: Choice) -> bool:
