@@ -144,7 +144,7 @@ def num_classes_of(model: nn.Module) -> int:
     known = classifier_of(model) is not None
     found = num_classes(model) if known else getattr(model, "num_classes", None)
     if not isinstance(found, int):
-        what = "has a head of unknown size" if known else "does not say its num_classes"
+        what = "does not say how many classes its head has" if known else "does not say its num_classes"
         raise ValueError(f"{type(model).__name__} {what}: use list_images and evaluate.")
     if found < 1:
         raise ValueError(f"{type(model).__name__} has no classes, so there is no accuracy to measure.")
