@@ -12,6 +12,7 @@ from .run_folder import Row
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 Cost = Literal["gmacs", "speedup"]
 
@@ -48,28 +49,37 @@ def accuracy_chart(rows: Sequence[Row], cost: Cost) -> str:
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
-    style: Any = {
-        "svg.fonttype": "none",
-        "svg.hashsalt": cost,
-        "font.family": FONT,
-        "font.size": 10,
-        "text.color": INK,
-        "axes.labelcolor": INK,
-        "xtick.color": INK,
-        "ytick.color": INK,
-    }
-    with mpl.rc_context(style):
+    with mpl.rc_context(svg_style(cost, 10, INK)):
         figure = Figure(figsize=(6.2, 4.5), layout="tight")
         axes = figure.subplots()
         _frame(axes, cost)
         _draw_front(axes, rows, cost)
         _draw_methods(axes, rows, cost)
         _draw_unreduced(axes, rows[0], cost)
-        out = io.StringIO()
-        figure.savefig(
-            out, format="svg", transparent=True, metadata=dict.fromkeys(("Date", "Creator", "Format", "Type"))
-        )
-    return _for_page(out.getvalue(), rows, cost)
+        svg = svg_text(figure, transparent=True)
+    return _for_page(svg, rows, cost)
+
+
+def svg_style(salt: str, size: int, ink: str) -> Any:
+    """Settings of matplotlib for an SVG picture with text as text, in one colour, and the same ids each time."""
+    colors = dict.fromkeys(("text.color", "axes.labelcolor", "xtick.color", "ytick.color"), ink)
+    return {"svg.fonttype": "none", "svg.hashsalt": salt, "font.family": FONT, "font.size": size, **colors}
+
+
+def svg_text(figure: Figure, **options: Any) -> str:
+    """The text of an SVG picture, without a date."""
+    out = io.StringIO()
+    figure.savefig(out, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")), **options)
+    return out.getvalue()
+
+
+def plain_frame(axes: Axes, faint: str, pad: int) -> None:
+    """A faint grid behind the lines, without a border and ticks."""
+    axes.grid(color=faint, linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.tick_params(length=0, pad=pad)
+    for spine in axes.spines.values():
+        spine.set_visible(False)
 
 
 def _price(row: Row, cost: Cost) -> float:
@@ -79,12 +89,8 @@ def _price(row: Row, cost: Cost) -> float:
 def _frame(axes: Axes, cost: Cost) -> None:
     axes.set_xlabel(AXES[cost], labelpad=8)
     axes.set_ylabel("top-1 accuracy, %", labelpad=8)
-    axes.grid(color=FAINT, linewidth=0.8)
-    axes.set_axisbelow(True)
-    axes.tick_params(length=0, pad=6)
+    plain_frame(axes, FAINT, pad=6)
     axes.margins(0.07, 0.09)
-    for spine in axes.spines.values():
-        spine.set_visible(False)
     if cost == "speedup":
         axes.xaxis.set_major_formatter("{x:g}x")
 

@@ -91,7 +91,7 @@ def export_model(
     rounds: int = 0,
     progress: Progress | None = None,
 ) -> ExportReport:
-    """Export a model, reduced or not, to a file that runs without vitrim. The file is kept only if it agrees.
+    """Export a model, reduced or not, to a file that runs without vitrim, kept only if it agrees with the model.
 
     Args:
         model: The model. It is not changed. The artefact runs in fp32 on the CPU, at any batch size if the route

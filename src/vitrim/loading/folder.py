@@ -160,7 +160,7 @@ def has_entry(content: object) -> bool:
 
 
 def _entry(content: Mapping[str, Any]) -> dict[str, Any]:
-    """vitrim's entry in a config.json of transformers; for a folder that transformers wrote, the one it would have."""
+    """vitrim's entry in a config.json of transformers; a default one if transformers wrote the folder."""
     if has_entry(content):
         return dict(content[ENTRY])
     named = content["architectures"]

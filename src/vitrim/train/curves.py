@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from ..compare.charts import FONT, PALETTE
+from ..compare.charts import FONT, PALETTE, plain_frame, svg_style, svg_text
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -33,9 +32,7 @@ def curves_svg(entries: Sequence[Mapping[str, Any]]) -> str:
     from matplotlib.figure import Figure
 
     panels = {title: lines for title, lines in _panels(entries).items() if lines}
-    style: Any = {"svg.fonttype": "none", "svg.hashsalt": "curves", "font.family": FONT, "font.size": 9}
-    style |= dict.fromkeys(("text.color", "axes.labelcolor", "xtick.color", "ytick.color"), INK)
-    with mpl.rc_context(style):
+    with mpl.rc_context(svg_style("curves", 9, INK)):
         rows = max(1, math.ceil(len(panels) / 2))
         figure = Figure(figsize=(9, 2.9 * rows))
         grid = figure.subplots(rows, 2, squeeze=False)
@@ -44,11 +41,8 @@ def curves_svg(entries: Sequence[Mapping[str, Any]]) -> str:
             axes.set_axis_off()
         for axes, (title, lines) in zip(grid.flat, panels.items(), strict=False):
             _draw(axes, title, lines)
-        out = io.StringIO()
-        figure.savefig(
-            out, format="svg", facecolor="white", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type"))
-        )
-    return out.getvalue().replace(f"'{FONT}'", f"'{FONT}', sans-serif")
+        svg = svg_text(figure, facecolor="white")
+    return svg.replace(f"'{FONT}'", f"'{FONT}', sans-serif")
 
 
 def _panels(entries: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Line]]:
@@ -83,11 +77,7 @@ def _draw(axes: Axes, title: str, lines: Mapping[str, Line]) -> None:
         )
     axes.set_title(title, fontsize=9, loc="left")
     axes.set_xlabel("updates")
-    axes.grid(color=FAINT, linewidth=0.8)
-    axes.set_axisbelow(True)
-    axes.tick_params(length=0, pad=5)
+    plain_frame(axes, FAINT, pad=5)
     axes.margins(0.05, 0.1)
-    for spine in axes.spines.values():
-        spine.set_visible(False)
     if len(lines) > 1:
         axes.legend(frameon=False, fontsize=8)
