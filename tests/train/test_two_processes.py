@@ -17,15 +17,15 @@ pytestmark = pytest.mark.xdist_group("two_processes")  # their runs are made onc
 SCRIPT = Path(__file__).with_name("two_processes.py")
 EVIT = FIELDS | {"method": "evit", "settings": {"keep_rate": 0.5}, "img_size": 64, "clip_grad": 0.5}
 RECIPES = {
-    "ddp": EVIT | {"checkpoint_every": 2, "_copy": 4},
-    "fsdp": EVIT | {"checkpoint_every": 2, "sharding": "fsdp", "_copy": 4},
+    "ddp": EVIT | {"checkpoint_every": 4, "_copy": 4},
+    "fsdp": EVIT | {"checkpoint_every": 4, "sharding": "fsdp", "_copy": 4},
     "accumulated": EVIT | {"accumulate": 2},
     "corrupt": EVIT | {"epochs": 1, "_data": "corrupt"},
     "learning": EVIT
     | {"method": "beyond_attentive", "settings": {"keep_rate": 0.5, "inattentive": "conv"}, "keep_rate_start": 1},
     "odd": FIELDS | {"batch_size": 6, "mixup": 0.5},
 }
-DDP = Recipe(**EVIT | {"checkpoint_every": 2})
+DDP = Recipe(**EVIT | {"checkpoint_every": 4})
 
 
 @pytest.fixture(scope="module")
