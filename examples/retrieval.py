@@ -1,17 +1,17 @@
 """Do images of the same class still find each other? k-NN on embeddings from a reduced model.
 
-Every image is a query against all others, by cosine similarity of embeddings from `vitrim.features`: the mean of the
-map in the last layer, or the class token where the model has one. For each method the table gives
+Every image is a query against all others, by cosine similarity of embeddings from `vitrim.features`. The embedding is
+the mean of the map in the last layer, or the class token if the model has one. For each method, the table gives
 
-- k-NN: share of images whose class wins a vote of its k nearest neighbours, weighted by similarity,
-- nearest kept: share of images whose nearest neighbour is the same image as without reduction,
-- searched whole: k-NN where only the query's embedding is from the reduced model, and the others from the unreduced
-  one, as when an index was made before.
+- k-NN: the share of images whose class wins a vote of the k nearest neighbours, weighted by similarity,
+- nearest kept: the share of images that keep the same nearest neighbour as without reduction,
+- searched whole: k-NN with the query from the reduced model and the others from the unreduced model, as with an index
+  that was made before.
 
     python examples/retrieval.py
     python examples/retrieval.py --model deit_tiny_patch16_224 --checkpoint WEIGHTS --data IMAGENET_VAL
 
-It is deterministic.
+The result is deterministic.
 """
 # ruff: noqa: T201
 

@@ -1,18 +1,18 @@
 """How well do the patch features of a reduced model segment? A linear probe on maps from `vitrim.features`.
 
-The probe predicts the class of each patch from its last features: background, or the class of the image's object. An
-image on a dark background is its own ground truth: a patch belongs to the object where its mean brightness is above
---threshold. Half of the images train the probe, logistic regression by L-BFGS, the other half measure it. For each
-method and rule the table gives
+The probe predicts the class of each patch from its last features: background, or the class of the image's object. If
+the background is dark, the image is its own ground truth: a patch belongs to the object if its mean brightness is
+above --threshold. Half of the images train the probe (logistic regression by L-BFGS), the other half test it. For
+each method and rule, the table gives
 
-- mIoU: the mean over classes of intersection over union, with a probe trained on the reduced model's own features,
-- mIoU, kept probe: with the probe that was trained on the unreduced model, as when a finished head is left as it is,
-- cosine: of each patch's features to those that the unreduced model gives it, the mean over all patches.
+- mIoU: the mean over classes of intersection over union, with a probe trained on the reduced model's features,
+- mIoU, kept probe: with the probe trained on the unreduced model, like a finished head that is not trained again,
+- cosine: between each patch's features and those of the unreduced model, as the mean over all patches.
 
     python examples/segmentation_probe.py
     python examples/segmentation_probe.py --model YOUR_MODEL --data FOLDER --threshold 0.2
 
-It is deterministic. With --probe none only the cosine is given, for images that are not on a dark background.
+The result is deterministic. For images without a dark background, use --probe none, which gives only the cosine.
 """
 # ruff: noqa: T201
 
