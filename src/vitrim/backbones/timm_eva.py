@@ -121,13 +121,13 @@ def scale_of(attn: Any) -> float:
 
 def dropout_of(attn: Any) -> float:
     """Dropout of the attention, by the mode of the module that timm asks."""
-    if not is_fused(attn) and has_hooks(attn.attn_drop):
+    drop, fused = attn.attn_drop, is_fused(attn)
+    if not fused and has_hooks(drop):
         raise ValueError(
             "a hook on attn_drop needs the attention matrix, which a reduced model never forms: use "
             "vitrim.trace(model) for the token of each patch, or restore(model) first."
         )
-    drops = attn.training if is_fused(attn) else attn.attn_drop.training
-    return getattr(attn.attn_drop, "p", 0.0) if drops else 0.0
+    return getattr(drop, "p", 0.0) if (attn if fused else drop).training else 0.0
 
 
 def project(attn: Any, mixed_BHND: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from . import packing
+from . import packing, portable
 from .precision import at_least_fp32, has_bf16_matmul, matmul_fp32
 
 SCORE_CHUNK_SIZE = 64  # queries per chunk when rows of the attention matrix are only summed up
@@ -46,7 +46,7 @@ class Attention(NamedTuple):
             return torch.cat(mixed, dim=1).transpose(1, 2)
         if self.q_BHND.shape[2] <= max_chunked_tokens and not self.dropout:
             return self._chunked_output()
-        if self.bias is not None and torch.onnx.is_in_onnx_export():
+        if self.bias is not None and portable.writing() and torch.onnx.is_in_onnx_export():
             # torch would write ONNX's Attention, which onnxruntime refuses if one row of bias serves all queries.
             return self.rows(0, self.q_BHND.shape[2]).to(self.v_BHND.dtype) @ self.v_BHND
         return F.scaled_dot_product_attention(
@@ -94,7 +94,7 @@ class Attention(NamedTuple):
     def mean_key(self) -> Tensor:
         """Keys averaged over heads, in at least fp32: [B, N, D]."""
         # Head by head, because a mean over the strided axis is far slower.
-        heads = [at_least_fp32(keys_BND) for keys_BND in self.k_BHND.unbind(dim=1)]
+        heads = at_least_fp32(self.k_BHND).unbind(dim=1)
         return reduce(torch.add, heads) / len(heads)
 
     def received(self) -> Tensor:

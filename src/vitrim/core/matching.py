@@ -22,12 +22,13 @@ def match(metric_BND: Tensor, num_prefix: int, num_removed: int) -> tuple[Tensor
     a, b = patches[:, first_a::2], patches[:, 1 - first_a :: 2]
     similarity_BA, partner_BA = matmul_fp32(a, b.transpose(1, 2)).max(dim=-1)
     order_BA = portable.order(similarity_BA)
-    taken, left = order_BA[:, :num_removed], order_BA[:, num_removed:]
+    position_BA = order_BA * 2 + first_a
+    taken, left = position_BA[:, :num_removed], position_BA[:, num_removed:]
     if num_prefix > 0:  # without a prefix the official code keeps the order of falling similarity
         left = portable.ascending(left)
     position_B = torch.arange(1 - first_a, P, 2, device=patches.device).expand(B, -1)
-    keep_BK = torch.cat([left * 2 + first_a, position_B], dim=1)
-    return keep_BK, taken * 2 + first_a, partner_BA.gather(1, taken) + left.shape[1]
+    slot_BM = partner_BA.gather(1, order_BA[:, :num_removed]) + left.shape[1]
+    return torch.cat([left, position_B], dim=1), taken, slot_BM
 
 
 def cosines(a_BMC: Tensor, b_BKC: Tensor) -> Tensor:

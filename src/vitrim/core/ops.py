@@ -33,7 +33,7 @@ def take(x: Tensor, index_BK: Tensor) -> Tensor:
     B, N = x.shape[:2]
     if x.dim() == 2:
         return x.gather(1, index_BK)
-    if not (torch.is_grad_enabled() or portable.is_traced_by_jit()) and B == 1:
+    if B == 1 and not (torch.is_grad_enabled() or portable.is_traced_by_jit()):
         return x.index_select(1, index_BK[0])
     rows = portable.flat_rows(index_BK, N)
     return x.reshape(B * N, *x.shape[2:]).index_select(0, rows).view(B, index_BK.shape[1], *x.shape[2:])
@@ -205,13 +205,13 @@ def _take_with_prefix(tokens: Tokens, keep_BK: Tensor, *, room: int = 0) -> Toke
     index = F.pad(keep_BK + prefix, (prefix, room))
     if prefix > 1:
         index = index + F.pad(torch.arange(prefix, device=index.device), (0, index.shape[1] - prefix))
-    out = tokens.with_features(take(tokens.x_BNC, index))
-    if tokens.size_BN is not None:
-        out = out._replace(size_BN=tokens.size_BN.gather(1, index))
+    size_BN, position_BK = tokens.size_BN, tokens.position_BK
+    if size_BN is not None:
+        size_BN = size_BN.gather(1, index)
     if tokens.uses_rope:
-        position_BK = keep_BK if tokens.position_BK is None else tokens.position_BK.gather(1, keep_BK)
-        out = out._replace(position_BK=F.pad(position_BK, (0, room), value=NO_POSITION))
-    return out
+        position_BK = keep_BK if position_BK is None else position_BK.gather(1, keep_BK)
+        position_BK = F.pad(position_BK, (0, room), value=NO_POSITION)
+    return tokens._replace(x_BNC=take(tokens.x_BNC, index), size_BN=size_BN, position_BK=position_BK)
 
 
 def _slots(tokens: Tokens, keep_BK: Tensor, others: int = -1) -> Tensor:

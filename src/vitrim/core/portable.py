@@ -18,7 +18,7 @@ def writing() -> bool:
 
 def is_traced_by_jit() -> bool:
     """Whether torch.jit.trace is writing a graph. It may run later with batches of another size."""
-    return bool(torch.jit.is_tracing())  # type: ignore[no-untyped-call]
+    return torch._C._get_tracing_state() is not None  # as nn.Module asks; torch.jit.is_tracing takes longer
 
 
 def order(x_BN: Tensor) -> Tensor:
@@ -74,7 +74,8 @@ def move_towards(x_BNC: Tensor, slot_BM: Tensor, rows_BMC: Tensor, share_BM: Ten
     if not writing():
         index, flat_XC, rows_XC = flat_rows(slot_BM, N), x_BNC.view(B * N, C), rows_BMC.flatten(0, 1)
         away_XC = (rows_XC - flat_XC.index_select(0, index)) * share_BM.flatten().unsqueeze(1)
-        return flat_XC.index_add_(0, index, away_XC).view(B, N, C)
+        flat_XC.index_add_(0, index, away_XC)
+        return x_BNC
     share_BNM = _at_slot(N, slot_BM, share_BM)
     return x_BNC * (1 - share_BNM.sum(dim=2, keepdim=True)) + share_BNM @ rows_BMC
 

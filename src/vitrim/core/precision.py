@@ -18,10 +18,11 @@ def matmul_fp32(a: Tensor, b: Tensor) -> Tensor:
 
 def matmul_without_autocast(a: Tensor, b: Tensor) -> Tensor:
     """a @ b in the dtype of both. Autocast would round them to half precision first."""
+    multiply = torch.bmm if a.dim() == b.dim() == 3 else torch.matmul  # which first looks for shapes to broadcast
     if a.is_meta or not torch.is_autocast_enabled(a.device.type):  # the meta device has no autocast
-        return a @ b
+        return multiply(a, b)
     with torch.autocast(a.device.type, enabled=False):
-        return a @ b
+        return multiply(a, b)
 
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]

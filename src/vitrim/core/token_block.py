@@ -5,7 +5,7 @@ The first block turns features into `Tokens`, and the last turns them back.
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -63,7 +63,7 @@ class TokenBlock(BlockView):
 
     def _step(self, tokens: Tokens, rotation: Rotation | None = None) -> Tokens:
         # At batch 1 a small model waits for Python, so whatever can be known before is not asked here.
-        reader, run = self.reader, cast(Run, tokens.run)
+        reader, run = self.reader, tokens.run
         if reader.unreadable:
             return tokens.with_features(self.own_forward(tokens.x_BNC))
         known, bound = self.acting
@@ -103,11 +103,11 @@ class TokenBlock(BlockView):
                 attention = self.reader.apply_rope(self, attention, rotation.rows(rotary.positions(tokens)))
             if method.size_in_attention and tokens.size_BN is not None:
                 attention = attention._replace(bias=tokens.size_BN.log()[:, None, None].to(attention.q_BHND.dtype))
-        mixed_BHND = attention.output(max_chunked_tokens=cast(Run, tokens.run).max_chunked_tokens)
+        mixed_BHND = attention.output(max_chunked_tokens=tokens.run.max_chunked_tokens)
         return self.reader.leave(self, mixed_BHND), attention
 
     def _end(self, tokens: Tokens) -> Tensor:
-        run = cast(Run, tokens.run)
+        run: Run = tokens.run
         tokens = run.method.finish(tokens)
         for follower in run.followers:
             follower.finish(tokens)

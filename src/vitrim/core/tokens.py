@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from . import packing
-from .portable import is_traced_by_jit
 
 
 class AuxOutput(NamedTuple):
@@ -64,7 +63,7 @@ class Tokens(NamedTuple):
     def num_patches(self) -> int:
         """Patch tokens of an image; of the longest one if packed."""
         num_tokens = self.x_BNC.shape[1] if self.lengths is None else max(self.lengths)
-        if is_traced_by_jit():  # sizes are tensors then, and methods plan with numbers
+        if isinstance(num_tokens, Tensor):  # under torch.jit.trace; methods plan with numbers
             num_tokens = int(num_tokens)
         return num_tokens - self.num_prefix
 
