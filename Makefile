@@ -15,7 +15,7 @@ demo: $(INSTALLED)
 	$(BIN)/vitrim compare --output $(OUTPUT) $(REPLACE)
 
 test: $(INSTALLED) lint
-	$(BIN)/python -m pytest -n 2 --dist loadgroup --durations=15
+	$(BIN)/python -m pytest -n 2 --dist worksteal --durations=15
 
 test-slow: $(INSTALLED)
 	$(BIN)/python -m pytest -m slow

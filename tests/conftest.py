@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +15,17 @@ from timm.models.vision_transformer import VisionTransformer
 SHARED = Path(os.environ.get("VITRIM_SHARED", Path(__file__).resolve().parents[2] / "shared"))
 
 torch.set_num_threads(1)  # tiny models run slower on several, and test processes share the cores
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The many short ones come last: processes that take tests from each other then end at the same time."""
+    items.sort(key=lambda item: "conformance" in item.path.parts)
+
+
+def pytest_collection_finish() -> None:
+    """What is there before the first test stays: collections of garbage would look through it again and again."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

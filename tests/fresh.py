@@ -1,6 +1,6 @@
-"""Runs commands as fresh interpreters, which have torch and timm at hand: importing them takes most of a short run.
+"""Runs commands as fresh interpreters, which have torch, timm and matplotlib at hand: their imports take longest.
 
-`run` starts one interpreter for the whole session. It imports the two, and forks for every command. So vitrim itself is
+`run` starts one interpreter for the whole session. It imports them, and forks for every command. So vitrim itself is
 imported anew each time, and no command sees what another one did.
 """
 
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import atexit
 import functools
+import gc
 import json
 import os
 import runpy
@@ -22,12 +23,15 @@ from pathlib import Path
 SECONDS = 600
 
 
-def run(command: list[str], folder: Path | str = ".") -> subprocess.CompletedProcess[str]:
-    """What the command says and ends with: a Python script, -m and a module, or -c and code, with its arguments."""
+def run(command: list[str], folder: Path | str = ".", before: str = "") -> subprocess.CompletedProcess[str]:
+    """What the command says and ends with: a Python script, -m and a module, or -c and code, with its arguments.
+
+    before: code that runs in the same interpreter first.
+    """
     server = _server()
     with tempfile.TemporaryDirectory() as place:
         said = [os.path.join(place, name) for name in ("stdout", "stderr")]
-        print(json.dumps([command, os.path.abspath(folder), said]), file=server.stdin, flush=True)
+        print(json.dumps([command, os.path.abspath(folder), said, before]), file=server.stdin, flush=True)
         status = int(server.stdout.readline())
         return subprocess.CompletedProcess(command, status, *(Path(each).read_text() for each in said))
 
@@ -41,9 +45,11 @@ def _server() -> subprocess.Popen[str]:
 
 
 def _serve() -> None:
+    import matplotlib.pyplot  # noqa: F401
     import timm  # noqa: F401
     import torch  # noqa: F401
 
+    gc.freeze()  # what is there now is looked through by no collection in the forked ones
     for line in sys.stdin:
         child = os.fork()
         if child == 0:
@@ -52,10 +58,12 @@ def _serve() -> None:
         sys.stdout.flush()
 
 
-def _status(command: list[str], folder: str, said: list[str]) -> int:
+def _status(command: list[str], folder: str, said: list[str], before: str) -> int:
     """Runs the command; what Python would end with."""
     try:
-        _become(command, folder, said)
+        _prepare(folder, said)
+        exec(before, {})
+        _become(command)
     except SystemExit as end:
         if end.code is None or isinstance(end.code, int):
             return end.code or 0
@@ -76,12 +84,15 @@ def _end(status: int) -> None:
     os._exit(status)
 
 
-def _become(command: list[str], folder: str, said: list[str]) -> None:
+def _prepare(folder: str, said: list[str]) -> None:
     signal.alarm(SECONDS)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     for stream, path in enumerate(said, 1):
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT), stream)
     os.chdir(folder)
+
+
+def _become(command: list[str]) -> None:
     if command[0] == "-c":
         sys.argv, sys.path[0] = ["-c", *command[2:]], ""
         exec(command[1], vars(sys.modules["__main__"]))

@@ -31,6 +31,17 @@ DOCUMENTS = (
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```\n(?:<!-- not run: (.*?) -->)?", re.S | re.M)
 ADDING = ("adding-a-method", "adding-a-backbone")
 REASONS = {"", "needs network", "starts this test"}
+# Exporters take half a second for each block, so what they write in the examples has four of the model's twelve.
+SHALLOW = """
+from vitrim.models import embedded
+build = embedded.build_model_with_cfg
+def shallow(*args, **settings):
+    model = build(*args, **settings)
+    model.blocks = model.blocks[:4]
+    return model
+embedded.build_model_with_cfg = shallow
+"""
+BEFORE = {"docs/export.md": SHALLOW}
 
 
 class Example(NamedTuple):
@@ -55,15 +66,15 @@ for example in SHELL:
 NEEDS_NETWORK = [shlex.split(line) for each in EXAMPLES if each.not_run == "needs network" for line in each.lines]
 
 
-def python(*command: str, folder: Path) -> None:
-    done = fresh.run([*command], folder)
+def python(*command: str, folder: Path, before: str = "") -> None:
+    done = fresh.run([*command], folder, before)
     assert done.returncode == 0, f"{command}: {done.stdout}{done.stderr}"
 
 
-def vitrim(*arguments: str, folder: Path) -> None:
+def vitrim(*arguments: str, folder: Path, before: str = "") -> None:
     program = shutil.which("vitrim", path=str(Path(sys.executable).parent))
     assert program is not None, "the package is not installed beside this Python"
-    python(program, *arguments, folder=folder)
+    python(program, *arguments, folder=folder, before=before)
 
 
 def test_every_fence_is_an_example_or_a_drawing_and_every_one_left_out_says_why() -> None:
@@ -77,7 +88,7 @@ def test_every_fence_is_an_example_or_a_drawing_and_every_one_left_out_says_why(
 def test_python_examples_run_in_order(document: str, tmp_path: Path) -> None:
     examples = [each for each in EXAMPLES if each.document == document and each.language == "python"]
     assert not any(each.not_run for each in examples)
-    python("-c", "\n".join(each.code for each in examples), folder=tmp_path)
+    python("-c", "\n".join(each.code for each in examples), folder=tmp_path, before=BEFORE.get(document, ""))
 
 
 @pytest.mark.parametrize("document", dict.fromkeys(COMMANDS.values()))
@@ -90,7 +101,7 @@ def test_commands_run_in_order(document: str, tmp_path: Path) -> None:
             python(*arguments, folder=tmp_path)
         else:
             assert program == "vitrim", f"{document}: {program} is no command of this project"
-            vitrim(*arguments, folder=tmp_path)
+            vitrim(*arguments, folder=tmp_path, before=BEFORE.get(document, ""))
 
 
 @pytest.mark.parametrize("command", NEEDS_NETWORK, ids=" ".join)
@@ -163,6 +174,14 @@ def test_options_in_the_documents_exist() -> None:
     }
     known = options_that_exist() | elsewhere
     assert not {(document, option) for document, option in found if option not in known}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("document", BEFORE)
+def test_what_runs_on_fewer_blocks_runs_on_all(document: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(BEFORE, document)
+    test_python_examples_run_in_order(document, tmp_path)
+    test_commands_run_in_order(document, tmp_path)
 
 
 @pytest.mark.slow

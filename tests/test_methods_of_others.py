@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 import zipfile
@@ -14,6 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
+import fresh
 import vitrim
 from vitrim.core import ops
 from vitrim.core.attention import Attention
@@ -93,17 +93,15 @@ def install(folder: Path, module: str, *, by_pip: bool = True) -> None:
         file.writestr(f"{info}/entry_points.txt", "[vitrim.methods]\nkeep_few = keep_few:KeepFew\n")
         file.writestr(f"{info}/RECORD", "")
     if by_pip:
-        pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index"]
+        pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", "--no-compile"]
         subprocess.run([*pip, "--target", str(folder / "site"), str(wheel)], check=True, capture_output=True)
     else:
         zipfile.ZipFile(wheel).extractall(folder / "site")
 
 
 def run(code: str, folder: Path) -> subprocess.CompletedProcess[str]:
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(folder / "site"), *sys.path])}
-    return subprocess.run(
-        [sys.executable, "-c", code], cwd=folder, env=environment, capture_output=True, text=True, check=False
-    )
+    """What a fresh interpreter says, which finds the package."""
+    return fresh.run(["-c", f"import sys; sys.path.insert(0, 'site')\n{code}"], folder)
 
 
 def test_a_packages_method_works_everywhere(tmp_path: Path) -> None:

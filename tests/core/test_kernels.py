@@ -125,7 +125,7 @@ def test_an_exported_model_equals_the_eager_one_at_any_batch_size(
 ) -> None:
     # Two reductions in a row have every formula of counts, and each block more takes the exporter a second.
     layers = {"layers": (0, 1)} if "layers" in settings_of(name) else {}
-    assert_exports(vitrim.reduce_tokens(tiny_vit(depth=3), name, **settings, **layers))
+    assert_exports(vitrim.reduce_tokens(tiny_vit(depth=2), name, **settings, **layers))
 
 
 def test_a_model_that_averages_its_patches_exports_too(tiny_vit: Callable[..., VisionTransformer]) -> None:
@@ -136,7 +136,7 @@ def assert_exports(model: VisionTransformer) -> None:
     batch = torch.export.Dim("batch", min=1, max=64)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        program = torch.export.export(model, (torch.randn(2, 3, 32, 32),), dynamic_shapes=({0: batch},))
+        program = torch.export.export(model, (torch.randn(2, 3, 32, 32),), dynamic_shapes=({0: batch},)).module()
     for num_images in (1, 3, 5):
         images = torch.randn(num_images, 3, 32, 32)
-        torch.testing.assert_close(program.module()(images), model(images), atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(program(images), model(images), atol=1e-5, rtol=1e-5)
