@@ -48,6 +48,18 @@ def two_towers(name: str, config: str, **settings: Any) -> nn.Module:
     return of_transformers(name, config, vision_config=HF, text_config=text, **settings)
 
 
+def hf_vit(**settings: Any) -> Any:
+    return of_transformers("ViTForImageClassification", "ViTConfig", **HF, num_labels=10, **settings)
+
+
+def hf_dinov3(**settings: Any) -> Any:
+    return of_transformers("DINOv3ViTModel", "DINOv3ViTConfig", **HF, num_register_tokens=4, **settings)
+
+
+def hf_clip() -> Any:
+    return two_towers("CLIPModel", "CLIPConfig", projection_dim=24)
+
+
 def of_open_clip(name: str = "CLIP", **settings: Any) -> nn.Module:
     from open_clip import model
 
