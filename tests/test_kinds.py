@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from vitrim.kinds import check, is_number, is_per_cent, is_text, is_whole, list_of, named, or_none, read_object
+from vitrim.loading.folder import is_ours
+from vitrim.loading.names import is_saved
 
 
 @pytest.mark.parametrize("value", [math.inf, -math.inf, math.nan, True, "1", None, [1]])
@@ -46,3 +49,10 @@ def test_a_file_that_holds_no_object_is_refused(text: str, tmp_path: Path) -> No
     (tmp_path / "x.json").write_text(text)
     with pytest.raises(ValueError):  # noqa: PT011  (json's own where it is no JSON)
         read_object(tmp_path / "x.json")
+
+
+def test_of_a_pipe_nobody_waits_for_the_end(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "config.json")
+    with pytest.raises(ValueError, match="not a file"):
+        read_object(tmp_path / "config.json")
+    assert is_saved(str(tmp_path)) and not is_ours(tmp_path)

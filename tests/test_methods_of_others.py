@@ -164,6 +164,7 @@ def named(name: Any, **how: Any) -> Any:
         (int, "vitrim.Method"),
         (KeepBest(), "vitrim.Method"),
         (named("evit"), "already called 'evit'"),
+        (named("tm"), "short for 'token_mergence'"),
         (named("Évit"), "lower-case letters"),
         (named(None), "lower-case letters"),
         (type("Other", (vitrim.Method,), {"name": "other"}), "frozen dataclass"),

@@ -13,6 +13,7 @@ from typing import Any, TypeGuard
 from .text import shown
 
 Test = Callable[[Any], bool]
+MOST_BYTES = 64 * 2**20  # of a JSON file
 
 
 def is_whole(value: object, least: float = -math.inf, most: float = math.inf) -> TypeGuard[int]:
@@ -66,12 +67,19 @@ def check(what: str, content: object, kinds: Mapping[str, Test], *, only: bool =
             raise ValueError(f"in {what}, {name} cannot be {shown(content[name], 60)}")
 
 
-def read_object(path: Path) -> dict[str, Any]:
-    """Read the object in a JSON file. ValueError for anything else."""
+def read_json(path: Path) -> Any:
+    """Read a JSON file. ValueError for anything else, and for a pipe or a device, which may never end."""
+    if path.exists() and (not path.is_file() or path.stat().st_size > MOST_BYTES):
+        raise ValueError(f"not a file of at most {MOST_BYTES} bytes")
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(path.read_text(encoding="utf-8"))
     except RecursionError as error:
         raise ValueError("it is nested too deeply") from error
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """Read the object in a JSON file. ValueError for anything else."""
+    content = read_json(path)
     if not isinstance(content, dict):
         raise ValueError("it is not an object")
     return content

@@ -49,6 +49,8 @@ def test_text_is_read(text: str, wanted: list[tuple[str, dict[str, Any]]]) -> No
         ("evit fuse=true fuse=false", "twice"),
         ("evit layers=[3,6", r"layers=.*\]"),
         ("nothing a=1", "method.*'nothing'"),
+        ("evit, tome r=2", "semicolon"),
+        (f"evit layers={'[' * 5000}{']' * 5000}", "lists in lists"),
     ],
 )
 def test_what_cannot_be_meant_is_refused_in_a_line(text: str, words: str) -> None:

@@ -70,6 +70,15 @@ def test_a_checkpoint_of_another_model_says_what_differs(tmp_path):
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize("axes", [(), (64,), (1, 17, 1, 64), (1, 0, 64), (1, 1, 64)])
+@pytest.mark.parametrize("model", [MODEL, "torchvision:vit_b_16"])
+def test_positions_of_a_shape_that_nobody_expects_are_told(tmp_path, axes, model):
+    key = "pos_embed" if model == MODEL else "encoder.pos_embedding"
+    torch.save({key: torch.zeros(axes)}, tmp_path / "odd.pth")
+    with pytest.raises(ValueError, match=r"odd\.pth"):
+        load_model(model, tmp_path / "odd.pth", img_size=64)
+
+
 def test_missing_keys_are_named(tmp_path, weights):
     state = read_checkpoint(weights)
     save_file(
@@ -209,6 +218,13 @@ def test_an_unknown_name_gets_close_ones():
         build_model("deit_tiny_patch16_244")
     with pytest.raises(ValueError, match=r"test_vit\.nonsense.*test_vit\.r160_in1k"):
         build_model("test_vit.nonsense")
+
+
+@pytest.mark.parametrize("size", [True, "64", 33, (64, 33), (64,), 10**9])
+def test_a_size_that_no_forward_would_take_is_refused_before(size):
+    with pytest.raises(ValueError, match="size"):
+        build_model("test_vit", img_size=size)
+    assert build_model("test_vit", img_size=(64, 32)).patch_embed.grid_size == (4, 2)
 
 
 def test_a_size_that_a_model_cannot_have_is_refused():

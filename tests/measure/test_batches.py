@@ -76,6 +76,18 @@ def test_skipped_images_are_named_in_their_batch(folder, settings):
     assert torch.cat([batch.x_BCHW[:, 0, 0, 0] for batch in batches]).tolist() == [1, 2, 3, 4, 5, 6, 8, 9]
 
 
+@pytest.mark.parametrize("given", [None, torch.ones(2, 2), Image.new("L", (4, 4)), [1]])
+def test_a_transform_that_makes_no_image_is_told_and_not_taken_for_a_bad_file(folder, given):
+    with pytest.raises(ValueError, match=r"transform made .* \[C, H, W\]"):
+        list(image_batches(list_images(folder, 2), lambda _: given, 1, skip_bad=True))
+
+
+def test_a_transform_that_makes_images_of_several_shapes_is_told(folder):
+    growing = iter(range(1, 100))
+    with pytest.raises(ValueError, match="several shapes"):
+        list(image_batches(list_images(folder, 2), lambda _: torch.ones(1, 2, next(growing)), 1, num_workers=0))
+
+
 def test_a_batch_may_be_skipped_as_a_whole(folder):
     for name in "0123":
         (folder / "0" / f"{name}.png").write_bytes(b"")

@@ -40,6 +40,11 @@ def test_a_model_without_floating_weights_takes_images_as_they_are() -> None:
     assert dtype_of(nn.Linear(1, 1), torch.zeros(1, dtype=torch.float16)) == torch.float32
 
 
+def test_a_device_without_numbers_is_none_to_measure_on() -> None:
+    with pytest.raises(ValueError, match="'meta' cannot be used"):
+        over_batches(nn.Linear(4, 2), [(torch.zeros(3, 4), torch.zeros(3))], lambda *_: None, device="meta")
+
+
 def test_logits_that_are_no_numbers_are_refused() -> None:
     assert finite(torch.ones(2)).tolist() == [1, 1]
     with pytest.raises(ValueError, match="not finite"):

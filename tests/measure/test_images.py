@@ -186,6 +186,19 @@ def test_a_file_listed_twice_is_named(tmp_path):
     refused(table(tmp_path, "file,label\na.png,1\nb.png,1\na.png,0\n"), "line 4.*a.png.* line 2")
 
 
+def test_a_file_listed_by_another_way_to_it_is_named(tmp_path):
+    refused(table(tmp_path, "file,label\nsub/b.png,1\nsub/../sub/b.png,0\n", ("sub/b.png",)), "line 3: .*line 2")
+
+
+@pytest.mark.parametrize("name", ["labels.csv", "classes.txt"])
+def test_a_list_that_is_no_file_is_refused_and_not_overlooked(tmp_path, name):
+    folder = tree(tmp_path / "data", {"0": 1, "1": 1})
+    (folder / name).symlink_to(tmp_path / "moved")
+    refused(folder, f"{name} is a link that leads nowhere")
+    (tmp_path / "moved").mkdir()
+    refused(folder, f"{name} is a folder")
+
+
 def test_a_table_that_is_not_text_is_refused(tmp_path):
     (tmp_path / "labels.csv").write_bytes(b"\xff\xfe\x00file,label")
     refused(tmp_path, "UTF-8")

@@ -17,6 +17,7 @@ from ..text import shown
 
 WORDS = {"true": True, "false": False, "none": None}
 BRACKETS = {"(": ")", "[": "]"}
+MOST_NESTED = 4  # lists in lists
 
 
 class Choice(NamedTuple):
@@ -42,6 +43,8 @@ def _entry(text: str) -> Iterator[Choice]:
                 yield Choice(name)
         return
     name, *assignments = _split(text, r"\s")
+    if name.endswith(","):
+        raise ValueError(f"between methods of which one has settings stands a semicolon: {name[:-1]}; ...")
     _check_name(name)
     known = settings_of(name)
     grid: dict[str, list[Any]] = {}
@@ -80,12 +83,14 @@ def _split(text: str, at: str) -> list[str]:
     return [part for part in parts if part]
 
 
-def _value(text: str) -> Any:
+def _value(text: str, depth: int = 0) -> Any:
     """Read a number, true, false, none, or a list of these. Any other text is a word."""
+    if depth > MOST_NESTED:
+        raise ValueError(f"a setting is a number, a word or a list of these, not lists in lists: {shown(text, 40)}.")
     if text.lower() in WORDS:
         return WORDS[text.lower()]
     if text[0] in BRACKETS:
-        values = [_value(part.strip()) for part in _split(text[1:-1], ",")]
+        values = [_value(part.strip(), depth + 1) for part in _split(text[1:-1], ",")]
         return tuple(values) if text[0] == "(" else values
     try:
         value = ast.literal_eval(text)

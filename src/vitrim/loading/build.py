@@ -12,12 +12,14 @@ import torch
 from torch import Tensor, nn
 
 from ..methods import title
-from ..text import first_line
+from ..text import first_line, shown
 from . import libraries
 from .folder import LEARNED_FILE, WEIGHTS_FILE, Config, read_config, say_all_tokens
 from .names import FOLDER, HUB, check_name, is_saved, split_name
 from .network import check_hub
 from .positions import adapting
+from .ranges import SIDES
+from .shared import check_multiple
 from .weights import Keep, fit, read_checkpoint
 
 T = TypeVar("T")
@@ -214,11 +216,24 @@ def _create(name: str, img_size: int | None, *, pretrained: bool, **settings: An
 
     _register()
     check_name(name)
+    if img_size is not None and not SIDES.fits(img_size):
+        raise ValueError(f"the size of images is {SIDES.wanted}, not {shown(repr(img_size))}.")
     size: dict[str, Any] = {} if img_size is None else {"img_size": img_size}
     try:
         with _known_tags(name):
-            return timm.create_model(name, pretrained=pretrained, **size, **settings).eval()
+            model = timm.create_model(name, pretrained=pretrained, **size, **settings).eval()
     except (TypeError, AssertionError) as error:
         if img_size is None:
             raise
         raise ValueError(f"{name} cannot be built for images of {img_size} pixels: {first_line(error)}.") from error
+    if img_size is not None:
+        _check_patches(name, model)
+    return model
+
+
+def _check_patches(name: str, model: nn.Module) -> None:
+    """ValueError for a size that timm builds a model for and then refuses: of one that takes several sizes."""
+    embed: Any = getattr(model, "patch_embed", None)
+    if not getattr(embed, "strict_img_size", True) and not embed.dynamic_img_pad:
+        for pixels, patch in zip(embed.img_size, embed.patch_size, strict=True):
+            check_multiple(name, pixels, patch)

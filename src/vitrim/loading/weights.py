@@ -40,11 +40,12 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
         raise ValueError(
             f"a checkpoint must be a file: {path} is a {'folder' if path.is_dir() else 'pipe or a device'}."
         )
-    if path.name.endswith(".safetensors.index.json"):
+    kind = path.suffix.lower()
+    if path.name.endswith(".index.json"):
         raise ValueError(f"{path} lists weights in several files: join them in one .safetensors file.")
-    if path.suffix == ".safetensors":
+    if kind == ".safetensors":
         state = _read_safetensors(path)
-    elif path.suffix in TORCH_SUFFIXES:
+    elif kind in TORCH_SUFFIXES:
         state = _named_tensors(_read_torch(path), path)
     else:
         raise ValueError(f"{path} cannot be read as a checkpoint: pass a .safetensors or a .pth file.")
@@ -153,7 +154,8 @@ def fit(
     """
     own = model.state_dict()
     found = {key: value for key, value in state.items() if key in own or _is_kept(key, keep)}
-    found = dict(found if adapt is None else adapt(model, found))
+    if adapt is not None:
+        found = _adapted(model, found, name, source, adapt)
     new = [key for key in own if key not in found and is_learned(key)]
     if new and not may_be_new:
         raise ValueError(
@@ -163,6 +165,17 @@ def fit(
     check_fit(model, found | {key: own[key] for key in new}, name, source)
     model.load_state_dict(found, strict=not new)
     return new
+
+
+def _adapted(model: nn.Module, state: dict[str, Tensor], name: str, source: Path, adapt: Adapt) -> dict[str, Tensor]:
+    try:
+        return dict(adapt(model, state))
+    except (ValueError, OSError):
+        raise
+    except Exception as error:  # whatever a library's resampling raises for odd shapes
+        raise ValueError(
+            f"{source} is not a checkpoint of {name}: its tensors cannot be made the model's ({first_line(error)})."
+        ) from error
 
 
 def is_learned(key: str, only_for_training: bool = False) -> bool:

@@ -57,7 +57,11 @@ class ImageDataset(Dataset[Sample]):
             image = open_image(self.images.files[index], self.channels)
         except ImageDataError as error:
             return Sample(None, label, name, str(error))
-        return Sample(self.transform(image), label, name)
+        x_CHW = self.transform(image)
+        if not isinstance(x_CHW, Tensor) or x_CHW.ndim != 3:
+            got = list(x_CHW.shape) if isinstance(x_CHW, Tensor) else type(x_CHW).__name__
+            raise ValueError(f"the transform made {got} of {name}, and a tensor [C, H, W] is wanted.")
+        return Sample(x_CHW, label, name)
 
 
 @dataclass(frozen=True)
@@ -147,6 +151,9 @@ def _collate(samples: list[Sample]) -> tuple[Batch, str]:
     decoded = [sample.x_CHW for sample in samples if sample.x_CHW is not None]
     labels = [sample.label for sample in samples if sample.x_CHW is not None]
     failed = [sample for sample in samples if sample.x_CHW is None]
+    if len({x_CHW.shape for x_CHW in decoded}) > 1:
+        shapes = " and ".join(dict.fromkeys(str(list(x_CHW.shape)) for x_CHW in decoded))
+        raise ValueError(f"the transform makes images of several shapes, {shapes}: let it make all alike.")
     x_BCHW = torch.stack(decoded) if decoded else torch.empty(0)
     batch = Batch(x_BCHW, torch.tensor(labels, dtype=torch.long), tuple(sample.name for sample in failed))
     return batch, failed[0].failure if failed else ""

@@ -99,7 +99,10 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 def check_device(device: torch.device | str) -> torch.device:
     """Return the device. Raises ValueError if this machine does not have it."""
     try:
-        return torch.empty(1, device=device).device  # with its index: "cuda" becomes "cuda:0"
+        found = torch.empty(1, device=device).device  # with its index: "cuda" becomes "cuda:0"
+        if found.type == "meta":
+            raise RuntimeError("it holds no numbers")
+        return found
     except (RuntimeError, AssertionError) as error:  # the latter from a torch built without CUDA
         here = "cpu, cuda" if torch.cuda.is_available() else "cpu"
         raise ValueError(f"device {str(device)!r} cannot be used; this machine has {here}.") from error

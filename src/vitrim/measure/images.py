@@ -8,6 +8,7 @@ model, or with classes.txt. If nothing matches, their sorted order is assumed, w
 from __future__ import annotations
 
 import csv
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,7 +25,7 @@ __all__ = ["SUFFIXES", "ImageDataError", "LabelledImages", "class_folders", "lis
 
 T = TypeVar("T")
 SPLITS = frozenset(("train", "val", "valid", "validation", "test"))
-HEADER = ["file", "label"]
+TABLE, HEADER = "labels.csv", ["file", "label"]
 NAME_FILES = ("classes.txt", "synset_words.txt")
 
 
@@ -72,7 +73,7 @@ def list_images(
     folder = Path(folder)
     _check_folder(folder)
     known = imagenet_names(num_classes) if names is None else names
-    if (folder / "labels.csv").is_file():
+    if _beside(folder, TABLE):
         listed = _listed_names(folder, num_classes, known, strict=True)
         found = _from_table(folder, num_classes, known or listed)
         class_names, source, assumed = (None if listed is None else listed.names), "labels.csv", False
@@ -91,7 +92,7 @@ def has_labels(folder: Path | str) -> bool:
     folder = Path(folder)
     _check_folder(folder)
     inside = (path for path in folder.iterdir() if path.is_dir() and not is_hidden(path.name))
-    return (folder / "labels.csv").is_file() or any(images_below(path) for path in inside)
+    return _beside(folder, TABLE) is not None or any(images_below(path) for path in inside)
 
 
 def unlabelled(folder: Path | str, limit: int | None = None) -> LabelledImages:
@@ -130,25 +131,36 @@ def _check_folder(folder: Path) -> None:
         raise ImageDataError(f"{folder} is a file: pass a folder of images (unpack an archive first).")
 
 
+def _beside(folder: Path, name: str) -> Path | None:
+    """Find a file beside the images. None if there is none. ImageDataError for a broken link, a folder or a pipe."""
+    file = folder / name
+    if file.is_symlink() and not file.exists():
+        raise ImageDataError(f"{file} is a broken link: repair or remove it.")
+    if file.exists() and not file.is_file():
+        raise ImageDataError(f"{file} is {'a folder' if file.is_dir() else 'a pipe or a device'}, not a text file.")
+    return file if file.exists() else None
+
+
 def _from_table(folder: Path, num_classes: int, names: ClassNames | None) -> list[tuple[Path, int]]:
-    table = folder / "labels.csv"
+    table = folder / TABLE
     rows = _read_rows(table)
     header = [cell.strip() for cell in rows[0][1]] if rows else []
     if header != HEADER:
         raise ImageDataError(f"{table} must begin with the line file,label, not {','.join(header)!r}.")
-    found: dict[Path, int] = {}
-    first_line: dict[Path, int] = {}
+    found: list[tuple[Path, int]] = []
+    first_line: dict[str, int] = {}
     for line, row in rows[1:]:
         file, label = _check_row(row, num_classes, names, f"{table}, line {line}")
         path = next((path for path in (folder / file, folder / "images" / file) if path.is_file()), None)
         if path is None:
             raise ImageDataError(f"{table}, line {line}: there is no file {file} in {folder} or its folder images.")
-        if path in found:
-            raise ImageDataError(f"{table}, line {line}: {file} is already listed in line {first_line[path]}.")
-        found[path], first_line[path] = label, line
+        before = first_line.setdefault(os.path.normpath(path), line)
+        if before != line:
+            raise ImageDataError(f"{table}, line {line}: {file} is already listed in line {before}.")
+        found.append((path, label))
     if not found:
         raise ImageDataError(f"{table} lists no images.")
-    return list(found.items())
+    return found
 
 
 def _read_rows(table: Path) -> list[tuple[int, list[str]]]:
@@ -178,7 +190,7 @@ def _check_row(row: Sequence[str], num_classes: int, names: ClassNames | None, w
 
 def _listed_names(folder: Path, num_classes: int, known: ClassNames | None, *, strict: bool) -> ClassNames | None:
     """Read classes.txt or synset_words.txt. None without one, or, unless strict, if the number of lines differs."""
-    file = next((folder / name for name in NAME_FILES if (folder / name).is_file()), None)
+    file = next(filter(None, (_beside(folder, name) for name in NAME_FILES)), None)
     if file is None:
         return None
     lines = file.read_text(encoding="utf-8-sig", errors="replace").strip("\r\n").splitlines()

@@ -53,6 +53,8 @@ def register_method(cls: C) -> C:
     without = [each.name for each in fields(cls) if each.default is MISSING and each.default_factory is MISSING]
     if without:
         raise ValueError(f"{cls.__name__}: every setting needs a default, and {', '.join(without)} has none.")
+    if name in SHORT:
+        raise ValueError(f"{cls.__name__}: {name!r} is short for {SHORT[name]!r}: take another name.")
     for taken, key in ((_makers, name), (_classes, cls.__name__)):
         other = taken.get(key)
         if other is not None and _home(other) != _home(cls):  # a reloaded module may register the same class again
