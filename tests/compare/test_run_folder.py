@@ -31,6 +31,20 @@ def test_a_run_reads_back_as_it_was_written(tmp_path):
     assert run.row(("evit", "keep 0.7")) is None
 
 
+def test_a_run_that_was_stopped_between_its_files_goes_on(tmp_path, monkeypatch):
+    def stop(path, content):
+        if path.name == "results.csv":
+            raise KeyboardInterrupt
+        replace_file(path, content)
+
+    run = open_run(tmp_path, IDENTITY, {}, "a")
+    monkeypatch.setattr("vitrim.compare.run_folder.replace_file", stop)
+    with pytest.raises(KeyboardInterrupt):
+        write_run(tmp_path, run)
+    check_output(tmp_path)
+    assert open_run(tmp_path, IDENTITY, {}, "a") == run
+
+
 def test_the_table_has_a_line_per_row_and_a_column_per_number(tmp_path):
     write_run(tmp_path, replace(open_run(tmp_path, IDENTITY, {}, "a"), rows=(ROW,)))
     (line,) = csv.DictReader((tmp_path / "results.csv").read_text().splitlines())

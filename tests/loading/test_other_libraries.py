@@ -240,6 +240,48 @@ def test_an_image_processor_that_keeps_shapes_is_refused(
 
 
 @pytest.mark.parametrize(
+    ("file", "changes", "words"),
+    [
+        ("preprocessor_config", [1], "no model with a configuration and an image processor"),
+        ("preprocessor_config", {"image_processor_type": "BertTokenizer"}, "no image processor"),
+        ("config", {"image_size": "x"}, "image_size"),
+        ("config", {"architectures": [3]}, "architecture"),
+        ("config", {"architectures": ["logging"]}, "no model of transformers"),
+        ("config", {"hidden_act": "none"}, "none"),
+    ],
+)
+def test_settings_that_transformers_cannot_follow_are_told_in_one_line(
+    vit: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], file: str, changes: object, words: str
+) -> None:
+    shutil.copytree(vit, tmp_path / "odd")
+    path = tmp_path / "odd" / f"{file}.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes if isinstance(changes, dict) else changes))
+    assert words in refusal(capsys, "evaluate", "--model", tmp_path / "odd", "--data", tmp_path)
+
+
+@pytest.mark.parametrize(("blocks", "words"), [(9, r"layers.*is missing"), (1, r"layers.*no place")])
+def test_weights_of_more_or_fewer_blocks_than_the_configuration_says_are_refused(
+    vit: Path, tmp_path: Path, blocks: int, words: str, recwarn: pytest.WarningsRecorder
+) -> None:
+    shutil.copytree(vit, tmp_path / "odd")
+    path = tmp_path / "odd" / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"num_hidden_layers": blocks}))
+    for load in (load_model, from_pretrained):
+        with pytest.raises(ValueError, match=words):
+            load(str(tmp_path / "odd"))
+    assert not recwarn.list
+
+
+def test_a_pooler_that_is_missing_is_told_and_the_rest_is_read(tmp_path: Path, vit: Path) -> None:
+    config = transformers.ViTConfig(**(json.loads((vit / "config.json").read_text()) | {"architectures": ["ViTModel"]}))
+    transformers.ViTModel(config, add_pooling_layer=False).save_pretrained(tmp_path)
+    shutil.copy(vit / "preprocessor_config.json", tmp_path)
+    with pytest.warns(UserWarning, match=r"no weights for pooler.*random"):
+        model = load_model(str(tmp_path))
+    assert model.num_classes == 0
+
+
+@pytest.mark.parametrize(
     ("name", "message"),
     [
         ("torchvision:vit_z", "torchvision.*'vit_z'.*vit_b_16"),

@@ -88,6 +88,17 @@ def test_a_transform_that_makes_images_of_several_shapes_is_told(folder):
         list(image_batches(list_images(folder, 2), lambda _: torch.ones(1, 2, next(growing)), 1, num_workers=0))
 
 
+def test_an_error_in_a_worker_process_is_told_without_its_traceback(folder):
+    def odd(_: Image.Image) -> Tensor:
+        raise KeyError("crop_pct")
+
+    for transform, words in ((odd, "KeyError: 'crop_pct'"), (lambda _: None, "the transform made NoneType of 0/0.png")):
+        batches = image_batches(list_images(folder, 2), transform, 1, num_workers=1, max_bytes=0)
+        with pytest.raises(ValueError, match=words) as error:
+            list(batches)
+        assert "\n" not in str(error.value)
+
+
 def test_a_batch_may_be_skipped_as_a_whole(folder):
     for name in "0123":
         (folder / "0" / f"{name}.png").write_bytes(b"")

@@ -194,7 +194,7 @@ def test_a_file_listed_by_another_way_to_it_is_named(tmp_path):
 def test_a_list_that_is_no_file_is_refused_and_not_overlooked(tmp_path, name):
     folder = tree(tmp_path / "data", {"0": 1, "1": 1})
     (folder / name).symlink_to(tmp_path / "moved")
-    refused(folder, f"{name} is a link that leads nowhere")
+    refused(folder, f"{name} is a broken link")
     (tmp_path / "moved").mkdir()
     refused(folder, f"{name} is a folder")
 

@@ -135,6 +135,9 @@ def test_a_config_that_is_none_is_refused(text, saved):
 
 def test_weights_that_do_not_fit_are_refused(saved):
     state = load_file(saved / "model.safetensors")
+    save_file({key: value.long() for key, value in state.items()}, saved / "model.safetensors")
+    with pytest.raises(ValueError, match=r"floating-point.*is int64"):
+        vitrim.from_pretrained(saved)
     for changed in ({"more": torch.ones(1)}, {"head.bias": torch.ones(9)}, {"blocks.1.method.more": torch.ones(1)}):
         save_file(state | changed, saved / "model.safetensors")
         with pytest.raises(ValueError, match=r"not a checkpoint.*config.* 1 "):

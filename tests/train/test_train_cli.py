@@ -124,6 +124,7 @@ def test_help_shows_the_fields(capsys):
         (("--model", "test_vitt"), "test_vit"),
         (("--optimizer", "adamww"), "adamww"),
         (("--auto-augment", "bogus"), "auto_augment"),
+        (("--auto-augment", "rand-m9-mstdinf"), "auto_augment.*mstdinf"),
         (("--method", "evitt"), "evit"),
         (("--method", "evit", "--settings.keep", 1), "keep"),
         (("--settings.keep_rate", 0.5), "method is None"),
@@ -149,6 +150,10 @@ def test_a_recipe_that_makes_no_sense_is_refused_in_one_line(options, said, refu
         ("from vitrim import Recipe\nRECIPE = Recipe(lrr=1)", "unexpected keyword argument 'lrr'"),
         ("from vitrim import Recipe\nRECIPE = Recipe(model='test_vit', lr='x')", "lr must be.*'x'"),
         ("from vitrim import Recipe\nRECIPE = Recipe()", "model"),
+        (
+            "from vitrim import Recipe\nRECIPE = Recipe(model='test_vit', method='evit', settings={1: 2})",
+            "settings must",
+        ),
     ],
 )
 def test_a_file_that_is_no_recipe_is_refused(text, said, refused, file):

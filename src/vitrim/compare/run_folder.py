@@ -202,10 +202,10 @@ def read_run(path: Path) -> Run:
 
 
 def write_run(folder: Path, run: Run) -> None:
-    """Write results.json and results.csv, each as a whole."""
-    replace_file(folder / TABLE, _csv(run))
+    """Write results.json and results.csv, each as a whole. The first is what a run is known by, so it comes first."""
     content = asdict(run) | {"rows": [columns(asdict(row)) for row in run.rows]}
     replace_file(folder / RESULTS, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+    replace_file(folder / TABLE, _csv(run))
 
 
 def _csv(run: Run) -> str:

@@ -17,7 +17,7 @@ from .build import build_saved, state_of
 from .folder import CONFIG_FILE, FILES, WEIGHTS_FILE, Config, read_config
 from .network import check_answer
 from .positions import adapting
-from .weights import Keep, fit
+from .weights import FLOATS, Keep, fit
 
 SAVED = "saved"  # the method that the folder names
 DESCRIBED = "the model that its config describes"
@@ -78,7 +78,7 @@ def load_saved(
             raise ValueError(f"{folder / CONFIG_FILE}: {reason}.") from error
     tensors: list[tuple[str, Any]] = [*model.named_parameters(), *model.named_buffers()]
     for name, tensor in tensors:
-        if name in state and tensor.is_floating_point():
+        if name in state and tensor.is_floating_point() and state[name].dtype in FLOATS:  # others do not fit
             tensor.data = tensor.data.to(state[name].dtype)  # load_state_dict would round to the model's dtype
     keep: Keep = "model" if method != SAVED else "all" if exits else "inference"
     fit(model, state, DESCRIBED, folder / WEIGHTS_FILE, keep=keep, adapt=adapting(img_size, config.library))

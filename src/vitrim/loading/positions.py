@@ -26,7 +26,7 @@ def resample_positions(model: nn.Module, state: dict[str, Tensor]) -> dict[str, 
         return state
     num_prefix = 0 if getattr(model, "no_embed_class", False) else model.num_prefix_tokens
     positions, grid = state["pos_embed"], list(model.patch_embed.grid_size)
-    if positions.ndim != 3 or positions.shape[1] <= num_prefix:
+    if positions.shape[1] <= num_prefix:
         return state
     positions = resample_abs_pos_embed(positions, grid, num_prefix_tokens=num_prefix)
     return adapt_state(model, state | {"pos_embed": positions})

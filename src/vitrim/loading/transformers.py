@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
+import re
+import warnings
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
+from ..core.notice import VitrimWarning
 from ..extras import import_module
 from ..facts import FACTS
 from ..measure.image_processor import check_size, preparation, processor_of
@@ -28,6 +30,8 @@ ATTENTION = "attn_implementation"
 EXAMPLE, ADVICE, RESAMPLE = "google/vit-base-patch16-224, or a folder", "name a folder", None
 FACT = FACTS["transformers"]
 CLASSIFIER, WEIGHTS = FACT.classifiers, "model.safetensors"
+MAY_LACK = ("pooler.", "mask_token")  # classes and features do not need these weights
+LAYER = re.compile(r"^(?!.*text).*layers?\.\d+\.")  # a weight of a block, unless of a text tower
 Make = Callable[[str, Any, Any], Any]  # makes a model from its name, class and configuration
 
 
@@ -60,9 +64,7 @@ def rebuild(config: Config, folder: Path, img_size: int | None) -> nn.Module:
     library: Any = import_module("transformers")
     if img_size is not None:
         raise ValueError(f"--img-size does not apply to {folder}: set image_size in its configuration.")
-    cls = getattr(library, config.architecture, None)
-    if not (isinstance(cls, type) and issubclass(cls, library.PreTrainedModel)):
-        raise ValueError(f"{folder} names the architecture {config.architecture}; transformers has no such model.")
+    cls = _class(library, str(folder), config.architecture)
     attention = config.arguments.get(ATTENTION, "sdpa")
     if attention not in ("sdpa", "eager"):
         raise ValueError(f"{folder}: {ATTENTION} must be sdpa or eager, not {shown(attention)}.")
@@ -91,7 +93,7 @@ def _model(name: str, img_size: int | None, make: Make) -> nn.Module:
         check_hub(path, WEIGHTS)
     try:
         config, processor = library.AutoConfig.from_pretrained(path), processor_of(path)
-    except (OSError, ValueError) as error:
+    except Exception as error:  # transformers raises various errors for odd settings
         raise ValueError(
             f"transformers:{name} has no readable configuration and image processor: {first_line(error)}."
         ) from error
@@ -103,7 +105,12 @@ def _model(name: str, img_size: int | None, make: Make) -> nn.Module:
     check_size(name, cls, vision, prepared)
     if has_reduction(vars(config)):
         say_all_tokens(name, shown(getattr(config, ENTRY)["method"].get("class")))
-    model = make(path, cls, config)
+    try:
+        model = make(path, cls, config)
+    except (ValueError, OSError):
+        raise
+    except Exception as error:  # transformers raises various errors for odd settings
+        raise ValueError(f"transformers:{name} cannot be built from its configuration: {first_line(error)}.") from error
     model.image_preparation = prepared
     model.num_classes = config.num_labels if CLASSIFIER in cls.__name__ else 0
     return model
@@ -111,12 +118,9 @@ def _model(name: str, img_size: int | None, make: Make) -> nn.Module:
 
 def _class_and_config(library: Any, name: str, config: Any) -> tuple[Any, Any]:
     """The model's class and configuration; those of the vision tower if the model also takes text."""
-    architecture = (config.architectures or [""])[0]
-    cls = getattr(library, TOWERS.get(architecture, architecture), None)
-    if cls is None:
-        raise ValueError(
-            f"transformers:{name} names the architecture {config.architectures}; transformers has no such model."
-        )
+    named = config.architectures
+    architecture = named[0] if isinstance(named, (list, tuple)) and named and isinstance(named[0], str) else str(named)
+    cls = _class(library, f"transformers:{name}", TOWERS.get(architecture, architecture))
     if architecture not in TOWERS:
         return cls, config
     vision = config.vision_config
@@ -125,22 +129,37 @@ def _class_and_config(library: Any, name: str, config: Any) -> tuple[Any, Any]:
     return cls, vision
 
 
+def _class(library: Any, source: str, architecture: str) -> Any:
+    """The class of that name. Raises ValueError if transformers has no such model."""
+    cls = getattr(library, architecture, None)
+    if not (isinstance(cls, type) and issubclass(cls, library.PreTrainedModel)):
+        raise ValueError(f"{source} names the architecture {shown(architecture)}; transformers has no such model.")
+    return cls
+
+
 def _with_weights(path: str, cls: Any, config: Any = None, **settings: Any) -> Any:
     from safetensors import SafetensorError
 
-    is_tower = cls.__name__ in TOWERS.values()
     try:
-        with quiet() if is_tower else nullcontext():  # it lists the unused weights of the text tower
+        with quiet():  # what it reports is checked here
             model, found = cls.from_pretrained(
                 path, config=config, ignore_mismatched_sizes=True, output_loading_info=True, **settings
             )
     except SafetensorError as error:
         raise ValueError(f"the safetensors file in {path} is damaged ({first_line(error)}).") from error
-    differing = sorted(each[0] for each in found["mismatched_keys"])
-    lacking = sorted(found["missing_keys"]) if is_tower else []  # other models may lack an unused pooler
-    if differing or lacking:
-        reason = f"{differing[0]} has another shape" if differing else f"{lacking[0]} is missing"
-        raise ValueError(f"the weights in {path} do not fit the {cls.__name__} in its configuration: {reason}.")
+    may_lack = () if cls.__name__ in TOWERS.values() else MAY_LACK
+    missing = sorted(found["missing_keys"])
+    findings = [
+        *(f"{each[0]} has another shape" for each in sorted(found["mismatched_keys"])),
+        *(f"{key} is missing" for key in missing if not any(part in key for part in may_lack)),
+        *(f"{key} has no place there" for key in sorted(found["unexpected_keys"]) if LAYER.search(key)),
+    ]
+    if findings:
+        raise ValueError(
+            f"the weights in {path} do not fit the {cls.__name__} in its configuration: {shown(findings[0])}."
+        )
+    if missing:
+        warnings.warn(f"{path} has no weights for {shown(missing[0])}: they are random.", VitrimWarning, stacklevel=3)
     return model
 
 

@@ -154,7 +154,7 @@ def fit(
     """
     own = model.state_dict()
     found = {key: value for key, value in state.items() if key in own or _is_kept(key, keep)}
-    if adapt is not None:
+    if adapt is not None and all(_is_alike(found[key], own[key]) for key in found.keys() & own.keys()):
         found = _adapted(model, found, name, source, adapt)
     new = [key for key in own if key not in found and is_learned(key)]
     if new and not may_be_new:
@@ -165,6 +165,11 @@ def fit(
     check_fit(model, found | {key: own[key] for key in new}, name, source)
     model.load_state_dict(found, strict=not new)
     return new
+
+
+def _is_alike(given: Tensor, wanted: Tensor) -> bool:
+    """Whether the shape is such that a library may be asked to resample it; others are refused as they are."""
+    return given.ndim == wanted.ndim and bool(given.numel()) == bool(wanted.numel())
 
 
 def _adapted(model: nn.Module, state: dict[str, Tensor], name: str, source: Path, adapt: Adapt) -> dict[str, Tensor]:

@@ -7,6 +7,7 @@ Shape letters: B batch, C channels, H height, W width.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -20,6 +21,8 @@ from .images import ImageDataError, LabelledImages, open_image
 from .preparation import Transform
 
 MAX_BYTES = 2 * 1024**3  # of tensors kept in memory
+# torch gives an error of a worker process as the text of its traceback. The last line has the class and the words.
+IN_WORKER = re.compile(r"\ACaught \w+ in DataLoader worker process.*\n(?:ValueError: )?(.+?)\.?\s*\Z", re.DOTALL)
 FEW_IMAGES = 512  # up to this number, worker processes take longer to start than they save
 
 Progress = Callable[[int, int], None]  # called with images done and their total
@@ -167,6 +170,10 @@ def _next(decoded: Iterator[tuple[Batch, str]]) -> tuple[Batch, str] | None:
         return next(decoded, None)
     except (ConnectionError, EOFError) as error:  # the worker was about to send a batch
         raise RuntimeError("a DataLoader worker exited unexpectedly") from error
+    except Exception as error:
+        if (said := IN_WORKER.search(str(error))) is None:
+            raise
+        raise ValueError(f"{said[1]}.") from error
     finally:
         torch.set_num_threads(before)
 

@@ -36,7 +36,11 @@ class Processed:
 
 def processor_of(path: str) -> Any:
     """Load the image processor of a folder or repository."""
-    return import_module("transformers").AutoImageProcessor.from_pretrained(path)
+    library = import_module("transformers")
+    found = library.AutoImageProcessor.from_pretrained(path)
+    if not isinstance(found, library.ImageProcessingMixin):
+        raise ValueError(f"its {FILE} names a {type(found).__name__}, which is no image processor")
+    return found
 
 
 def preparation_of(model: Any) -> Preparation | None:
@@ -49,7 +53,7 @@ def preparation_of(model: Any) -> Preparation | None:
         return None
     try:
         processor = processor_of(path)
-    except (OSError, ValueError) as error:
+    except Exception as error:  # transformers raises various errors for odd settings
         raise ValueError(
             f"there is no image processor at {path}, the origin of the model ({first_line(error)}): pass a transform "
             "to evaluate_folder, or batches of images to evaluate."

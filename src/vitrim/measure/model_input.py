@@ -47,6 +47,8 @@ def data_config(model: nn.Module) -> dict[str, Any]:
     timm_data: Any = data  # untyped
     config: dict[str, Any] = timm_data.resolve_model_data_config(model, args={"input_size": size})
     for key in ("mean", "std"):
+        if len(config[key]) not in (3, size[0]):
+            raise ValueError(f"{key} has {len(config[key])} values, and images have {size[0]} channels.")
         if len(config[key]) != size[0]:  # timm's default has three channels; use their mean for gray
             config[key] = (sum(config[key]) / len(config[key]),) * size[0]
     return config

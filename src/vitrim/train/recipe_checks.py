@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
@@ -27,13 +28,17 @@ def _is_pair(value: object) -> bool:
     return isinstance(value, tuple | list) and len(value) == 2 and all(map(_is_number, value))
 
 
+def _is_named(value: object) -> bool:
+    return isinstance(value, Mapping) and all(isinstance(name, str) for name in value)
+
+
 KINDS: Mapping[str, Kind] = {  # by annotation
     "str": Kind("a text", lambda value: isinstance(value, str) and bool(value)),
     "int": Kind("a whole number", lambda value: kinds.is_whole(value, -LARGEST, LARGEST)),
     "float": Kind("a number", _is_number),
     "bool": Kind("true or false", lambda value: isinstance(value, bool)),
     "tuple[float, float]": Kind("two numbers such as [0.08, 1.0]", _is_pair),
-    "Mapping[str, Any]": Kind("names with values", lambda value: isinstance(value, Mapping)),
+    "Mapping[str, Any]": Kind("names with values", _is_named),
 }
 SHARE, COUNT, NOT_NEGATIVE = _at_least(0, 1), _at_least(1), _at_least(0)
 LIMITS: Mapping[str, Kind] = {  # by field; None is allowed if the annotation allows it
@@ -64,6 +69,10 @@ LIMITS: Mapping[str, Kind] = {  # by field; None is allowed if the annotation al
     "crop_scale": Kind("two shares of the image, the smaller first", lambda pair: 0 < pair[0] <= pair[1] <= 1),
     "hflip": SHARE,
     "color_jitter": NOT_NEGATIVE,
+    "auto_augment": Kind(  # timm overlooks a part without a number
+        "a policy of timm with its numbers, such as rand-m9-mstd0.5-inc1",
+        lambda text: re.fullmatch(r"\w+(-(t\w+|[a-z]+[\d.]+))*", text) is not None,
+    ),
     "erasing": SHARE,
     "repeats": _at_least(1, 10**6),
     "distillation": one_of("none", "soft", "hard"),
