@@ -242,11 +242,11 @@ def test_an_image_processor_that_keeps_shapes_is_refused(
 @pytest.mark.parametrize(
     ("file", "changes", "words"),
     [
-        ("preprocessor_config", [1], "no model with a configuration and an image processor"),
+        ("preprocessor_config", [1], "image processor"),
         ("preprocessor_config", {"image_processor_type": "BertTokenizer"}, "no image processor"),
         ("config", {"image_size": "x"}, "image_size"),
         ("config", {"architectures": [3]}, "architecture"),
-        ("config", {"architectures": ["logging"]}, "no model of transformers"),
+        ("config", {"architectures": ["logging"]}, "architecture logging"),
         ("config", {"hidden_act": "none"}, "none"),
     ],
 )
