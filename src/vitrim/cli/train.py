@@ -27,7 +27,7 @@ class TrainCommand(TyperCommand):
     def format_help(self, ctx: Any, formatter: Any) -> None:
         """Print the options, then every field with its default."""
         super().format_help(ctx, formatter)
-        table = terminal.table("field", "default", last="each recipe field is also an option")
+        table = terminal.table("recipe field", "default", last="meaning")
         for name, default, comment in recipe_fields():
             table.add_row(f"--{name.replace('_', '-')}" if default else f"[bold]{name}", default, comment)
         terminal.show(table)
