@@ -143,6 +143,16 @@ def test_numbers_that_are_no_weights_are_refused(tmp_path, weights, dtype):
             load_model(MODEL, tmp_path / "kinds.safetensors")
 
 
+def test_numbers_that_are_no_weights_are_refused_before_timm_converts_them(tmp_path):
+    model = timm.create_model(MODEL, num_classes=3)
+    timm.models.save_for_hf(model, tmp_path, safe_serialization=True)
+    assert same(load_model(f"local-dir:{tmp_path}"), model.state_dict())
+    state = {key: value.long() for key, value in model.state_dict().items()}
+    save_file(state, tmp_path / "model.safetensors")
+    with pytest.raises(ValueError, match=r"floating-point.*\(I64\)"):
+        load_model(f"local-dir:{tmp_path}")
+
+
 def test_buffers_that_count_stay_whole_numbers_even_from_a_file_in_half_precision(tmp_path):
     model = build_model("lvvit_tiny", img_size=32, depth=2)
     counts = [key for key, value in model.state_dict().items() if value.dtype == torch.int64]

@@ -17,6 +17,7 @@ import torch
 import torchvision
 import transformers
 from PIL import Image
+from safetensors.torch import load_file, save_file
 from torchvision.models import vision_transformer
 
 from vitrim import count_macs, evaluate_folder, from_pretrained, reduce_tokens
@@ -270,6 +271,19 @@ def test_weights_of_more_or_fewer_blocks_than_the_configuration_says_are_refused
         with pytest.raises(ValueError, match=words):
             load(str(tmp_path / "odd"))
     assert not recwarn.list
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.bool, torch.complex64, torch.float8_e4m3fn])
+def test_numbers_that_are_no_weights_are_refused_before_transformers_converts_them(
+    vit: Path, tmp_path: Path, dtype: torch.dtype
+) -> None:
+    shutil.copytree(vit, tmp_path / "odd")
+    file = tmp_path / "odd" / "model.safetensors"
+    state = load_file(file)
+    save_file(state | {"classifier.weight": state["classifier.weight"].to(dtype)}, file, {"format": "pt"})
+    for load in (load_model, from_pretrained):
+        with pytest.raises(ValueError, match=r"floating-point.*classifier\.weight"):
+            load(str(tmp_path / "odd"))
 
 
 def test_a_pooler_that_is_missing_is_told_and_the_rest_is_read(tmp_path: Path, vit: Path) -> None:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from ..methods import title
 from ..text import first_line, shown
 from . import libraries
+from .file_kinds import check_kinds
 from .folder import LEARNED_FILE, WEIGHTS_FILE, Config, read_config, say_all_tokens
 from .names import FOLDER, HUB, check_name, is_saved, split_name
 from .network import check_hub
@@ -166,6 +167,8 @@ def _pretrained(name: str, img_size: int | None) -> nn.Module:
     file = config.get("file")
     if file and not Path(file).exists():
         raise FileNotFoundError(f"the weights of {name} are missing, expected at {file}: pass --checkpoint FILE.")
+    if name.startswith(FOLDER):
+        check_kinds(Path(name.removeprefix(FOLDER)).glob("*.safetensors"))
     try:
         if config.get("hf_hub_id") and not config.get("file"):
             check_hub(config["hf_hub_id"], config.get("hf_hub_filename"))

@@ -16,6 +16,7 @@ from ..extras import import_module
 from ..facts import FACTS
 from ..measure.image_processor import check_size, preparation, processor_of
 from ..text import first_line, shown
+from .file_kinds import check_kinds
 from .folder import ENTRY, PROCESSOR_FILE, Config, has_reduction, say_all_tokens
 from .network import check_hub
 from .shared import quiet
@@ -140,6 +141,7 @@ def _class(library: Any, source: str, architecture: str) -> Any:
 def _with_weights(path: str, cls: Any, config: Any = None, **settings: Any) -> Any:
     from safetensors import SafetensorError
 
+    check_kinds(_files(path))
     try:
         with quiet():  # what it reports is checked here
             model, found = cls.from_pretrained(
@@ -161,6 +163,14 @@ def _with_weights(path: str, cls: Any, config: Any = None, **settings: Any) -> A
     if missing:
         warnings.warn(f"{path} has no weights for {shown(missing[0])}: they are random.", VitrimWarning, stacklevel=3)
     return model
+
+
+def _files(path: str) -> list[Path]:
+    """The safetensors files of a folder, or the one of a repository if it is in the cache."""
+    if Path(path).is_dir():
+        return sorted(Path(path).glob("*.safetensors"))
+    found = import_module("huggingface_hub").try_to_load_from_cache(path, WEIGHTS)
+    return [Path(found)] if isinstance(found, str) else []
 
 
 def _classes_in(path: str) -> int | None:
