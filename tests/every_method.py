@@ -61,6 +61,6 @@ def in_layers(name: str, layers: Collection[int], depth: int, *, per_block: int,
         return amount(name, per_block=per_block, share=share) | {"layers": tuple(layers)}
     own = PLAIN[name].amount
     assert own is not None
-    if not isinstance(own, Share):
+    if not isinstance(own, Share) or "curve" in settings_of(name):  # one share says what all blocks do
         return amount(name, per_block=per_block, share=share)
     return {own.setting: [share if layer in layers else own.neutral for layer in range(depth)]}

@@ -18,12 +18,13 @@ FLOORS = (  # a part imports from floors below its own, and from itself
     ("errors", "facts", "failures", "temporary", "text", "version"),
     ("extras", "store"),
     ("core", "heads", "kinds", "models", "panels", "picture_file"),
+    ("tuned_folder",),
     ("backbones", "following", "methods", "patch_maps"),
     ("api", "dense", "quantize", "tracing"),
-    ("draw", "draw_features", "measure"),
+    ("draw", "draw_features", "measure", "rivals"),
     ("class_attention", "early_exit", "export", "loading", "testing"),
     ("compare", "saving"),
-    ("train",),
+    ("train", "tuning"),
     ("cli",),
     ("__main__", ""),  # the package itself, which has every public name
 )

@@ -49,6 +49,7 @@ if TYPE_CHECKING:
         Random,
         TokenMergence,
         ToMe,
+        Ward,
         register_method,
     )
     from .quantize import quantize_int8
@@ -59,6 +60,8 @@ if TYPE_CHECKING:
     from .train.recipe import Recipe, load_recipe
     from .train.run_recipe import run_recipe
     from .train.task import ClassificationTask
+    from .tuning.outcome import Tuned
+    from .tuning.run import tune
 
 __all__ = [
     "BAT",
@@ -91,8 +94,10 @@ __all__ = [
     "TokenMergence",
     "Trace",
     "TrainingError",
+    "Tuned",
     "UnsupportedModel",
     "VitrimError",
+    "Ward",
     "anytime",
     "benchmark",
     "build_model",
@@ -122,6 +127,7 @@ __all__ = [
     "run_recipe",
     "save_pretrained",
     "trace",
+    "tune",
 ]
 
 _HOME = {  # module: its public names
@@ -147,7 +153,8 @@ _HOME = {  # module: its public names
     ".measure.pixels": "ImageDataError",
     ".measure.budget.targets": "method_for_keep_rate method_for_macs",
     ".measure.turns": "Spread",
-    ".methods": "BAT METR TM AttentionMass BeyondAttentive DiffRate EViT Random ToMe TokenMergence register_method",
+    ".methods": "BAT METR TM AttentionMass BeyondAttentive DiffRate EViT Random ToMe TokenMergence Ward "
+    "register_method",
     ".saving.hub": "push_to_hub",
     ".loading.from_pretrained": "from_pretrained",
     ".saving.write": "save_pretrained",
@@ -157,6 +164,8 @@ _HOME = {  # module: its public names
     ".train.recipe": "Recipe load_recipe",
     ".train.run_recipe": "run_recipe",
     ".train.task": "ClassificationTask",
+    ".tuning.outcome": "Tuned",
+    ".tuning.run": "tune",
 }
 _MODULE = {name: module for module, names in _HOME.items() for name in names.split()}
 _RENAMED = {"method_from": "create_method"}  # old name: new name

@@ -30,10 +30,11 @@ def reduce_tokens(
 
     Args:
         model: a Vision Transformer of timm, torchvision, transformers or open_clip, or one with such blocks.
-        method: a method, such as `EViT(keep_rate=0.7)`, or the name of one.
+        method: a method, such as `EViT(keep_rate=0.7)`, the name of one, "auto", or a folder of `vitrim tune`.
         exits: exit heads to train along with any method, `Exits()`. With the name "metr": the blocks of its exits.
-        pools_patches: whether the part after the blocks pools patch tokens. If so, each patch comes out with the
-            features of its token. None follows the model's head, and means True without a classifier.
+        pools_patches: whether the part after the blocks averages, or otherwise pools, the patch tokens. If so, each
+            patch comes out with the features of the token that holds it, and a merged token counts as all its patches.
+            None follows the model's own head; without a classifier it means True.
         **settings: the method's settings, if it is given by name.
 
     Returns:
@@ -47,7 +48,7 @@ def reduce_tokens(
     backbone = read_backbone(model).pooling(pools_patches)
     stack = TokenStack(backbone.blocks, backbone.readers, method.built_for(backbone.spec), backbone.spec)
     restore(model)
-    backbone.location.install(stack)
+    backbone.place.install(stack)
     return model
 
 
@@ -78,5 +79,5 @@ def restore(model: M) -> M:
     """
     found = find_stack(model)
     if found is not None:
-        found.location.remove(found.stack)
+        found.place.remove(found.stack)
     return model

@@ -6,11 +6,12 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from ..core.attention import Attention
+from ..core.block_reader import BlockReader
 from ..core.spec import ViTSpec
 from ..heads import num_classes
-from ..models.lvvit import Block, LVViT
-from .reader import Backbone, BlocksLocation, UnsupportedModel, blocks_in, linear_macs
-from .timm import PreNormReader, TimmAttention
+from ..models.lvvit import LVViT
+from .reader import Backbone, Place, UnsupportedModel, blocks_in, linear_macs
 
 REFUSED = {
     "reset_classifier": "what a method learns depends on the classes: restore(model), then reduce again.",
@@ -18,8 +19,20 @@ REFUSED = {
 }
 
 
-class LVReader(PreNormReader):
-    """x + attn(norm1(x)) / skip_lam, then x + mlp(norm2(x)) / skip_lam, with timm's Attention."""
+class LVReader(BlockReader):
+    """x + attn(norm1(x)) / skip_lam, then x + mlp(norm2(x)) / skip_lam."""
+
+    def enter(self, block: Any, x_BNC: Tensor) -> Tensor:
+        out: Tensor = block.norm1(x_BNC)
+        return out
+
+    def attention(self, block: Any, x_BNC: Tensor) -> Attention:
+        q, k, v = block.attn.split(x_BNC)
+        return Attention(q, k, v, block.attn.scale, dropout=block.attn.dropout)
+
+    def leave(self, block: Any, mixed_BHND: Tensor) -> Tensor:
+        out: Tensor = block.attn.join(mixed_BHND)
+        return out
 
     def add_attention(self, block: Any, x_BNC: Tensor, out_BNC: Tensor) -> Tensor:
         return x_BNC + block.drop_path(out_BNC) / block.skip_lam
@@ -31,9 +44,9 @@ class LVReader(PreNormReader):
 READER = LVReader()
 
 
-def locate(model: nn.Module) -> BlocksLocation | None:
+def place(model: nn.Module) -> Place | None:
     """Where the model keeps its blocks; None if it is not an LV-ViT."""
-    return BlocksLocation(model, "blocks", REFUSED) if isinstance(model, LVViT) else None
+    return Place(model, "blocks", REFUSED) if isinstance(model, LVViT) else None
 
 
 def read(model: LVViT) -> Backbone:
@@ -41,9 +54,9 @@ def read(model: LVViT) -> Backbone:
     blocks = blocks_in(model.blocks)
     for i, block in enumerate(blocks):
         parts = (block, getattr(block, "attn", None))
-        if [type(part) for part in parts] != [Block, TimmAttention]:
+        if any(type(part).__module__ != "vitrim.models.lvvit_blocks" for part in parts):
             names = " with a ".join(type(part).__name__ for part in parts)
-            raise UnsupportedModel(f"block {i} is a {names}, but vitrim reads LV-ViT's Block with timm's Attention.")
+            raise UnsupportedModel(f"block {i} is a {names}, but vitrim reads LV-ViT's own Block and Attention.")
     cfg = getattr(model, "pretrained_cfg", None) or {}
     classes = num_classes(model) or 0
     spec = ViTSpec(
@@ -61,4 +74,4 @@ def read(model: LVViT) -> Backbone:
         num_classes=classes,
         head_macs=linear_macs(model.aux_head),
     )
-    return Backbone("vitrim", BlocksLocation(model, "blocks", REFUSED), model.blocks, [READER] * len(blocks), spec)
+    return Backbone("vitrim", Place(model, "blocks", REFUSED), model.blocks, [READER] * len(blocks), spec)

@@ -11,14 +11,14 @@ from ..core.block_reader import UnreadableReader
 from ..core.spec import ViTSpec
 from ..models.multiscale import MultiscaleBlock, MultiscaleViT
 from . import timm
-from .reader import Backbone, BlocksLocation
+from .reader import Backbone, Place
 
 READERS = {**timm.READERS, MultiscaleBlock: UnreadableReader()}
 
 
-def locate(model: nn.Module) -> BlocksLocation | None:
+def place(model: nn.Module) -> Place | None:
     """Where the model keeps its blocks; None if it is not a multi-scale model."""
-    return timm.locate(model) if isinstance(model, MultiscaleViT) else None
+    return timm.place(model) if isinstance(model, MultiscaleViT) else None
 
 
 def read(model: Any) -> Backbone:

@@ -15,7 +15,7 @@ from ..core.block_reader import BlockReader
 from ..core.multihead import join_multihead, multihead_macs, split_multihead, why_unreadable
 from ..core.spec import ViTSpec
 from . import timm
-from .reader import Backbone, BlocksLocation, UnsupportedModel, blocks_in, check_pooling, linear_macs, version
+from .reader import Backbone, Place, UnsupportedModel, blocks_in, check_pooling, linear_macs, version
 
 REFUSED = {name: timm.REFUSED[name] for name in ("forward_intermediates", "prune_intermediate_layers")}
 
@@ -26,7 +26,8 @@ class ResidualReader(BlockReader):
     inputs, pairs = 3, True
 
     def enter(self, block: Any, x_BNC: Tensor) -> Tensor:
-        return block.ln_1(x_BNC)
+        out: Tensor = block.ln_1(x_BNC)
+        return out
 
     def is_exact(self, block: Any) -> bool:
         return False
@@ -63,7 +64,8 @@ class CustomReader(ResidualReader):
     def leave(self, block: Any, mixed_BHND: Tensor) -> Tensor:
         attn = block.attn
         mixed = mixed_BHND if attn.head_scale is None else mixed_BHND * attn.head_scale
-        return attn.out_drop(attn.out_proj(attn.ln_inner(mixed.transpose(1, 2).flatten(2))))
+        out: Tensor = attn.out_drop(attn.out_proj(attn.ln_inner(mixed.transpose(1, 2).flatten(2))))
+        return out
 
     def add_attention(self, block: Any, x_BNC: Tensor, out_BNC: Tensor) -> Tensor:
         return x_BNC + block.ls_1(block.ln_attn(out_BNC))
@@ -72,13 +74,13 @@ class CustomReader(ResidualReader):
 RESIDUAL, CUSTOM = ResidualReader(), CustomReader()
 
 
-def locate(model: nn.Module) -> BlocksLocation | None:
+def place(model: nn.Module) -> Place | None:
     """Where the vision tower keeps its blocks; None if it is not a Vision Transformer."""
     tower = _tower(model)
     if isinstance(tower, TimmModel):
-        return timm.locate(tower.trunk)
+        return timm.place(tower.trunk)
     if isinstance(tower, VisionTransformer) and isinstance(tower.transformer, Transformer):
-        return BlocksLocation(tower.transformer, "resblocks", REFUSED, guards=[(tower, refuse_new_pooling)])
+        return Place(tower.transformer, "resblocks", REFUSED, guards=[(tower, refuse_new_pooling)])
     return None
 
 
@@ -100,7 +102,7 @@ def read(model: nn.Module) -> Backbone:
     tower: Any = _tower(model)
     if isinstance(tower, TimmModel):
         return timm.read(tower.trunk)
-    where = locate(tower)
+    where = place(tower)
     if where is None:
         raise UnsupportedModel(
             f"{type(tower).__name__}: of open_clip's models, vitrim reads vision towers that are a VisionTransformer "

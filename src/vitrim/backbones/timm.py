@@ -18,7 +18,7 @@ from ..core.block_reader import BlockReader, through
 from ..core.spec import ViTSpec
 from ..heads import num_classes
 from . import timm_eva
-from .reader import Backbone, BlocksLocation, UnsupportedModel, blocks_in, check_pooling, linear_macs, version
+from .reader import Backbone, Place, UnsupportedModel, blocks_in, check_pooling, linear_macs, version
 
 OFF_GRID = (
     "reduced features are not on the patch grid. Use vitrim.features(model, images) for maps on the grid, "
@@ -39,7 +39,8 @@ class PreNormReader(BlockReader):
         return timm_eva.is_fused(block.attn)
 
     def enter(self, block: Any, x_BNC: Tensor) -> Tensor:
-        return block.norm1(x_BNC)
+        out: Tensor = block.norm1(x_BNC)
+        return out
 
     def attention(self, block: Any, x_BNC: Tensor) -> Attention:
         return _split(block.attn, x_BNC)
@@ -54,8 +55,17 @@ class PreNormReader(BlockReader):
         return x_BNC + through(block.mlp(block.norm2(x_BNC)), block.ls2, block.drop_path2)
 
 
-class PostNormReader(timm_eva.PostNorm, PreNormReader):
+class PostNormReader(PreNormReader):
     """timm's ResPostBlock: x + norm1(attn(x)), then x + norm2(mlp(x))."""
+
+    def enter(self, block: Any, x_BNC: Tensor) -> Tensor:
+        return x_BNC
+
+    def add_attention(self, block: Any, x_BNC: Tensor, out_BNC: Tensor) -> Tensor:
+        return x_BNC + through(out_BNC, block.norm1, block.drop_path1)
+
+    def add_mlp(self, block: Any, x_BNC: Tensor) -> Tensor:
+        return x_BNC + through(block.mlp(x_BNC), block.norm2, block.drop_path2)
 
 
 READERS: dict[type[nn.Module], BlockReader] = {
@@ -65,12 +75,12 @@ READERS: dict[type[nn.Module], BlockReader] = {
 }
 
 
-def locate(model: nn.Module) -> BlocksLocation | None:
+def place(model: nn.Module) -> Place | None:
     """Where the model keeps its blocks; None if it is not a Vision Transformer."""
     if not isinstance(model, MODELS):
         return None
     refused = {name: why for name, why in REFUSED.items() if hasattr(type(model), name)}
-    return BlocksLocation(model, "blocks", refused, guards=[(model, refuse_new_pooling)])
+    return Place(model, "blocks", refused, guards=[(model, refuse_new_pooling)])
 
 
 def pools(model: Any) -> bool:
@@ -90,7 +100,7 @@ def read(model: nn.Module, readers_of: Mapping[type[nn.Module], BlockReader] = R
     readers_of: a reader for each class of blocks.
     """
     name = _name(model)
-    where = locate(model)
+    where = place(model)
     if where is None:
         raise UnsupportedModel(
             f"{name} is a {type(model).__name__}: of timm's models, vitrim reads the Vision Transformers of class "

@@ -7,7 +7,7 @@ one table per image with patch dropout. The prefix is not rotated.
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -30,10 +30,11 @@ class EvaReader(BlockReader):
         return is_fused(block.attn)
 
     def own_output(self, block: Any, x_BNC: Tensor, rotation: Rotation | None = None) -> Tensor:
-        return own_forward(block)(x_BNC, rope=None if rotation is None else rotation.table)
+        out: Tensor = own_forward(block)(x_BNC, rope=None if rotation is None else rotation.table)
+        return out
 
     def enter(self, block: Any, x_BNC: Tensor) -> Tensor:
-        return block.norm1(x_BNC)
+        return cast(Tensor, block.norm1(x_BNC))
 
     def attention(self, block: Any, x_BNC: Tensor) -> Attention:
         return _split(block.attn, x_BNC)
@@ -68,8 +69,8 @@ class EvaReader(BlockReader):
         return {"rope": torch.randn(num_patches, 2 * block.attn.head_dim, generator=generator)}
 
 
-class PostNorm(BlockReader):
-    """The norms and residuals of blocks that norm after the attention and after the MLP."""
+class EvaPostNormReader(EvaReader):
+    """EvaBlockPostNorm: x + norm1(attn(x)), then x + norm2(mlp(x))."""
 
     def enter(self, block: Any, x_BNC: Tensor) -> Tensor:
         return x_BNC
@@ -79,10 +80,6 @@ class PostNorm(BlockReader):
 
     def add_mlp(self, block: Any, x_BNC: Tensor) -> Tensor:
         return x_BNC + through(block.mlp(x_BNC), block.norm2, block.drop_path2)
-
-
-class EvaPostNormReader(PostNorm, EvaReader):
-    """EvaBlockPostNorm: x + norm1(attn(x)), then x + norm2(mlp(x))."""
 
 
 READERS: dict[type[nn.Module], BlockReader] = {EvaBlock: EvaReader(), EvaBlockPostNorm: EvaPostNormReader()}
@@ -105,10 +102,10 @@ def _split(attn: Any, x_BNC: Tensor) -> Attention:
 def _fused(attn: Any, x_BNC: Tensor) -> Tensor:
     """The projection to queries, keys and values. An EvaAttention has no learned bias for keys."""
     if getattr(attn, "q_bias", None) is None:
-        return attn.qkv(x_BNC)
+        return cast(Tensor, attn.qkv(x_BNC))
     bias = torch.cat((attn.q_bias, attn.k_bias, attn.v_bias))
     if attn.qkv_bias_separate:
-        return attn.qkv(x_BNC) + bias
+        return cast(Tensor, attn.qkv(x_BNC) + bias)
     return F.linear(x_BNC, attn.qkv.weight, bias)
 
 

@@ -30,7 +30,8 @@ class LayerReader(BlockReader):
         self.attention_name, self.norms, self.projection = attention, norms, projection
 
     def enter(self, block: Any, x_BNC: Tensor) -> Tensor:
-        return getattr(block, self.norms[0])(x_BNC)
+        out: Tensor = getattr(block, self.norms[0])(x_BNC)
+        return out
 
     def attention(self, block: Any, x_BNC: Tensor) -> Attention:
         attention = getattr(block, self.attention_name)
@@ -86,7 +87,8 @@ class LayerReader(BlockReader):
         # Unwrapped, because newer versions checkpoint in a wrapper, which `run` already does.
         forward = own_forward(block)
         bare = inspect.unwrap(forward)
-        return (forward if bare is forward else partial(bare, block))(x_BNC, None, **self.beside(rotation))
+        out: Tensor = (forward if bare is forward else partial(bare, block))(x_BNC, None, **self.beside(rotation))
+        return out
 
     def beside(self, rotation: Rotation | None) -> dict[str, Any]:
         """The arguments by which the library passes a rotary table to a block."""
@@ -97,14 +99,16 @@ class DropoutReader(LayerReader):
     """ViT and DeiT."""
 
     def branch(self, block: Any, number: int, x_BNC: Tensor) -> Tensor:
-        return block.dropout(x_BNC)
+        out: Tensor = block.dropout(x_BNC)
+        return out
 
 
 class ScaleReader(LayerReader):
     """DINOv2 and DINOv3."""
 
     def branch(self, block: Any, number: int, x_BNC: Tensor) -> Tensor:
-        return block.drop_path((block.layer_scale1 if number == 1 else block.layer_scale2)(x_BNC))
+        out: Tensor = block.drop_path((block.layer_scale1 if number == 1 else block.layer_scale2)(x_BNC))
+        return out
 
 
 class RotaryReader(ScaleReader):

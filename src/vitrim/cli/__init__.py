@@ -17,6 +17,7 @@ from .features import features
 from .measure import benchmark, evaluate, macs
 from .show import doctor, draw, methods
 from .train import EXTRA, TrainCommand, train
+from .tune import tune
 
 app = typer.Typer(
     cls=OneLineErrors,
@@ -48,6 +49,7 @@ def _main(
         typer.echo(context.get_help())
 
 
-for command in (compare, evaluate, benchmark, anytime, macs, cls_quality, export, draw, features, doctor, methods):
+MEASURING = (tune, compare, evaluate, benchmark, anytime, macs, cls_quality)
+for command in (*MEASURING, export, draw, features, doctor, methods):
     app.command()(command)
 app.command(cls=TrainCommand, context_settings=EXTRA)(train)

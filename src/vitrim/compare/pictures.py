@@ -1,4 +1,7 @@
-"""Token pictures for a report: which tokens each method keeps in a few sample images, as small PNG files."""
+"""Token pictures for a report: which tokens each method keeps in a few sample images, as small PNG files.
+
+Shape letters: B batch, C channels, H height, W width.
+"""
 
 from __future__ import annotations
 

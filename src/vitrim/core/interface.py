@@ -18,7 +18,10 @@ from .tokens import Tokens
 
 
 class MethodInterface:
-    """Everything that a method can override. `Method` adds what the library does with it."""
+    """Everything that a method can override. `Method` adds what the library does with it.
+
+    `num_kept` fixes all token counts. Hooks change the tokens.
+    """
 
     name: ClassVar[str]
     weights: ClassVar[nn.Module | None] = None  # what the method learned in the block at work, if anything
@@ -32,6 +35,11 @@ class MethodInterface:
     def merges(self) -> bool:
         """Whether a token can stand for several patches."""
         return False
+
+    @property
+    def drops(self) -> bool:
+        """Whether patches may be dropped."""
+        return not self.merges
 
     @property
     def fuses(self) -> bool:
@@ -58,14 +66,11 @@ class MethodInterface:
         return self
 
     def num_kept(self, layer: int, num_patches: int) -> int:
-        """Patch tokens that leave block `layer` (0-based) when num_patches enter it. Fixes all token counts."""
+        """Patch tokens that leave block `layer` (0-based) when num_patches enter it."""
         return num_patches
 
     def is_active(self, layer: int, num_patches: int) -> bool:
-        """Whether block `layer` calls `after_attention` when num_patches enter it.
-
-        An inactive block frees queries, keys and values earlier. If no block is active, the model runs as it was.
-        """
+        """Whether block `layer` calls `after_attention`. An inactive one frees queries, keys and values earlier."""
         return True
 
     def extra_macs(self, layer: int, num_patches: int, spec: ViTSpec) -> int:
@@ -73,10 +78,7 @@ class MethodInterface:
         return 0
 
     def make_weights(self, layer: int, spec: ViTSpec) -> nn.Module | None:
-        """The weights to learn in block `layer`. They become `<blocks>.<layer>.method.*`, and `self.weights` in hooks.
-
-        A child named `exit` is for training only: inference ignores its keys.
-        """
+        """The weights to learn in block `layer`: `self.weights` in hooks. A child named `exit` is for training only."""
         return None
 
     def before_block(self, layer: int, tokens: Tokens) -> Tokens:

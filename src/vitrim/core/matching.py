@@ -9,18 +9,27 @@ from . import portable
 from .precision import at_least_fp32, matmul_fp32
 
 
-def match(metric_BND: Tensor, num_prefix: int, num_removed: int) -> tuple[Tensor, Tensor, Tensor]:
+def match(
+    metric_BND: Tensor, num_prefix: int, num_removed: int, mass_BP: Tensor | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
     """Bipartite soft matching (ToMe, section 3.2) of the patches behind the prefix, as arguments for `ops.merge`.
 
     Each token at an even position (A) is paired with the most similar one at an odd position (B). The num_removed
     best pairs merge, and several tokens of A may join one of B.
+
+    mass_BP: a positive weight of each patch. The best pair is then the one that costs least to merge by Ward's
+    criterion, (1 - similarity) * m_a m_b / (m_a + m_b), instead of the most similar one.
     """
     metric_BND = portable.unit(at_least_fp32(metric_BND))
     patches = metric_BND[:, num_prefix:]
     B, P = patches.shape[:2]
     first_a = num_prefix % 2
     a, b = patches[:, first_a::2], patches[:, 1 - first_a :: 2]
-    similarity_BA, partner_BA = matmul_fp32(a, b.transpose(1, 2)).max(dim=-1)
+    similarity_BAM = matmul_fp32(a, b.transpose(1, 2))
+    if mass_BP is not None:
+        a_BA1, b_B1M = mass_BP[:, first_a::2].unsqueeze(2), mass_BP[:, 1 - first_a :: 2].unsqueeze(1)
+        similarity_BAM = (similarity_BAM - 1) * (a_BA1 * b_B1M / (a_BA1 + b_B1M))
+    similarity_BA, partner_BA = similarity_BAM.max(dim=-1)
     order_BA = portable.order(similarity_BA)
     position_BA = order_BA * 2 + first_a
     taken, left = position_BA[:, :num_removed], position_BA[:, num_removed:]

@@ -1,7 +1,6 @@
 """The one value that flows from block to block.
 
-Shape letters, used all over the package: B batch, N tokens, P patches at the start, K tokens kept, M tokens
-removed, C channels, H heads, D channels per head. Of images and logits: I images, H height, W width, K classes.
+Shape letters: B batch, N tokens, P patches at the start, K kept, M removed, C channels, H heads, D channels per head.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""Exit criteria: the confidence or entropy of the logits, and the threshold for leaving."""
+"""Exit criteria: the confidence or entropy of the logits, and the threshold for leaving.
+
+Shape letters: B batch, K classes.
+"""
 
 from __future__ import annotations
 

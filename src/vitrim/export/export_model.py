@@ -1,4 +1,7 @@
-"""Export a model: write the artefact, run it, compare it with the model, time it, and keep it only if it agrees."""
+"""Export a model: write the artefact, run it, compare it with the model, time it, and keep it only if it agrees.
+
+Shape letters: B batch, I images, C channels, H height, W width.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Check that an artefact computes the same as the model, by running both on the same images."""
+"""Check that an artefact computes the same as the model, by running both on the same images.
+
+Shape letters: B batch, I images, C channels, H height, W width, K classes.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Accuracy of a classifier on labelled images."""
+"""Accuracy of a classifier on labelled images.
+
+Shape letters: B batch, C channels, H height, W width, K classes.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Load the images of a folder for a model: find, label and preprocess them."""
+"""Load the images of a folder for a model: find, label and preprocess them.
+
+Shape letters: I images, C channels, H height, W width.
+"""
 
 from __future__ import annotations
 

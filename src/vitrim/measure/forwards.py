@@ -1,4 +1,7 @@
-"""The loop of a model over batches of images: device, data type, autocast, progress."""
+"""The loop of a model over batches of images: device, data type, autocast, progress.
+
+Shape letters: B batch, C channels, H height, W width.
+"""
 
 from __future__ import annotations
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
+from ..core.exits import Exits
 from ..core.method import Method
+from ..tuned_folder import is_tuned, setting_in
 from .attention_mass import AttentionMass
 from .baselines import Random
 from .bat import BeyondAttentive
@@ -20,11 +23,12 @@ from .registry import (
     makers,
     parameters,
     register_method,
-    resolve_method,
+    resolve,
     settings_of,
 )
 from .token_mergence import TokenMergence
 from .tome import ToMe
+from .ward import Ward
 
 __all__ = [
     "BAT",
@@ -37,6 +41,7 @@ __all__ = [
     "Random",
     "ToMe",
     "TokenMergence",
+    "Ward",
     "classes",
     "create_method",
     "list_methods",
@@ -50,6 +55,14 @@ __all__ = [
 
 
 TM, BAT = TokenMergence, BeyondAttentive
+
+
+def resolve_method(method: Method | str, exits: Exits | Sequence[int] | None, settings: Mapping[str, Any]) -> Method:
+    """A method as it is or by its name, with these exits; or what `vitrim tune` found, from its folder."""
+    if isinstance(method, str) and is_tuned(method):
+        method, found = setting_in(method)
+        settings = {**found, **settings}
+    return resolve(method, exits, settings)
 
 
 def metr(method: Method | str = "evit", **settings: Any) -> Method:
@@ -68,7 +81,7 @@ def _settings_of_metr() -> dict[str, Any]:
     return {key: each.default for key, each in parameters(METR).items()} | {"method": "evit"} | settings_of("evit")
 
 
-for _cls in (EViT, TokenMergence, BeyondAttentive, ToMe, DiffRate, AttentionMass, Random):
+for _cls in (EViT, TokenMergence, BeyondAttentive, ToMe, DiffRate, Ward, AttentionMass, Random):
     register_method(_cls)
 add("evit-nofuse", partial(EViT, fuse=False))
 add("evit+bat", partial(BeyondAttentive, inattentive="fuse"))

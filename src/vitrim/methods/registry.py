@@ -24,7 +24,7 @@ GROUP = "vitrim.methods"
 NAME = re.compile(r"[a-z][a-z0-9_+-]*")
 C = TypeVar("C", bound=type[Method])
 
-SHORT = {"tm": "token_mergence", "bat": "beyond_attentive"}  # the papers' names
+SHORT = {"tm": "token_mergence", "bat": "beyond_attentive", "auto": "ward"}  # the papers' names, and the default
 
 _makers: dict[str, Callable[..., Method]] = {}
 _classes: dict[str, Callable[..., Method]] = {}
@@ -123,7 +123,7 @@ def create_method(name: str, **settings: Any) -> Method:
         raise ValueError(f"method {name!r} takes the settings {', '.join(own)}: {wrong}.") from error
 
 
-def resolve_method(method: Method | str, exits: Exits | Sequence[int] | None, settings: Mapping[str, Any]) -> Method:
+def resolve(method: Method | str, exits: Exits | Sequence[int] | None, settings: Mapping[str, Any]) -> Method:
     """A method from a name and its settings, or a method as it is, with these exits. ValueError for anything else."""
     if isinstance(method, str):
         return create_method(method, **settings, **({} if exits is None else {"exits": exits}))

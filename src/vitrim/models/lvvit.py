@@ -70,7 +70,7 @@ class LVViT(nn.Module):
         self.cls_token = nn.Parameter(torch.zeros(1, 1, embed_dim))
         self.pos_embed = nn.Parameter(torch.zeros(1, 1 + self.patch_embed.num_patches, embed_dim))
         self.pos_drop = nn.Dropout(drop_rate)
-        attention: dict[str, Any] = {"qkv_bias": qkv_bias, "attn_drop": attn_drop_rate, "drop": drop_rate}
+        attention = {"qkv_bias": qkv_bias, "attn_drop": attn_drop_rate, "drop": drop_rate}
         rates = [drop_path_rate * i / max(1, depth - 1) for i in range(depth)]
         self.blocks = nn.Sequential(*(Block(embed_dim, num_heads, mlp_ratio, skip_lam, r, **attention) for r in rates))
         self.norm = nn.LayerNorm(embed_dim)
@@ -100,13 +100,15 @@ class LVViT(nn.Module):
         """Logits of the class token plus half the maximum of the patch tokens, or features with pre_logits."""
         if pre_logits or self.num_classes == 0:
             return x[:, 0]
-        return self.head(x[:, 0]) + 0.5 * self.aux_head(x[:, 1:]).amax(dim=1)
+        logits: Tensor = self.head(x[:, 0]) + 0.5 * self.aux_head(x[:, 1:]).amax(dim=1)
+        return logits
 
     def _encode(self, x_BPC: Tensor) -> Tensor:
         x = torch.cat([self.cls_token.expand(x_BPC.shape[0], -1, -1), x_BPC], dim=1)
         x = self.pos_drop(x + self.pos_embed)
         x = checkpoint_seq(self.blocks, x) if self.grad_checkpointing else self.blocks(x)
-        return self.norm(x)
+        normed: Tensor = self.norm(x)
+        return normed
 
     def get_classifier(self) -> tuple[nn.Module, nn.Module]:
         """The heads on the class token and on the patch tokens."""

@@ -1,0 +1,148 @@
+"""The tuned model beside the methods and rivals of equal cost, on images that the search has not seen."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from ..api import reduce_tokens
+from ..backbones.reader import read_backbone
+from ..core.spec import ViTSpec
+from ..measure.budget.formula import block_macs
+from ..measure.budget.targets import method_for_macs
+from ..measure.folder import load_images
+from ..measure.macs import count_macs
+from ..measure.model_input import input_size_of
+from ..measure.paired import PairedLoss
+from ..measure.turns import Turns
+from ..rivals import Rebuild, fewer_blocks, smaller_input, without_unread
+from .bench import Bench
+from .outcome import METHOD, RIVAL, TUNED, UNREDUCED, Row
+from .sample import BATCH, answer
+from .shapes import Schedule
+from .timing import time_in_turns
+
+METHODS = ("tome", "evit", "token_mergence", "diffrate")
+PIXELS = 224 // 14  # steps of the input size that are tried, where the patch size does not say
+
+
+@dataclass(frozen=True)
+class Contender:
+    """One model in the table."""
+
+    name: str
+    kind: str
+    model: nn.Module
+    x_ICHW: Tensor | None = None  # the held-out images at another size
+
+
+@dataclass(frozen=True)
+class Field:
+    """What all contenders share."""
+
+    bench: Bench
+    folder: Path
+    limit: int | None
+    rebuild: Rebuild | None = None
+
+    @property
+    def model(self) -> nn.Module:
+        """The unreduced one."""
+        return self.bench.unreduced
+
+    def contenders(self, schedule: Schedule) -> Iterator[Contender]:
+        """The unreduced and the tuned model, then methods and rivals that cost no more multiply-adds."""
+        tuned, gmacs = self.bench.make(schedule), self.bench.gmacs(schedule)
+        yield Contender("unreduced", UNREDUCED, self.model)
+        yield Contender(f"{tuned.name}, tuned", TUNED, reduce_tokens(copy.deepcopy(self.model), tuned))
+        yield from self._methods(gmacs)
+        unread = without_unread(self.model)
+        if unread is not None:
+            yield Contender("last MLP on the class token alone", RIVAL, unread)
+        yield from self._depths(gmacs)
+        yield from self._sizes(gmacs)
+
+    def _methods(self, gmacs: float) -> Iterator[Contender]:
+        for name in METHODS:
+            try:
+                method = method_for_macs(self.model, name, gmacs)
+                model = reduce_tokens(copy.deepcopy(self.model), method)
+            except ValueError:  # unknown here, or it cannot reach so few
+                continue
+            assert method.amount is not None
+            value = getattr(method, method.amount.setting)
+            amount = method.amount.words.format(value) if isinstance(value, (int, float)) else "evenly"
+            yield Contender(f"{name} {amount}", METHOD, model)
+
+    def _depths(self, gmacs: float) -> Iterator[Contender]:
+        """The deepest model within the budget."""
+        spec, macs = read_backbone(self.model).spec, count_macs(self.model)
+        depth = spec.depth - math.ceil((macs - 1e9 * gmacs) * spec.depth / block_macs(spec, None))
+        if 0 < depth < spec.depth and not spec.first_reducible_layer:
+            yield Contender(f"{depth} blocks", RIVAL, fewer_blocks(self.model, depth))
+
+    def _sizes(self, gmacs: float) -> Iterator[Contender]:
+        """The largest smaller image within the budget, and the next larger one."""
+        (_, height, width), spec = input_size_of(self.model), read_backbone(self.model).spec
+        step, rest = _patch_size(self.model), count_macs(self.model) - block_macs(spec, None)
+        if height != width or spec.first_reducible_layer:
+            return
+        sizes = range(height - step, 2 * step, -step)
+        fits = next((size for size in sizes if _macs_at(size // step, spec, rest) <= 1e9 * gmacs), None)
+        for size in () if fits is None else (fits, fits + step):
+            try:
+                model = smaller_input(self.model, size, self.rebuild) if size < height else None
+            except ValueError:  # the model takes one size only
+                return
+            if model is not None:
+                yield Contender(f"{size} px", RIVAL, model.to(self.bench.device), self._images(model))
+
+    def _images(self, model: nn.Module) -> Tensor:
+        """The held-out images, prepared for another model."""
+        batches = load_images(model, self.folder, limit=self.limit, batch_size=BATCH)
+        return torch.cat([batch.x_BCHW for batch in batches])[self.bench.sample.held_out]
+
+    def rows(self, contenders: Sequence[Contender], progress: Callable[[str], None]) -> list[Row]:
+        """Every contender, measured."""
+        progress("speed in turns")
+        turns = time_in_turns([each.model for each in contenders], self.bench.batch_size, self.bench.device)
+        found = []
+        for i, each in enumerate(contenders):
+            progress(each.name)
+            found.append(self._row(each, turns, str(i)))
+        return found
+
+    def _row(self, each: Contender, turns: Turns, key: str) -> Row:
+        held = self.bench.sample.x_ICHW[self.bench.sample.held_out] if each.x_ICHW is None else each.x_ICHW
+        found_IK = answer(each.model, held, self.bench.answers, self.bench.device)
+        labels_I = self.bench.sample.labels_I[self.bench.sample.held_out]
+        before_I, after_I = self.bench.wanted_held_out.argmax(dim=1), found_IK.argmax(dim=1)
+        same_I = after_I == before_I if self.bench.answers.classes else torch.ones(len(held), dtype=torch.bool)
+        labelled = self.bench.sample.labelled and self.bench.answers.classes
+        return Row(
+            name=each.name,
+            kind=each.kind,
+            gmacs=count_macs(each.model, tuple(held.shape[1:])) / 1e9,  # type: ignore[arg-type]
+            speedup=turns.ratio(key, "0"),
+            latency_ms=1e3 * turns.median(key),
+            divergence=float(self.bench.answers.divergence(self.bench.wanted_held_out, found_IK).mean()),
+            changed=PairedLoss.of(torch.ones_like(same_I), same_I),
+            loss=PairedLoss.of(before_I == labels_I, after_I == labels_I) if labelled else None,
+        )
+
+
+def _macs_at(patches_of_side: int, spec: ViTSpec, rest: int) -> float:
+    """Multiply-adds for a square image of so many patches a side, about."""
+    return rest * patches_of_side**2 / spec.num_patches + block_macs(spec, None, patches_of_side**2)
+
+
+def _patch_size(model: nn.Module) -> int:
+    """Pixels of a patch's side, of the first convolution."""
+    first = next((part for part in model.modules() if isinstance(part, nn.Conv2d)), None)
+    return PIXELS if first is None else int(first.stride[0])

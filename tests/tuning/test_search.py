@@ -1,0 +1,145 @@
+"""Schedules, costs, goals, and the search among them."""
+
+from __future__ import annotations
+
+import random
+from itertools import pairwise
+from typing import Any
+
+import pytest
+import torch
+from timm.models.vision_transformer import VisionTransformer
+
+import vitrim
+from vitrim.backbones.reader import read_backbone
+from vitrim.tuning.answers import Answers
+from vitrim.tuning.bench import ward
+from vitrim.tuning.cost import Macs, Milliseconds, measure_milliseconds
+from vitrim.tuning.resume import Resumable
+from vitrim.tuning.search import Candidate, Search
+from vitrim.tuning.shapes import Frame, agree_until, power
+from vitrim.tuning.target import target_of
+
+FRAME = Frame(num_patches=196, depth=12, first=0, drops_last=True)
+SMALL = {"img_size": 32, "patch_size": 4, "embed_dim": 24, "depth": 6, "num_heads": 3, "num_classes": 5}
+
+
+def squares(patches: Any) -> float:
+    return float(sum(p * p for p in patches))
+
+
+def test_the_default_shape_is_wards() -> None:
+    model = VisionTransformer(**(SMALL | {"depth": 12, "img_size": 56}))
+    spec = read_backbone(model).spec
+    built = vitrim.Ward(left=0.32).built_for(spec)
+    assert Frame.of(spec).schedule(power(11, 4, 0.5), 1 - 0.32) == built.patches  # type: ignore[attr-defined]
+
+
+def test_bumped_schedules_meet_the_budget_and_never_grow() -> None:
+    rng, shape, budget = random.Random(0), power(11, 4, 0.5), 0.6 * squares([196] * 13)
+    for _ in range(50):
+        shape = FRAME.bumped(shape, rng)
+        schedule = FRAME.fitted(shape, squares, budget)
+        assert schedule is not None
+        assert 0.98 * budget < squares(schedule) <= budget
+        assert all(after <= before for before, after in pairwise(schedule))
+        assert all(before - after <= before // 2 for before, after in pairwise(schedule[:-1]))
+        vitrim.Ward(patches=schedule)
+
+
+def test_a_budget_that_no_scale_meets_has_no_schedule() -> None:
+    assert FRAME.fitted(power(11, 4, 0.5), squares, 1.0) is None
+
+
+def test_schedules_agree_until_their_first_different_block() -> None:
+    assert agree_until((9, 9, 8, 7), (9, 9, 8, 6)) == 2
+    assert agree_until((9, 9), (9, 9)) == 1
+
+
+def test_answers_of_classes_diverge_by_kullback_leibler_and_embeddings_by_angle() -> None:
+    logits = torch.tensor([[2.0, 0.0], [1.0, 1.0]])
+    classes = Answers(classes=True)
+    one, other = classes.read(logits), classes.read(logits.flip(1))
+    p = logits.softmax(1)
+    wanted = (p * (p / p.flip(1)).log()).sum(1)
+    torch.testing.assert_close(classes.divergence(one, other), wanted)
+    angles = Answers(classes=False)
+    assert angles.divergence(*map(angles.read, (torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 3.0]])))).item() == 1
+    assert angles.read(torch.randn(2, 5, 7)).shape == (2, 7)
+    with pytest.raises(ValueError, match="not finite"):
+        classes.read(logits * float("nan"))
+
+
+def small_search(seed: int, **settings: Any) -> tuple[Search, Candidate]:
+    torch.manual_seed(0)
+    model = VisionTransformer(**SMALL).eval()
+    for block in model.blocks:
+        torch.nn.init.normal_(block.attn.qkv.weight, std=0.3)
+    answers, spec = Answers(classes=True), read_backbone(model).spec
+    batches = [torch.randn(6, 3, 32, 32) for _ in range(2)]
+    with torch.no_grad():
+        wanted = [answers.read(model(batch)) for batch in batches]
+    cost = Macs(spec, vitrim.count_macs(model), ward)
+    resumable = Resumable(vitrim.reduce_tokens(model, "ward"), batches, answers)
+    budget = settings.pop("share", 0.7) * cost.unreduced
+    search = Search(resumable, wanted, Frame.of(spec), ward, cost, budget, seed, **settings)
+    return search, search.run()
+
+
+def test_a_search_improves_on_the_plain_shapes_and_repeats_itself() -> None:
+    search, best = small_search(seed=3, tries=40)
+    assert best.cost <= search.budget
+    assert best.divergence == min(each.divergence for each in search.tried)
+    assert best.divergence < min(each.divergence for each in search.tried if each.shape in list(search.frame.plain()))
+    again = small_search(seed=3, tries=40)[1]
+    assert again.schedule == best.schedule and torch.equal(again.divergence_I, best.divergence_I)
+
+
+def test_a_search_that_is_out_of_time_gives_the_best_plain_shape() -> None:
+    search, best = small_search(seed=3, tries=25, deadline=0.0)
+    assert search.num_tried <= 9 and best.schedule in [each.schedule for each in search.tried]
+
+
+def test_a_budget_that_cannot_be_met_says_what_can() -> None:
+    with pytest.raises(ValueError, match=r"cannot be met: 0\.\d+ GMACs is the least"):
+        small_search(seed=0, share=0.05)
+
+
+def test_multiply_adds_of_a_schedule_are_those_that_are_counted() -> None:
+    model = VisionTransformer(**SMALL).eval()
+    spec, schedule = read_backbone(model).spec, (64, 64, 60, 50, 40, 30, 1)
+    cost = Macs(spec, vitrim.count_macs(model), ward)
+    counted = vitrim.count_macs(vitrim.reduce_tokens(model, vitrim.Ward(patches=schedule)))
+    assert cost(schedule) == pytest.approx(counted / 1e9, rel=1e-9)
+
+
+def test_times_between_those_of_the_table_are_interpolated() -> None:
+    table = {64: 8.0, 32: 2.0, 1: 0.0}
+    cost = Milliseconds(attention=table, mlp=table, reducing={64: 1.0}, rest=5.0, depth=2, num_patches=64)
+    assert cost.unreduced == 5 + 2 * (8 + 8)
+    assert cost((64, 48, 48)) == 5 + (8 + 5 + 1) + (5 + 5)
+
+
+def test_the_table_of_times_has_every_part_and_adds_up_to_the_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vitrim.tuning.cost.TABLE_SECONDS", 0.2)
+    model = vitrim.reduce_tokens(VisionTransformer(**SMALL).eval(), "ward")
+    table = measure_milliseconds(model, torch.randn(2, 3, 32, 32), ward)
+    assert set(table.attention) == set(table.mlp) >= {64, 1} and set(table.reducing) <= set(table.mlp)
+    assert min(table.attention.values()) > 0 and table.rest >= 0
+    assert isinstance(vitrim.method_of(model), vitrim.Ward) is False  # it was measured at every number of patches
+
+
+@pytest.mark.parametrize(
+    ("goals", "words"),
+    [
+        ({}, "one goal"),
+        ({"speedup": 1.5, "gmacs": 1.0}, "2 are given"),
+        ({"speedup": 1}, "speed-up above 1"),
+        ({"max_loss": 0}, "loss above 0"),
+        ({"gmacs": float("nan")}, "budget above 0"),
+        ({"latency_ms": "fast"}, "latency above 0"),
+    ],
+)
+def test_goals_that_are_none_are_refused(goals: dict[str, Any], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        target_of(**goals)

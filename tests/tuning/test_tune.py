@@ -1,0 +1,151 @@
+"""`vitrim.tune` and its command: from a goal to a folder that every other command takes."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+import vitrim
+from vitrim.cli import app
+from vitrim.measure.paired import PairedLoss
+from vitrim.measure.turns import Spread
+from vitrim.models.embedded import demo_images
+from vitrim.tuning.cost import Milliseconds
+from vitrim.tuning.files import check_output, render, write
+from vitrim.tuning.outcome import Row, Tuned
+
+MODEL = "vitrim_fashion_tiny"
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return demo_images(tmp_path_factory.mktemp("images") / "fashion")
+
+
+@pytest.fixture(scope="module")
+def tuned(images: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Tuned, Path]:
+    """A search by multiply-adds, with its folder."""
+    folder, model = tmp_path_factory.mktemp("tuned") / "out", vitrim.load_model(MODEL)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("vitrim.tuning.timing.ROUNDS", 2)
+        found = vitrim.tune(model, images, gmacs=0.11, limit=40, tries=4, name=MODEL)
+    write(found, model, folder)
+    return found, folder
+
+
+def test_what_is_found_meets_the_goal_and_is_held_against_methods_and_rivals(tuned: tuple[Tuned, Path]) -> None:
+    found, _ = tuned
+    assert found.cost <= 0.11 and found.best.gmacs == pytest.approx(found.cost)
+    assert (found.num_searched, found.num_held_out, found.labelled) == (20, 20, True)
+    names = [row.name for row in found.rows]
+    assert names[:2] == ["unreduced", "ward, tuned"]
+    for wanted in ("tome", "evit", "blocks", "px", "last MLP"):
+        assert any(wanted in name for name in names), names
+    unreduced, unread = found.rows[0], next(row for row in found.rows if "last MLP" in row.name)
+    assert unreduced.divergence == 0 and unread.divergence < 1e-9 and unread.changed.lost == 0
+
+
+def test_the_folder_is_a_model_for_everything_else(tuned: tuple[Tuned, Path], images: Path) -> None:
+    found, folder = tuned
+    assert sorted(path.name for path in folder.iterdir() if path.suffix) == [
+        "README.md", "config.json", "model.safetensors", "report.html", "tuned.json",
+    ]  # fmt: skip
+    batch = next(iter(vitrim.load_images(vitrim.load_model(MODEL), images, limit=4))).x_BCHW
+    by_name = vitrim.reduce_tokens(vitrim.load_model(MODEL), str(folder))
+    with torch.no_grad():
+        wanted = by_name(batch)
+        assert torch.equal(vitrim.from_pretrained(folder)(batch), wanted)
+    assert vitrim.method_of(by_name).patches == tuple(found.schedule)  # type: ignore[union-attr]
+    said = CliRunner().invoke(app, ["evaluate", "--model", str(folder), "--data", str(images), "--limit", "10"])
+    assert said.exit_code == 0 and "ward" in said.output
+
+
+def test_tuned_json_and_the_report_say_the_same(tuned: tuple[Tuned, Path]) -> None:
+    found, folder = tuned
+    content = json.loads((folder / "tuned.json").read_text())
+    assert content["answer"] == found.answer and content["use"] == found.use
+    assert [row["name"] for row in content["rows"]] == [row.name for row in found.rows]
+    page = (folder / "report.html").read_text()
+    for row in found.rows:
+        assert row.name in page and f"{row.gmacs:.4f}" in page
+    assert found.answer in page and "<script" not in page and "http" not in page.replace("http://www.w3.org", "")
+
+
+def test_the_line_to_use_runs(tuned: tuple[Tuned, Path]) -> None:
+    found, _ = tuned
+    model = vitrim.load_model(MODEL)
+    exec(found.use, {"vitrim": vitrim, "model": model})
+    assert vitrim.count_macs(model) / 1e9 == pytest.approx(found.cost)
+
+
+def row(name: str, kind: str, speed: float, lost: int, **facts: Any) -> Row:
+    changed = PairedLoss(100 - lost, lost, 0, 0)
+    return Row(name, kind, 0.5, Spread(speed, speed, speed), 10.0, 0.01, changed, changed, **facts)
+
+
+def test_a_rival_that_is_faster_and_loses_less_is_named(tuned: tuple[Tuned, Path]) -> None:
+    rows = [row("unreduced", "unreduced", 1, 0), row("ward, tuned", "tuned", 1.5, 3)]
+    rivals = [row("20 px", "rival", 1.6, 2), row("24 px", "rival", 1.4, 1), row("9 blocks", "rival", 1.6, 4)]
+    found = replace(tuned[0], rows=rows + rivals)
+    assert [each.name for each in found.beaten_by()] == ["20 px"]
+    assert "20 px" in render(found)
+
+
+@pytest.mark.parametrize("goal", [{"speedup": 1.2}, {"max_loss": 20.0}])
+def test_goals_of_speed_and_loss_lead_to_a_schedule(
+    images: Path, goal: dict[str, float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vitrim.tuning.timing.ROUNDS", 1)
+    monkeypatch.setattr("vitrim.tuning.bench.measure_milliseconds", lambda *_: table)
+    monkeypatch.setattr("vitrim.tuning.bench.SPEEDS", (1.1, 1.3))
+    said: list[str] = []
+    line = {100: 100.0, 1: 1.0}
+    table = Milliseconds(line, line, dict.fromkeys(line, 2.0), rest=5.0, depth=12, num_patches=100)
+    found = vitrim.tune(vitrim.load_model(MODEL), images, **goal, limit=16, tries=1, progress=said.append)
+    assert found.unit == "ms" and found.cost < found.unreduced_cost
+    assert set(found.block_ms) == {"attention", "mlp", "reducing"}
+    assert "time per block and number of patches" in said
+    if "max_loss" in goal:
+        assert any("cannot be told from 8 images" in note for note in found.notes)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([], "one goal"),
+        (["--speedup", "1.5", "--gmacs", "1"], "2 are given"),
+        (["--gmacs", "0.01", "--limit", "16"], "cannot be met: 0.06"),
+        (["--gmacs", "0.1", "--limit", "3"], "at least 8 images"),
+        (["--speedup", "1.5", "--by", "watts"], "time, macs"),
+        (["--speedup", "1"], "above 1"),
+    ],
+)
+def test_what_cannot_be_done_is_said_in_one_line(arguments: list[str], words: str, tmp_path: Path) -> None:
+    said = CliRunner().invoke(app, ["tune", "--output", str(tmp_path / "out"), "--tries", "0", *arguments])
+    assert said.exit_code == 2
+    assert words in said.output.splitlines()[-1]
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").touch()
+    with pytest.raises(ValueError, match=r"holds thesis\.tex"):
+        check_output(tmp_path)
+    check_output(tmp_path / "new")
+
+
+def test_a_model_that_is_reduced_already_is_refused(images: Path) -> None:
+    with pytest.raises(ValueError, match="restore"):
+        vitrim.tune(vitrim.reduce_tokens(vitrim.load_model(MODEL), "evit"), images, speedup=1.5)
+
+
+def test_a_folder_without_a_method_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "tuned.json").write_text('{"method": 3}')
+    with pytest.raises(ValueError, match="names no method"):
+        vitrim.reduce_tokens(vitrim.load_model(MODEL), str(tmp_path))
