@@ -45,6 +45,8 @@ def amount(name: str, *, per_block: int, share: float | None = None) -> dict[str
         return {own.setting: per_block}
     if share == 1.0:
         return neutral(name)
+    if isinstance(own, Share) and not own.solved and share is None:
+        return {own.setting: 0.5}  # what its default keeps depends on the model
     return {own.setting: share} if isinstance(own, Share) and share is not None else {}
 
 

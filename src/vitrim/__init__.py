@@ -39,7 +39,11 @@ if TYPE_CHECKING:
     from .measure.pixels import ImageDataError
     from .measure.turns import Spread
     from .methods import (
+        ATC,
         BAT,
+        DTEM,
+        GTP,
+        LTMP,
         METR,
         TM,
         AttentionMass,
@@ -49,6 +53,7 @@ if TYPE_CHECKING:
         Random,
         TokenMergence,
         ToMe,
+        VidTLDR,
         Ward,
         register_method,
     )
@@ -64,7 +69,11 @@ if TYPE_CHECKING:
     from .tuning.run import tune
 
 __all__ = [
+    "ATC",
     "BAT",
+    "DTEM",
+    "GTP",
+    "LTMP",
     "METR",
     "TM",
     "Anytime",
@@ -96,6 +105,7 @@ __all__ = [
     "TrainingError",
     "Tuned",
     "UnsupportedModel",
+    "VidTLDR",
     "VitrimError",
     "Ward",
     "anytime",
@@ -153,8 +163,8 @@ _HOME = {  # module: its public names
     ".measure.pixels": "ImageDataError",
     ".measure.budget.targets": "method_for_keep_rate method_for_macs",
     ".measure.turns": "Spread",
-    ".methods": "BAT METR TM AttentionMass BeyondAttentive DiffRate EViT Random ToMe TokenMergence Ward "
-    "register_method",
+    ".methods": "ATC BAT DTEM GTP LTMP METR TM AttentionMass BeyondAttentive DiffRate EViT Random ToMe "
+    "TokenMergence VidTLDR Ward register_method",
     ".saving.hub": "push_to_hub",
     ".loading.from_pretrained": "from_pretrained",
     ".saving.write": "save_pretrained",

@@ -53,7 +53,7 @@ def _reduced(
     method, layer = block.acting.bound, block.layer
     with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
         tokens = method.before_block(layer, Tokens(x_BNC, 1))
-        attention = Attention(*parts, scale=(C // H) ** -0.5, mlp_input_BNC=x_BNC)
+        attention = Attention(*parts, scale=(C // H) ** -0.5, input_BNC=x_BNC, mlp_input_BNC=x_BNC)
         out = method.after_attention(layer, tokens, attention).padded_BNC
     (out * weight_C.to(out.dtype)).sum().backward()
     assert x_BNC.grad is not None

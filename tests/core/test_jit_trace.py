@@ -11,11 +11,10 @@ import torch
 from timm.models.eva import Eva
 
 import vitrim
+from every_method import FIXED, amount
 
-FIXED = [name for name in vitrim.list_methods() if not vitrim.create_method(name).varies]
 SETTINGS: dict[str, tuple[str, dict[str, Any]]] = {
-    **{name: (name, {}) for name in FIXED},
-    "tome": ("tome", {"r": 5}),
+    **{name: (name, amount(name, per_block=5)) for name in FIXED},
     "evit, received": ("evit", {"scorer": "received"}),
     "bat, kmeans": ("beyond_attentive", {"inattentive": "kmeans"}),
     "bat, spatial": ("beyond_attentive", {"inattentive": "spatial", "normalize": False}),
@@ -37,11 +36,13 @@ def test_a_model_with_rotary_positions_is_traced_too(rope: str) -> None:
 @pytest.mark.parametrize("which", SETTINGS)
 def test_a_traced_model_gives_the_models_numbers_at_other_batch_sizes(tiny_vit: Callable[..., Any], which: str) -> None:
     name, settings = SETTINGS[which]
-    model = vitrim.reduce_tokens(tiny_vit(depth=4), name, **settings)
+    # vid-TLDR stretches small differences of entropies, which rounding to fp32 would change.
+    kind = torch.float64 if name == "vid_tldr" else torch.float32
+    model = vitrim.reduce_tokens(tiny_vit(depth=4).to(kind), name, **settings)
     torch.manual_seed(0)
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # sizes become numbers: counts are fixed, and batches are not
-        traced = torch.jit.trace(model, torch.randn(1, 3, 32, 32), check_trace=False)
-    x_BCHW = torch.randn(3, 3, 32, 32)
+        traced = torch.jit.trace(model, torch.randn(1, 3, 32, 32, dtype=kind), check_trace=False)
+    x_BCHW = torch.randn(3, 3, 32, 32, dtype=kind)
     with torch.no_grad():
         torch.testing.assert_close(traced(x_BCHW), model(x_BCHW), atol=1e-6, rtol=1e-5)

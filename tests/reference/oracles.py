@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import torch
@@ -21,7 +23,8 @@ from vitrim.core.tokens import Tokens
 
 TESTS = Path(__file__).resolve().parents[1]
 EVIT = TESTS / "data" / "evit"  # Apache-2.0, so in this repository
-METR = TESTS / "data" / "metr"  # likewise; on top of a file in EVIT
+METR, GTP, DTEM = (TESTS / "data" / name for name in ("metr", "gtp", "dtem"))  # likewise; on top of a file in EVIT
+VID_TLDR = TESTS / "data" / "vid_tldr"  # MIT
 SHARED = Path(os.environ.get("VITRIM_SHARED", TESTS.parents[1] / "shared")) / "oracles"  # not ours to copy
 
 EXACT = 1e-8  # float64 against float64
@@ -53,7 +56,7 @@ def read(folder: Path, name: str) -> Oracle:
         metadata = file.metadata()
         tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - no mapping
     if "base_file" in metadata:
-        base = read(EVIT if folder == METR else folder, metadata["base_file"].removesuffix(".safetensors"))
+        base = read(EVIT if folder in (METR, GTP, DTEM) else folder, metadata["base_file"].removesuffix(".safetensors"))
         tensors = {**base.tensors, **tensors}
     return Oracle(json.loads(metadata["settings"]), tensors)
 
@@ -106,6 +109,16 @@ def assert_logits_equal(logits: Tensor, oracle: Oracle) -> None:
     assert (logits - oracle["output64.logits"]).abs().max() <= EXACT
 
 
-def reduced(oracle: Oracle, method: vitrim.Method, **model: Any) -> VisionTransformer:
-    """The model of the oracle with that method at work."""
-    return vitrim.reduce_tokens(model_of(oracle, **model), method)
+def reduced(
+    oracle: Oracle, method: vitrim.Method, learned: Mapping[str, str] = MappingProxyType({}), **model: Any
+) -> VisionTransformer:
+    """The model of the oracle with that method at work. learned: parts of the official keys of weights, with ours."""
+    official = [key for key in oracle.tensors if any(part in key for part in learned)]
+    own = Oracle(oracle.settings, {key: value for key, value in oracle.tensors.items() if key not in official})
+    made = vitrim.reduce_tokens(model_of(own, **model), method)
+    weights = own.weights()
+    for key in official:
+        part = next(part for part in learned if part in key)
+        weights[key.removeprefix("weights.").replace(part, learned[part])] = oracle[key].double()
+    made.load_state_dict(weights)
+    return made

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from functools import reduce
 from typing import NamedTuple
@@ -33,7 +33,9 @@ class Attention(NamedTuple):
     bias: Tensor | None = None  # added to the logits of every query, [B, 1, 1, N]
     dropout: float = 0.0
     lengths: packing.Lengths | None = None  # tokens of each image, if packed
+    input_BNC: Tensor | None = None  # what queries, keys and values were made of
     mlp_input_BNC: Tensor | None = None  # features before the MLP, for a method that reduces after it
+    density: float = 1.0  # share of each head's entries, the largest, that are kept after the softmax; the rest is 0
 
     def output(self, *, max_chunked_tokens: int = 0) -> Tensor:
         """Softmax(q k^T) v: [B, H, N, D].
@@ -44,6 +46,8 @@ class Attention(NamedTuple):
             # Joined as [1, T, H, D], the order in which the kernel writes, so that whole rows are copied.
             mixed = [image.output(max_chunked_tokens=max_chunked_tokens).transpose(1, 2) for image in self.images()]
             return torch.cat(mixed, dim=1).transpose(1, 2)
+        if self.density < 1:
+            return self.rows(0, self.q_BHND.shape[2]).to(self.v_BHND.dtype) @ self.v_BHND
         if self.q_BHND.shape[2] <= max_chunked_tokens and not self.dropout:
             return self._chunked_output()
         if self.bias is not None and portable.writing() and torch.onnx.is_in_onnx_export():
@@ -79,12 +83,16 @@ class Attention(NamedTuple):
 
     def rows(self, start: int, stop: int) -> Tensor:
         """Attention of the queries from start to stop - 1 to all keys, in at least fp32: [B, H, stop - start, N]."""
+        if self.density < 1:
+            return self._sparse_matrix()[:, :, start:stop]
         query = at_least_fp32(self.q_BHND[:, :, start:stop]) * self.scale
         logits = matmul_fp32(query, self.k_BHND.transpose(-2, -1))
         return (logits if self.bias is None else logits + self.bias).softmax(dim=-1)
 
     def cls_row(self) -> Tensor:
         """Attention of the class token, which is the first, to all tokens: [B, H, N]."""
+        if self.density < 1:
+            return self.rows(0, 1).squeeze(2)
         if self.lengths is not None:
             return self._of_each(Attention.cls_row)
         query_BHD = at_least_fp32(self.q_BHND[:, :, 0]) * self.scale
@@ -101,11 +109,29 @@ class Attention(NamedTuple):
         """Mean attention that each token receives from all queries: [B, H, N]."""
         if self.lengths is not None:
             return self._of_each(Attention.received)
+        return torch.stack([rows.sum(dim=2) for rows in self.row_chunks()]).sum(dim=0) / self.q_BHND.shape[2]
+
+    def row_chunks(self, start: int = 0) -> Iterator[Tensor]:
+        """The rows of the queries from `start` on, in chunks: [B, H, M, N] each."""
         N = self.q_BHND.shape[2]
         step = min(SCORE_CHUNK_SIZE, (N + 1) // 2)
-        copied = self._replace(k_BHND=at_least_fp32(self.k_BHND).contiguous())  # once instead of in every chunk
-        chunks = [copied.rows(i, min(i + step, N)).sum(dim=2) for i in range(0, N, step)]
-        return torch.stack(chunks).sum(dim=0) / N
+        if self.density < 1:
+            yield from torch.split(self._sparse_matrix()[:, :, start:], step, dim=2)
+            return
+        copied = self._replace(k_BHND=at_least_fp32(self.k_BHND).contiguous())  # once, not for every chunk
+        for i in range(start, N, step):
+            yield copied.rows(i, min(i + step, N))
+
+    def _sparse_matrix(self) -> Tensor:
+        """The attention matrix without each head's smallest entries, not normalised again: [B, H, N, N].
+
+        Of M entries, the int(M (1 - density))-th smallest is the least that is kept, as in GTP-ViT.
+        """
+        full_BHNN = self._replace(density=1.0).rows(0, self.q_BHND.shape[2])
+        flat_BHX = full_BHNN.flatten(2)
+        M = flat_BHX.shape[2]
+        least_BH1 = flat_BHX.topk(min(M, M + 1 - int(M * (1 - self.density))), dim=-1).values[..., -1:]
+        return torch.where(full_BHNN < least_BH1.unsqueeze(-1), 0.0, full_BHNN)
 
     def _of_each(self, compute: Callable[[Attention], Tensor]) -> Tensor:
         """One result per image, [1, H, n] each, padded with zeros: [B, H, N]."""

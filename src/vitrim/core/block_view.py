@@ -22,6 +22,8 @@ WEIGHTS = "method"  # name under which a block holds what the method learns
 OWN = ("block", "reader", "spec", "layer", "kept", "acting", "collector", "_compiled_call_impl", *DISPATCH)
 V = TypeVar("V", bound="BlockView")
 
+Mixed = tuple[Tensor, Attention | None]  # what attention gives, and what of it a method wants to see
+
 
 class Acting(NamedTuple):
     """A method, without and with the weights of one block."""
@@ -122,11 +124,9 @@ class BlockView(nn.Module):
         return blank_view, (type(self).__bases__[0], type(self.block)), self.__dict__ | {"collector": None}
 
 
-def hooked_attention(
-    module: nn.Module, reader: BlockReader, x_BNC: Tensor, mix: Callable[[Tensor], tuple[Tensor, Attention]]
-) -> tuple[Tensor, Attention]:
+def hooked_attention(module: nn.Module, reader: BlockReader, x_BNC: Tensor, mix: Callable[[Tensor], Mixed]) -> Mixed:
     """Call mix(x_BNC) in place of a block's attention, with the hooks of that attention around it."""
-    seen: list[Attention] = []
+    seen: list[Attention | None] = []
 
     def compute(x_BNC: Tensor, *_: Tensor, **__: Any) -> Any:
         out_BNC, attention = mix(x_BNC)
@@ -144,7 +144,7 @@ def _on_device(tokens: Tokens, device: torch.device) -> Tokens:
     fields = tokens._asdict().items()
     moved: dict[str, Any] = {name: value.to(device) for name, value in fields if isinstance(value, Tensor)}
     aux = None if tokens.aux is None else tuple(each._replace(value=each.value.to(device)) for each in tokens.aux)
-    return tokens._replace(**moved, aux=aux)
+    return tokens._replace(**moved, aux=aux, memory=tuple(value.to(device) for value in tokens.memory))
 
 
 @cache

@@ -59,6 +59,16 @@ class Method(MethodInterface):
         return not self.merges
 
     @property
+    def attention_density(self) -> float:
+        """Share of each head's attention entries that are kept, the largest, in every block."""
+        return 1.0
+
+    @property
+    def propagates(self) -> bool:
+        """Whether a removed patch can flow into several tokens. A trace calls it dropped."""
+        return False
+
+    @property
     def has_keep_rate(self) -> bool:
         """Whether a keep rate sets how much is reduced."""
         return self.amount == KEEP_RATE

@@ -67,17 +67,23 @@ class RemovingMethod(Method):
         assert isinstance(self.layers, tuple) and isinstance(self.r, Sequence), "build() comes first"
         return tuple(layer for layer, removed in zip(self.layers, self.r, strict=True) if removed)
 
+    def most_removed(self, num_patches: int) -> int:
+        """How many of num_patches one block can remove. Half, if patches of one half merge into the other."""
+        return num_patches // 2
+
     def num_removed(self, layer: int, num_patches: int) -> int:
-        """Patches that block `layer` removes, at most half of them: ValueError above that, unless clamped."""
+        """Patches that block `layer` removes. ValueError if it cannot remove as many, unless clamped."""
         assert isinstance(self.layers, tuple) and isinstance(self.r, Sequence), "build() comes first"
         removed = int(self.r[self.layers.index(layer)]) if layer in self.layers else 0
-        if removed > num_patches // 2 and not self.clamp:
+        half, most = num_patches // 2, self.most_removed(num_patches)
+        if removed > most and not self.clamp:
+            limit = f"half, {most}," if most == half else f"{most}"
             raise ValueError(
                 f"{self.name}: r = {removed} in block {layer} is too large: {num_patches} patches enter it and at most "
-                f"half, {num_patches // 2}, can merge. Use a smaller r, a list with one r per block, or clamp=True "
-                "(--clamp), which merges half."
+                f"{limit} can merge. Use a smaller r, a list with one r per block, or clamp=True (--clamp), which "
+                f"merges {'half' if most == half else 'these'}."
             )
-        return min(removed, num_patches // 2)
+        return min(removed, most)
 
     def num_kept(self, layer: int, num_patches: int) -> int:
         return num_patches - self.num_removed(layer, num_patches)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from . import packing, portable
-from .ops import arrange, follow, patch_sizes
+from .ops import arrange, follow, ones_like_size, patch_sizes
 from .precision import matmul_without_autocast
 from .rotary import NO_POSITION
 from .tokens import Tokens
@@ -63,6 +63,70 @@ def fuse_where(tokens: Tokens, kept_BN: Tensor, weight_BN: Tensor) -> Tokens:
         return out
     slot_BN = torch.where(kept_BN, kept_BN.cumsum(dim=1) - 1, kept_BN.sum(dim=1, keepdim=True))
     return follow(out, tokens, slot_BN, torch.where(kept_BN, 1.0, share_BN.detach()))
+
+
+def reorder(tokens: Tokens, order_BN: Tensor) -> Tokens:
+    """Put the patches of each image in another order. order_BN, [B, N - prefix], has their indices, padding last."""
+    lengths, prefix = tokens.num_tokens_B, tokens.num_prefix
+    if not lengths:
+        return tokens
+    first_B1 = packing.starts(lengths, order_BN.device).unsqueeze(1)
+    index_BN = torch.cat([torch.arange(prefix, device=order_BN.device).expand(len(lengths), -1), order_BN + prefix], 1)
+    rows_T = packing.pack(index_BN + first_B1, lengths)
+    size, position = tokens.size_BN, tokens.position_BK
+    out = tokens._replace(
+        x_BNC=tokens.x_BNC.flatten(0, 1).index_select(0, rows_T).view_as(tokens.x_BNC),
+        size_BN=None if size is None else size.flatten().index_select(0, rows_T).view_as(size),
+        position_BK=(order_BN if position is None else position.gather(1, order_BN)) if tokens.uses_rope else None,
+    )
+    if not tokens.traced:
+        return out
+    return follow(out, tokens, places(order_BN), torch.ones_like(patch_sizes(tokens)))
+
+
+def places(order_BN: Tensor) -> Tensor:
+    """Where each index stands in a permutation."""
+    index_N = torch.arange(order_BN.shape[1], device=order_BN.device)
+    return torch.zeros_like(order_BN).scatter(1, order_BN, index_N.expand_as(order_BN))
+
+
+def merge_where(tokens: Tokens, joins_BN: Tensor, target_BN: Tensor, kept_BN: Tensor) -> Tokens:
+    """The patches where kept_BN is true, in their order; before that, each of joins_BN joins the kept one at target_BN.
+
+    A token that receives others becomes the mean of its group, weighted by size; sizes are counted from here on. Those
+    that neither stay nor join one that stays are dropped. All [B, N - prefix], as in `keep_where`.
+    """
+    kept_BN = _checked(tokens, kept_BN)
+    joins_BN = joins_BN & live_patches(tokens) & ~kept_BN & kept_BN.gather(1, target_BN)
+    kept_B = kept_BN.sum(dim=1).tolist()
+    if tokens.size_BN is None:
+        tokens = tokens._replace(size_BN=ones_like_size(tokens.x_BNC))
+    if _keep_all(tokens, kept_B):
+        return tokens
+    size_BN = patch_sizes(tokens)
+    total_BN = size_BN.scatter_add(1, target_BN, torch.where(joins_BN, size_BN, 0.0))
+    joined = _join(tokens, joins_BN, target_BN, size_BN / total_BN.gather(1, target_BN))
+    out = _take_where(joined, kept_BN, tuple(tokens.num_prefix + kept for kept in kept_B))
+    if not tokens.traced:
+        return out
+    slot_BN = torch.where(kept_BN, kept_BN.cumsum(dim=1) - 1, -1)
+    slot_BN = torch.where(joins_BN, slot_BN.gather(1, target_BN), slot_BN)
+    into_BN = torch.where(joins_BN, total_BN.gather(1, target_BN), total_BN)
+    return follow(out, tokens, slot_BN, size_BN / into_BN.clamp(min=torch.finfo(into_BN.dtype).tiny))
+
+
+def _join(tokens: Tokens, joins_BN: Tensor, target_BN: Tensor, share_BN: Tensor) -> Tokens:
+    """The tokens with those of joins_BN in their targets, where they make up this share; none goes yet."""
+    assert tokens.size_BN is not None
+    first_B1 = packing.starts(tokens.num_tokens_B, joins_BN.device).unsqueeze(1) + tokens.num_prefix
+    from_M = (first_B1 + torch.arange(joins_BN.shape[1], device=joins_BN.device))[joins_BN]
+    to_M = (first_B1 + target_BN)[joins_BN]
+    x_TC, size_T = tokens.x_BNC.flatten(0, 1), tokens.size_BN.flatten()
+    away_MC = (x_TC.index_select(0, from_M) - x_TC.index_select(0, to_M)) * share_BN[joins_BN].unsqueeze(1)
+    return tokens._replace(
+        x_BNC=x_TC.index_add(0, to_M, away_MC.to(x_TC.dtype)).view_as(tokens.x_BNC),
+        size_BN=size_T.index_add(0, to_M, size_T.index_select(0, from_M)).view_as(tokens.size_BN),
+    )
 
 
 def live_patches(tokens: Tokens) -> Tensor:

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from . import ops, rotary
-from .attention import Attention, max_chunked_tokens
-from .block_view import BlockView, check_features, hooked_attention
+from .attention import max_chunked_tokens
+from .block_view import BlockView, Mixed, check_features, hooked_attention
 from .hooks import has_hooks
 from .listening import listeners_of
 from .method import Method
@@ -72,9 +72,7 @@ class TokenBlock(BlockView):
         if run.keeps_all and not reader.is_exact(self):
             # No block reduces, and only the block's own kernels give bit-identical outputs.
             return method.after_block(self.layer, tokens.with_features(reader.own_output(self, tokens.x_BNC, rotation)))
-        out_BNC, attention = self._attend(tokens, rotation, method)
-        seen = attention if method.is_active(self.layer, tokens.num_patches) else None
-        del attention  # early, so that its memory can be used again
+        out_BNC, seen = self._attend(tokens, rotation, method)
         tokens = tokens.with_features(self.residuals(tokens).add_attention(self, tokens.x_BNC, out_BNC))
         del out_BNC
         if seen is not None and not method.after_mlp:  # free the attention before the MLP, where memory peaks
@@ -85,18 +83,16 @@ class TokenBlock(BlockView):
             tokens = method.after_attention(self.layer, tokens, seen._replace(mlp_input_BNC=mlp_input_BNC))
         return method.after_block(self.layer, tokens)
 
-    def _attend(self, tokens: Tokens, rotation: Rotation | None, method: Method) -> tuple[Tensor, Attention]:
-        """The output of the block's attention, and the queries, keys and values that it came from."""
-        reader = self.reader
-        module, x_BNC = self._modules[reader.attention_name], reader.enter(self, tokens.x_BNC)
+    def _attend(self, tokens: Tokens, rotation: Rotation | None, method: Method) -> Mixed:
+        """The output of the block's attention, and what it came from if the method is active here."""
+        module, x_BNC = self._modules[self.reader.attention_name], self.reader.enter(self, tokens.x_BNC)
         if module is None or not has_hooks(module):
             return self._mix(x_BNC, tokens, rotation, method)
-        return hooked_attention(module, reader, x_BNC, lambda x_BNC: self._mix(x_BNC, tokens, rotation, method))
+        return hooked_attention(module, self.reader, x_BNC, lambda x_BNC: self._mix(x_BNC, tokens, rotation, method))
 
-    def _mix(
-        self, x_BNC: Tensor, tokens: Tokens, rotation: Rotation | None, method: Method
-    ) -> tuple[Tensor, Attention]:
+    def _mix(self, x_BNC: Tensor, tokens: Tokens, rotation: Rotation | None, method: Method) -> Mixed:
         attention = self.reader.attention(self, x_BNC)
+        attention = attention._replace(input_BNC=x_BNC, density=method.attention_density)
         if rotation is not None or tokens.size_BN is not None or tokens.lengths is not None:
             attention = attention._replace(lengths=tokens.lengths)
             if rotation is not None:
@@ -104,7 +100,8 @@ class TokenBlock(BlockView):
             if method.size_in_attention and tokens.size_BN is not None:
                 attention = attention._replace(bias=tokens.size_BN.log()[:, None, None].to(attention.q_BHND.dtype))
         mixed_BHND = attention.output(max_chunked_tokens=tokens.run.max_chunked_tokens)
-        return self.reader.leave(self, mixed_BHND), attention
+        seen = attention if method.is_active(self.layer, tokens.num_patches) else None  # else its memory is free early
+        return self.reader.leave(self, mixed_BHND), seen
 
     def _end(self, tokens: Tokens) -> Tensor:
         run: Run = tokens.run

@@ -9,11 +9,15 @@ from typing import Any
 from ..core.exits import Exits
 from ..core.method import Method
 from ..tuned_folder import is_tuned, setting_in
+from .atc import ATC
 from .attention_mass import AttentionMass
 from .baselines import Random
 from .bat import BeyondAttentive
 from .diffrate import DiffRate
+from .dtem import DTEM
 from .evit import EViT
+from .gtp import GTP
+from .ltmp import LTMP
 from .metr import METR, title
 from .registry import (
     add,
@@ -28,10 +32,15 @@ from .registry import (
 )
 from .token_mergence import TokenMergence
 from .tome import ToMe
+from .vid_tldr import VidTLDR
 from .ward import Ward
 
 __all__ = [
+    "ATC",
     "BAT",
+    "DTEM",
+    "GTP",
+    "LTMP",
     "METR",
     "TM",
     "AttentionMass",
@@ -41,6 +50,7 @@ __all__ = [
     "Random",
     "ToMe",
     "TokenMergence",
+    "VidTLDR",
     "Ward",
     "classes",
     "create_method",
@@ -81,7 +91,8 @@ def _settings_of_metr() -> dict[str, Any]:
     return {key: each.default for key, each in parameters(METR).items()} | {"method": "evit"} | settings_of("evit")
 
 
-for _cls in (EViT, TokenMergence, BeyondAttentive, ToMe, DiffRate, Ward, AttentionMass, Random):
+PAPERS = (EViT, TokenMergence, BeyondAttentive, ToMe, DiffRate, VidTLDR, GTP, ATC, DTEM, LTMP)
+for _cls in (*PAPERS, Ward, AttentionMass, Random):
     register_method(_cls)
 add("evit-nofuse", partial(EViT, fuse=False))
 add("evit+bat", partial(BeyondAttentive, inattentive="fuse"))

@@ -1,0 +1,120 @@
+"""DTEM: Learning to Merge Tokens via Decoupled Embedding for Efficient Vision Transformers (Lee, Hong; NeurIPS 2024).
+
+Paper: https://arxiv.org/abs/2412.10569. Official code: https://github.com/movinghoon/dtem (not to be had; this file is
+written from what OpenToMe's version, https://github.com/Westlake-AI/OpenToMe, Apache-2.0, computes).
+ToMe, but what tells which patches resemble each other is learned: a linear map of what the block's attention reads.
+
+    m_i = W LN(x_i) + b,    pairs by cos(m_i, m_j)
+    A = softmax(Q Kᵀ / √d + log s)    s: how many patches each key stands for
+    x_j = (s_j x_j + Σ s_i x_i) / (s_j + Σ s_i)    over the i that merge into j
+
+This is the form for inference, with weights that are trained elsewhere (`blocks.<layer>.method.metric.*`). The paper
+trains them by a soft grouping of tokens; that is not here, and nothing else in a forward gives them a gradient. Until
+trained ones are loaded, a number of the metric is the sum of the channels that stand at one place in their heads.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from ..core import ops
+from ..core.amount import PerBlock
+from ..core.attention import Attention
+from ..core.matching import match
+from ..core.precision import at_least_fp32, matmul_fp32
+from ..core.removing import RemovingMethod
+from ..core.schedule import is_whole
+from ..core.spec import ViTSpec
+from ..core.tokens import Tokens
+
+WIDE = 1024  # channels, from which on the metric has twice a head's
+
+
+@dataclass(frozen=True, kw_only=True)
+class DTEM(RemovingMethod):
+    """Merge the r most similar pairs of patches in every block, by a learned metric.
+
+    Args:
+        r: patches to remove per block: one number; a pair (r, inflect), which runs linearly from r (1 - inflect) in the
+            first block to r (1 + inflect) in the last; or a list, one number per block, padded with 0. No block can
+            remove more than half of its patches.
+        layers: the blocks that merge, 0-based and increasing; None means every block. A list of r then has a number for
+            each of them.
+        clamp: whether a block that is asked for more merges that half; otherwise it is an error.
+        metric_channels: numbers that the metric has for each patch; None means a head's channels, twice that in models
+            of 1024 channels or more.
+        prop_attn: whether attention adds log(size) to the logits.
+
+    Raises:
+        ValueError: for a setting that no model could take. Where it does not fit a model, `reduce_tokens` says so.
+
+    Source:
+        Lee and Hong, NeurIPS 2024, https://arxiv.org/abs/2412.10569.
+
+    >>> DTEM(r=13)
+    DTEM(r=13, layers=None, clamp=False, metric_channels=None, prop_attn=True)
+    """
+
+    name = "dtem"
+    R = PerBlock("r", "r {:g}", neutral=0, usual=13)
+
+    metric_channels: int | None = None
+    prop_attn: bool = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.metric_channels is not None and not (is_whole(self.metric_channels) and self.metric_channels >= 1):
+            raise ValueError(
+                f"{self.name}: metric_channels is a whole number of at least 1, or None, not {self.metric_channels!r}."
+            )
+
+    @property
+    def merges(self) -> bool:
+        return True
+
+    @property
+    def size_in_attention(self) -> bool:
+        return self.prop_attn
+
+    @property
+    def by_position(self) -> bool:
+        return True
+
+    def _width(self, spec: ViTSpec) -> int:
+        head_channels = spec.attention_channels // spec.num_heads
+        return self.metric_channels or head_channels * (2 if spec.channels >= WIDE else 1)
+
+    def make_weights(self, layer: int, spec: ViTSpec) -> nn.Module | None:
+        if layer not in self.layers_of(spec):
+            return None
+        weights, width = nn.Module(), self._width(spec)
+        metric = nn.Linear(spec.channels, width)
+        with torch.no_grad():  # every width-th channel makes up one number
+            metric.weight.copy_((torch.arange(spec.channels) % width == torch.arange(width).unsqueeze(1)).float())
+            metric.bias.zero_()
+        weights.add_module("metric", metric)
+        return weights
+
+    def extra_macs(self, layer: int, num_patches: int, spec: ViTSpec) -> int:
+        if not self.is_active(layer, num_patches):
+            return 0
+        projecting = (num_patches + spec.num_prefix) * spec.channels
+        return (projecting + (num_patches // 2) * (num_patches - num_patches // 2)) * self._width(spec)
+
+    def after_attention(self, layer: int, tokens: Tokens, attention: Attention) -> Tokens:
+        num_removed = self.num_removed(layer, tokens.num_patches)
+        keep_BK, rest_BM, slot_BM = match(self._metric(layer, attention), tokens.num_prefix, num_removed)
+        return ops.merge(tokens, keep_BK, rest_BM, slot_BM, None)
+
+    def _metric(self, layer: int, attention: Attention) -> Tensor:
+        if self.weights is None or attention.input_BNC is None:
+            raise ValueError(
+                f"{self.name}: block {layer} holds no metric: apply the method with reduce_tokens, which makes it; a "
+                "method that is swapped in learns nothing new."
+            )
+        metric = self.weights.get_submodule("metric")
+        assert isinstance(metric, nn.Linear)
+        return matmul_fp32(attention.input_BNC, metric.weight.t()) + at_least_fp32(metric.bias)
