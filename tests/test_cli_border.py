@@ -56,6 +56,7 @@ def test_short_memory_of_any_class_says_what_to_do(raising, error):
 
 
 def test_an_unexpected_error_takes_one_line_and_can_be_found(raising, monkeypatch):
+    monkeypatch.setenv("VITRIM_DEBUG", "0")
     code, said = raising(Odd("first\nsecond"))
     assert (code, said.split(" (")[0]) == (2, "error: Odd: first")
     assert "VITRIM_DEBUG=1" in said

@@ -43,7 +43,7 @@ class OneLineErrors(TyperGroup):
             sys.exit(USER_ERROR)
         except Exception as error:  # any error of torch, Python or a file
             _leave_closed_pipe(error)
-            if os.environ.get(DEBUG):
+            if debugging():
                 raise
             print_error(message(error))
             sys.exit(USER_ERROR)
@@ -57,6 +57,11 @@ class OneLineErrors(TyperGroup):
             what, code = ("terminated", TERMINATED) if isinstance(error, Terminated) else ("interrupted", INTERRUPTED)
             typer.echo(f"{what}{f': {error}' if str(error) else '.'}", err=True)
             raise typer.Exit(code) from error
+
+
+def debugging() -> bool:
+    """Whether tracebacks are wanted. VITRIM_DEBUG=0 says no."""
+    return os.environ.get(DEBUG, "0") not in ("", "0")
 
 
 class Terminated(KeyboardInterrupt):

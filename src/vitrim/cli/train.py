@@ -12,7 +12,7 @@ import typer
 from typer.core import TyperCommand
 
 from . import terminal
-from .border import DEBUG, USER_ERROR, keeping, print_error
+from .border import USER_ERROR, debugging, keeping, print_error
 
 if TYPE_CHECKING:
     from ..train.loop import TrainingProgress
@@ -79,7 +79,7 @@ def train(
         with keeping(f"checkpoints are kept in {output}; the same command continues from there."):
             summary = run_recipe(wanted, data, output, listener=_line if chief else None, cpu=cpu)
     except TrainingError as error:
-        if os.environ.get(DEBUG):
+        if debugging():
             raise
         print_error(str(error))
         raise typer.Exit(USER_ERROR) from error
