@@ -140,7 +140,7 @@ def merge(
     if weight_BN is not None:
         joining_BM = _of_those(joins_BM, weight_BN.gather(1, rest_BM))
         total_BK = portable.add_at(weight_BN.gather(1, keep_BK), slot_BM, joining_BM)
-    share_BM = joining_BM / total_BK.gather(1, slot_BM).clamp(min=torch.finfo(total_BK.dtype).tiny)
+    share_BM = joining_BM / total_BK.gather(1, slot_BM).clamp_min(torch.finfo(total_BK.dtype).tiny)
     rest_BMC = take(tokens.x_BNC, rest_BM + tokens.num_prefix)
     x_BNC, factor_BK = join(out, slot_BM, rest_BMC, share_BM, total_BK, how)
     out = out.with_features(x_BNC)

@@ -96,7 +96,7 @@ def norm(x: Tensor) -> Tensor:
 
 def unit(x: Tensor) -> Tensor:
     """Divide x by its norms along the last axis. Zeros stay zeros."""
-    return x / norm(x).clamp(min=torch.finfo(x.dtype).tiny)
+    return x / norm(x).clamp_min(torch.finfo(x.dtype).tiny)
 
 
 def taxicab(a_BMC: Tensor, b_BKC: Tensor) -> Tensor:
