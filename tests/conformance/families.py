@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 from functools import cache
 from typing import Any
@@ -15,6 +14,7 @@ from timm.models.vision_transformer import ResPostBlock, VisionTransformer
 from torch import Tensor, nn
 
 import vitrim
+from copies import copies_of
 from every_method import PLAIN, amount, neutral
 from vitrim.backbones.reader import read_backbone
 
@@ -103,7 +103,7 @@ COVERING = [case for case in CASES if case[0] in ("vit", "register_gap") or case
 
 def small_model(family: str) -> Any:
     """A model of the family in eval mode, with weights that make attention far from uniform."""
-    return copy.deepcopy(_template(family))
+    return _copies(family)()
 
 
 def small_images(family: str, num_images: int = 2) -> Tensor:
@@ -149,14 +149,14 @@ def logits_of(model: Any, x_BNC: Tensor, table: Tensor | None = None) -> Tensor:
 
 
 @cache
-def _template(family: str) -> Any:
+def _copies(family: str) -> Callable[[], Any]:
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(0)
         model = FAMILIES[family]().eval()
         for name, parameter in model.named_parameters():
             if "ls1" not in name and "ls2" not in name:
                 parameter.add_(torch.randn_like(parameter), alpha=0.1)
-    return model
+    return copies_of(model)
 
 
 def _trained_scales(model: VisionTransformer) -> VisionTransformer:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import importlib.util
 from collections.abc import Callable
 from functools import cache
@@ -12,6 +11,7 @@ import families
 from torch import nn
 
 import vitrim
+from copies import copies_of
 from library_models import DINO, HF, of_open_clip, of_transformers, torchvision_vit, two_towers
 
 CUSTOM = dict.fromkeys(("qk_norm", "scale_heads", "scale_attn_inner", "scale_attn", "scale_fc"), True)
@@ -87,7 +87,7 @@ COVERING = [case for case in CASES if case[0] in ("tv_vit", "hf_vit") or case[1]
 
 def small_model(family: str) -> Any:
     """A model of the family in eval mode, with weights that make attention far from uniform."""
-    return copy.deepcopy(_template(family))
+    return _copies(family)()
 
 
 def method_for(name: str, family: str, **settings: Any) -> vitrim.Method:
@@ -104,5 +104,5 @@ def reduced(family: str, name: str, **settings: Any) -> Any:
 
 
 @cache
-def _template(family: str) -> nn.Module:
-    return FAMILIES[family].make()
+def _copies(family: str) -> Callable[[], Any]:
+    return copies_of(FAMILIES[family].make())
