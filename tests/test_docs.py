@@ -122,6 +122,15 @@ def test_a_command_that_needs_the_network_is_understood(command: list[str]) -> N
         assert all(f"\n{extra} = [" in (ROOT / "pyproject.toml").read_text() for extra in extras)
 
 
+def test_methods_in_the_readme_go_by_that_name_and_are_made_like_that() -> None:
+    import vitrim
+
+    rows = re.findall(r"^\| `([\w+-]+)` \| `(\w+\(.*?\))` \|", (ROOT / "README.md").read_text(), re.M)
+    assert len(rows) >= 5
+    for name, code in rows:
+        assert eval(code, {key: getattr(vitrim, key) for key in vitrim.__all__}).name == vitrim.create_method(name).name
+
+
 def test_the_readme_is_short() -> None:
     assert len((ROOT / "README.md").read_text().splitlines()) < 150
 
