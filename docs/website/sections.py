@@ -18,7 +18,16 @@ GENERATED = ("results", "all-methods", "gallery", "command-line", "reference/ind
 SECTIONS = {
     "Get started": ["quickstart", "models", "embedded-model"],
     "Methods": ["all-methods", "methods", "gallery"],
-    "Guides": ["comparing", "looking-inside", "training", "recipes", "export", "dense-features", "attribution"],
+    "Guides": [
+        "tuning",
+        "comparing",
+        "looking-inside",
+        "training",
+        "recipes",
+        "export",
+        "dense-features",
+        "attribution",
+    ],
     "Reference": ["reference/index", "command-line", "speed", "results"],
     "Project": [
         *("contributing", "design", "style", "adding-a-method", "adding-a-backbone"),

@@ -19,8 +19,13 @@ def spec_of(moment: Any, **facts: Any) -> Any:
 
 
 def test_patches_stay_for_a_third_of_the_blocks_and_then_go_ever_more_slowly(moment: Any) -> None:
-    built = vitrim.Ward(left=0.32).build(spec_of(moment))
-    assert built.patches == (196, 196, 196, 196, 196, 146, 125, 109, 96, 84, 73, 63, 1)
+    built = vitrim.Ward(left=0.36).build(spec_of(moment))
+    assert built.patches == (196, 196, 196, 196, 196, 149, 129, 114, 102, 90, 80, 71, 1)
+
+
+def test_if_little_is_left_patches_go_from_the_second_block_on(moment: Any) -> None:
+    built = vitrim.Ward(left=0.15).build(spec_of(moment))
+    assert built.patches == (196, 196, 167, 147, 129, 113, 97, 83, 69, 56, 43, 30, 1)
 
 
 def test_a_curve_of_one_removes_the_same_everywhere(moment: Any) -> None:

@@ -53,6 +53,9 @@ def tune(
     limit: Annotated[
         int, typer.Option(parser=whole(1), help="Use so many images: half to search.", rich_help_panel=WHAT)
     ] = 1024,
+    search: Annotated[
+        int | None, typer.Option(parser=whole(2), help="Search with so many of them, not half.", rich_help_panel=WHAT)
+    ] = None,
     minutes: Annotated[
         float,
         typer.Option(parser=number(0, above=True), help="When the search ends.", rich_help_panel=MEASURING),
@@ -68,7 +71,7 @@ def tune(
     """Find the schedule that meets a goal and changes the model's answers least: no training, no labels."""
     from ..loading.build import load_model
     from ..tuning.files import check_output, write
-    from ..tuning.run import tune as search
+    from ..tuning.run import tune as find_schedule
     from ..tuning.target import target_of
 
     goals = {"speedup": speedup, "latency_ms": latency_ms, "gmacs": gmacs, "max_loss": max_loss}
@@ -76,12 +79,13 @@ def tune(
     check_output(output)
     with options.image_folder(model, images) as folder:
         net = load_model(model, checkpoint, img_size=img_size)
-        found = search(
+        found = find_schedule(
             net,
             folder,
             **goals,
             by=by,
             limit=limit,
+            num_search=search,
             minutes=minutes,
             tries=tries,
             batch_size=batch_size,

@@ -35,6 +35,7 @@ from ..core.tokens import Tokens
 
 LEFT = Share("left", "left {:g}", neutral=1.0, usual=0.4)
 LEFT_STEPS = 1000  # to which `left` is solved
+GENTLE, STRONG = 0.35, 0.15  # of patches left: from where to where the default schedule moves to earlier blocks
 SHARED_MASS = 0.3  # of every patch, in units of the mean attention
 
 
@@ -45,9 +46,10 @@ class Ward(Method):
     Args:
         left: share of the patches that is left at the end, or when the last block begins if the head reads none; above
             0, at most 1, which keeps all. No block merges more than half of its patches.
-        start: the first block that reduces, 0-based; None for a third of the depth.
+        start: the first block that reduces, 0-based; None for a third of the depth, and earlier if less than 0.35 is
+            left, down to a twelfth of the depth at 0.15.
         curve: how early patches go from `start` on: 1 removes the same number everywhere, 0.5 more
-            in the first of these blocks, 2 more in the last ones; above 0.
+            in the first of these blocks, 2 more in the last ones; above 0. None for 0.5, and up to 0.75 at 0.15 left.
         speedup: how many times fewer multiply-adds the blocks take; `left` is solved for it, and so not given.
         patches: the number that enters the first block, then the number that leaves each block, as `vitrim tune` finds
             them; takes the place of left, speedup, start and curve. Where another number enters, the same shares stay.
@@ -57,14 +59,14 @@ class Ward(Method):
         ValueError: for a setting that no model could take. Where it does not fit a model, `reduce_tokens` says so.
 
     >>> Ward(left=0.5)
-    Ward(left=0.5, start=None, curve=0.5, speedup=None, patches=None, scorer=None)
+    Ward(left=0.5, start=None, curve=None, speedup=None, patches=None, scorer=None)
     """
 
     name = "ward"
 
     left: float = 0.4
     start: int | None = None
-    curve: float = 0.5
+    curve: float | None = None
     speedup: float | None = None
     patches: Sequence[int] | None = None
     scorer: Scorer | None = None
@@ -76,7 +78,7 @@ class Ward(Method):
         LEFT.check(self.left, self.name)
         if self.start is not None and not (schedule.is_whole(self.start) and self.start >= 0):
             raise ValueError(f"{self.name}: start is the index of a block, at least 0, not {self.start!r}.")
-        if not schedule.is_number(self.curve) or not 0 < self.curve <= 100:
+        if self.curve is not None and not (schedule.is_number(self.curve) and 0 < self.curve <= 100):
             raise ValueError(f"{self.name}: curve is above 0 and at most 100, not {self.curve!r}.")
         if self.speedup is not None and not (schedule.is_number(self.speedup) and self.speedup >= 1):
             raise ValueError(f"{self.name}: speedup is a number of at least 1, not {self.speedup!r}.")
@@ -140,19 +142,27 @@ class Ward(Method):
 
     def _shape(self, left: float, spec: ViTSpec) -> tuple[int, ...]:
         """Patches that enter the first block and that leave each."""
-        start = max(spec.depth // 3, spec.first_reducible_layer) if self.start is None else self.start
         merging = spec.depth - _drops_last(spec)  # blocks
+        start, curve = self._begin(left, spec)
         if not spec.first_reducible_layer <= start < merging:
             raise ValueError(
                 f"{self.name}: start is a block from {spec.first_reducible_layer} to {merging - 1}, not {start}."
             )
         counts = [spec.num_patches]
         for layer in range(merging):
-            done = max(layer - start + 1, 0) / (merging - start)
-            wanted = schedule.ceil_share(1 - (1 - left) * done**self.curve, spec.num_patches)
+            done = max(layer + 1 - start, 0) / (merging - start)
+            wanted = schedule.ceil_share(1 - (1 - left) * done**curve, spec.num_patches)
             counts.append(min(counts[-1], max(wanted, counts[-1] - counts[-1] // 2)))
         unread = [1 if left < 1 else spec.num_patches]
         return (*counts, *unread) if _drops_last(spec) else tuple(counts)
+
+    def _begin(self, left: float, spec: ViTSpec) -> tuple[float, float]:
+        """Where the schedule starts, and its curve: the more has to go, the earlier and the more evenly."""
+        strong = min(max((GENTLE - left) / (GENTLE - STRONG), 0.0), 1.0)
+        start: float = max(spec.depth / 3 - spec.depth / 4 * strong, spec.first_reducible_layer)
+        if self.start is not None:
+            return self.start, 0.5 if self.curve is None else self.curve
+        return start, 0.5 + 0.25 * strong if self.curve is None else self.curve
 
     def num_kept(self, layer: int, num_patches: int) -> int:
         assert isinstance(self.patches, tuple), "build() comes first"

@@ -10,7 +10,7 @@ from torch import nn
 
 from ..api import reduce_tokens
 from ..saving.write import save_pretrained
-from ..store import replacing_folder
+from ..store import replacing_folder, writing
 from ..tuned_folder import RESULT
 from ..version import __version__
 from . import figures
@@ -27,7 +27,10 @@ def write(found: Tuned, model: nn.Module, folder: Path) -> None:
     model: the unreduced one.
     """
     tuned = reduce_tokens(copy.deepcopy(model), found.method, **found.settings)
-    with replacing_folder(folder.expanduser().resolve()) as new:
+    place = folder.expanduser().resolve()
+    with writing(place):
+        place.parent.mkdir(parents=True, exist_ok=True)
+    with replacing_folder(place) as new:
         save_pretrained(tuned, new, notes=found.answer)
         (new / RESULT).write_text(json.dumps(found.content(), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
         (new / REPORT).write_text(render(found), encoding="utf-8")

@@ -36,6 +36,7 @@ def tune(
     batch_size: int = 1,
     device: torch.device | str = "cpu",
     limit: int | None = 1024,
+    num_search: int | None = None,
     minutes: float = 10.0,
     tries: int = 200,
     seed: int = 0,
@@ -60,6 +61,7 @@ def tune(
         batch_size: images in a batch of the forwards that are timed.
         device: where the model runs.
         limit: at most so many images, evenly spread over classes.
+        num_search: images to search with; None for half of them. The others are held out.
         minutes: when the search ends at the latest; measuring its result takes some more.
         tries: changes to the schedule that are tried.
         seed: of the split of the images and of the search.
@@ -75,7 +77,7 @@ def tune(
         ValueError: for no goal or several, one that cannot be met, or too few images.
     """
     goal = target_of(speedup=speedup, latency_ms=latency_ms, gmacs=gmacs, max_loss=max_loss)
-    settings = Settings(Path(images), batch_size, device, limit, minutes, tries, seed, by, rebuild)
+    settings = Settings(Path(images), batch_size, device, limit, num_search, minutes, tries, seed, by, rebuild)
     return _tuned(model, goal, settings, name, progress or _silent)
 
 
@@ -87,6 +89,7 @@ class Settings:
     batch_size: int
     device: torch.device | str
     limit: int | None
+    num_search: int | None
     minutes: float
     tries: int
     seed: int
@@ -100,6 +103,8 @@ class Settings:
                 "tune needs a batch size of at least 1, tries of at least 0 and minutes above 0, not "
                 f"batch_size={self.batch_size!r}, tries={self.tries!r}, minutes={self.minutes!r}."
             )
+        if self.num_search is not None and not is_whole(self.num_search, 2):
+            raise ValueError(f"num_search is a whole number of images, at least 2, not {self.num_search!r}.")
         if self.by not in COSTS:
             raise ValueError(f"by is one of {', '.join(COSTS)}, not {self.by!r}.")
 
@@ -111,7 +116,7 @@ def _tuned(model: nn.Module, goal: Target, settings: Settings, name: str | None,
     began = time.monotonic()
     say("images")
     place = check_device(settings.device)
-    sample = load_sample(model, settings.images, settings.limit, settings.seed)
+    sample = load_sample(model, settings.images, settings.limit, settings.seed, settings.num_search)
     bench = prepare(model.to(place), sample, place, goal.cost(settings.by), settings.batch_size, say)
     limits = Limits(settings.tries, began + 60 * settings.minutes, settings.seed)
     best, num_tried = bench.search(goal, limits, say)

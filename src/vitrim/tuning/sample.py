@@ -35,7 +35,7 @@ class Sample:
         return bool((self.labels_I >= 0).all())
 
 
-def load_sample(model: nn.Module, folder: Path, limit: int | None, seed: int) -> Sample:
+def load_sample(model: nn.Module, folder: Path, limit: int | None, seed: int, num_search: int | None = None) -> Sample:
     """The images of a folder, prepared for the model; ValueError if they are too few to search with."""
     batches = load_images(model, folder, limit=limit, batch_size=BATCH)
     parts = [(batch.x_BCHW, batch.labels_B) for batch in batches]
@@ -43,8 +43,10 @@ def load_sample(model: nn.Module, folder: Path, limit: int | None, seed: int) ->
     if len(x_ICHW) < LEAST:
         raise ValueError(f"tune needs at least {LEAST} images, half to search with; {folder} has {len(x_ICHW)}.")
     order = torch.randperm(len(x_ICHW), generator=torch.Generator().manual_seed(seed))
-    half = len(order) // 2
-    return Sample(x_ICHW, labels_I, batches.images, order[:half], order[half:])
+    first = len(order) // 2 if num_search is None else num_search
+    if len(order) - first < LEAST // 2:
+        raise ValueError(f"{first} of {len(order)} images are to be searched with: leave at least {LEAST // 2} others.")
+    return Sample(x_ICHW, labels_I, batches.images, order[:first], order[first:])
 
 
 def answers_for(model: nn.Module, num_prefix: int) -> Answers:

@@ -17,7 +17,7 @@ from ..core.spec import ViTSpec
 Shape = tuple[float, ...]
 Schedule = tuple[int, ...]
 
-STARTS = (1 / 6, 1 / 4, 1 / 3)  # of the depth, where plain shapes begin
+STARTS = (1 / 12, 1 / 6, 1 / 4, 1 / 3)  # of the depth, where plain shapes begin
 CURVES = (0.5, 0.75, 1.0)  # their exponents, see `Ward`
 WIDTHS = (1, 2, 3, 4)  # blocks over which a bump extends to each side
 HEIGHTS = (0.02, 0.04, 0.08, 0.15)
