@@ -96,7 +96,7 @@ def test_gradient_checkpointing_gives_the_same_outputs_and_gradients(family: str
     for output in outputs:
         output.square().sum().backward()
     for (key, mine), other in zip(model.named_parameters(), twin.parameters(), strict=True):
-        if ".method.exit." in key:  # nobody listens
+        if ".method.exit." in key or not mine.requires_grad:  # nobody listens, or it is trained elsewhere
             assert (mine.grad, other.grad) == (None, None)
             continue
         assert mine.grad is not None

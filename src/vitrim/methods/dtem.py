@@ -9,8 +9,8 @@ ToMe, but what tells which patches resemble each other is learned: a linear map 
     x_j = (s_j x_j + Σ s_i x_i) / (s_j + Σ s_i)    over the i that merge into j
 
 This is the form for inference, with weights that are trained elsewhere (`blocks.<layer>.method.metric.*`). The paper
-trains them by a soft grouping of tokens; that is not here, and nothing else in a forward gives them a gradient. Until
-trained ones are loaded, a number of the metric is the sum of the channels that stand at one place in their heads.
+trains them by a soft grouping of tokens; that is not here, and they are frozen. Until trained ones are loaded, a number
+of the metric is the sum of the channels that stand at one place in their heads.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ class DTEM(RemovingMethod):
             metric.weight.copy_((torch.arange(spec.channels) % width == torch.arange(width).unsqueeze(1)).float())
             metric.bias.zero_()
         weights.add_module("metric", metric)
-        return weights
+        return weights.requires_grad_(False)
 
     def extra_macs(self, layer: int, num_patches: int, spec: ViTSpec) -> int:
         if not self.is_active(layer, num_patches):

@@ -51,8 +51,7 @@ class GTP(RemovingMethod):
         r: patches to remove per block: one number; a pair (r, inflect), which runs linearly from r (1 - inflect) in the
             first block to r (1 + inflect) in the last; or a list, one number per block, padded with 0.
         layers: the blocks that remove, 0-based and increasing; None means every block.
-        clamp: whether a block that is asked for more than half of its patches removes that half; otherwise it is an
-            error.
+        clamp: whether a block that is asked for more leaves one patch; otherwise it is an error.
         graph: which patches are neighbours: semantic (those whose embeddings resemble it most), spatial (the eight
             around it) or mixed (both, as in the paper). The last two need images of as many rows as columns.
         neighbours: how many patches resemble one most.
@@ -122,6 +121,9 @@ class GTP(RemovingMethod):
         if self.graph != "semantic" and math.isqrt(spec.num_patches) ** 2 != spec.num_patches:
             _refuse_grid(self, spec.num_patches)
         return super().build(spec)
+
+    def most_removed(self, num_patches: int) -> int:
+        return num_patches - 1
 
     def extra_macs(self, layer: int, num_patches: int, spec: ViTSpec) -> int:
         removed = self.num_removed(layer, num_patches)

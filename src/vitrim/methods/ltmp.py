@@ -9,7 +9,7 @@ they resemble more than the first says, and then those go that receive no more a
     j stays if a_j > θ_prune    a: attention received, mean over heads and queries; log s is added to the logits
 
 This is the form for inference. Thresholds are weights (`blocks.<layer>.method.merge_threshold`, `.prune_threshold`)
-that start at the settings and are trained elsewhere; nothing in a forward gives them a gradient.
+that start at the settings and are trained elsewhere; here they are frozen.
 As in the official code: its inference, which removes tokens, and their order, patches at even places first. Its
 training masks tokens, and is another function.
 Different: images of a batch keep different numbers and are packed, where the official code takes one image at a time;
@@ -158,8 +158,8 @@ class Thresholds(nn.Module):
 
     def __init__(self, merge: float, prune: float):
         super().__init__()
-        self.merge_threshold = nn.Parameter(torch.tensor([float(merge)]))
-        self.prune_threshold = nn.Parameter(torch.tensor([float(prune)]))
+        self.merge_threshold = nn.Parameter(torch.tensor([float(merge)]), requires_grad=False)
+        self.prune_threshold = nn.Parameter(torch.tensor([float(prune)]), requires_grad=False)
 
 
 def partners(tokens: Tokens, attention: Attention, threshold: Tensor) -> tuple[Tensor, Tensor]:
