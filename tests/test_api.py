@@ -153,7 +153,7 @@ def test_an_unknown_method_is_refused_with_the_names(model: VisionTransformer) -
 
 
 def test_an_unknown_setting_is_refused_with_its_name(model: VisionTransformer) -> None:
-    with pytest.raises(ValueError, match=r"'tome'.*r, prop_attn, clamp.*keep_rate"):
+    with pytest.raises(ValueError, match=r"'tome'.*r, .*prop_attn.*keep_rate"):
         vitrim.create_method("metr", method="tome", keep_rate=0.5)
     with Unchanged(model), pytest.raises(ValueError, match=r"'evit'.*keep_rate, .*keeprate"):
         vitrim.reduce_tokens(model, "evit", keeprate=0.5)

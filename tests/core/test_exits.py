@@ -51,7 +51,7 @@ def test_a_method_with_exits_is_written_as_it_always_was() -> None:
     text = {
         "class": "METR",
         "settings": {
-            "method": {"class": "ToMe", "settings": {"r": [2, 2], "prop_attn": True, "clamp": False}},
+            "method": {"class": "ToMe", "settings": {"r": [2, 2], "layers": None, "clamp": False, "prop_attn": True}},
             "exits": [1],
             "exit_weight": 0.15,
             "distill_weight": 0.1,
