@@ -28,10 +28,10 @@ EVERYTHING: dict[str, Any] = FIELDS | {
     "img_size": 64,
     "method": "metr",
     "settings": {"keep_rate": 0.5},
-    "epochs": 7,  # of 3 updates: the 10th and the 20th are in the middle of one
+    "epochs": 5,  # of 3 updates: the 5th and the 10th are in the middle of one
     "accumulate": 2,
     "keep_rate_start": 1,
-    "keep_rate_epochs": 5,
+    "keep_rate_epochs": 3,
     "warmup_epochs": 1,
     "mixup": 0.8,
     "cutmix": 1.0,

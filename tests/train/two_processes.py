@@ -15,9 +15,8 @@ import torch
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 from torch.distributed.tensor import DTensor
 
-from vitrim.train import loop
+from vitrim.train import loop, run_recipe
 from vitrim.train.recipe import Recipe
-from vitrim.train.run_recipe import run_recipe
 
 seen: dict[str, Any] = {}
 
@@ -48,7 +47,7 @@ def report(place: Path, name: str, fields: dict[str, Any]) -> Any:
     output = place / (name if name != data else f"{name}-out")
     try:
         with watched(copied):
-            summary = run_recipe(Recipe(**fields), place / data, output, cpu=True)
+            summary = run_recipe.run_recipe(Recipe(**fields), place / data, output, cpu=True)
         found = {key: summary[key] for key in ("processes", "unreadable_images", "top1")}
         return found | {"sharded": seen["sharded"]}
     except ValueError as error:
@@ -57,6 +56,7 @@ def report(place: Path, name: str, fields: dict[str, Any]) -> Any:
 
 def main(place: Path) -> None:
     torch.set_num_threads(1)
+    run_recipe.save_curves = lambda _: None  # which one process draws as well
     recipes = json.loads((place / "recipes.json").read_text())
     found = {name: report(place, name, fields) for name, fields in recipes.items()}
     found["world_size"] = seen["world_size"]
