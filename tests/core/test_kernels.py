@@ -25,6 +25,11 @@ EVERY = [
 every_method = pytest.mark.parametrize(("name", "settings"), EVERY, ids=[name for name, _ in EVERY])
 
 
+def few(settings: dict[str, Any]) -> dict[str, Any]:
+    """The same for a model of 64 patches."""
+    return settings | ({"r": 3} if "r" in settings else {})
+
+
 def other_scorers() -> list[tuple[str, dict[str, Any]]]:
     scored = [name for name in FIXED if "scorer" in settings_of(name)]
     return [(name, {"scorer": scorer}) for name in scored for scorer in ("received", "norm", "shift")]
@@ -112,7 +117,7 @@ def compiled(model: nn.Module) -> nn.Module:
 def test_a_reduced_model_compiles_to_one_graph(
     tiny_vit: Callable[..., VisionTransformer], name: str, settings: dict[str, Any]
 ) -> None:
-    model = vitrim.reduce_tokens(tiny_vit(depth=4), name, **settings)
+    model = vitrim.reduce_tokens(tiny_vit(depth=4), name, **few(settings))
     images = torch.randn(2, 3, 32, 32)
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -125,8 +130,7 @@ def test_an_exported_model_equals_the_eager_one_at_any_batch_size(
 ) -> None:
     # Two reductions in a row have every formula of counts, and each block more takes the exporter a second.
     layers = {"layers": (0, 1)} if "layers" in settings_of(name) else {}
-    few = {"r": 3} if "r" in settings else {}
-    assert_exports(vitrim.reduce_tokens(tiny_vit(depth=2), name, **(settings | few), **layers))
+    assert_exports(vitrim.reduce_tokens(tiny_vit(depth=2), name, **few(settings), **layers))
 
 
 def test_a_model_that_averages_its_patches_exports_too(tiny_vit: Callable[..., VisionTransformer]) -> None:

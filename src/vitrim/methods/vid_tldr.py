@@ -95,12 +95,11 @@ class VidTLDR(RemovingMethod):
             half = tokens.num_patches // 2
             keep_BK = torch.cat([portable.ascending(keep_BK[:, :-half]), keep_BK[:, -half:]], dim=1)
         score_BM = foreground(attention, tokens.num_prefix).gather(1, rest_BM)
-        entering_BM = score_BM * ops.patch_sizes(tokens).gather(1, rest_BM)
+        entering_BM = (score_BM * ops.patch_sizes(tokens).gather(1, rest_BM)).detach()  # sizes take no gradient
         weight_BN = ops.patch_sizes(tokens).scatter(1, rest_BM, entering_BM)
         return ops.merge(tokens, keep_BK, rest_BM, slot_BM, weight_BN, joins_BM=score_BM > 0, growth_BM=entering_BM)
 
 
-@torch.no_grad()
 def foreground(attention: Attention, num_prefix: int) -> Tensor:
     """How much each patch is foreground, 0 for background: [B, N - prefix]."""
     chunks = [_sharpness(rows_BHMN.mean(dim=1)) for rows_BHMN in attention.row_chunks(num_prefix)]
