@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from .kinds import is_whole
-from .panels import SHORT_SIDE, Pixels, arrange, check_images, enlarged
+from .panels import SHORT_SIDE, Pixels, arrange, check_images, enlarged, per_pixel
 from .picture_file import picture_file
 from .text import shown
 from .tracing import LayerTrace, Trace
@@ -46,9 +46,9 @@ def masked(pixels_YX3: Pixels, groups_RC: Groups) -> Pixels:
 
     groups_RC: number of the token that holds each patch, -1 if dropped.
     """
-    out = _blend(pixels_YX3, _per_pixel(groups_RC < 0, pixels_YX3), DROPPED, FADE)
+    out = _blend(pixels_YX3, per_pixel(groups_RC < 0, pixels_YX3), DROPPED, FADE)
     for i, group in enumerate(_shared_groups(groups_RC)):
-        out = _blend(out, _per_pixel(groups_RC == group, pixels_YX3), FUSED[i % len(FUSED)], FADE)
+        out = _blend(out, per_pixel(groups_RC == group, pixels_YX3), FUSED[i % len(FUSED)], FADE)
     return out
 
 
@@ -57,11 +57,11 @@ def grouped(pixels_YX3: Pixels, groups_RC: Groups) -> Pixels:
 
     Dropped patches fade to rose. Patches with their own token do not change. groups_RC: as in `masked`.
     """
-    out = _blend(pixels_YX3, _per_pixel(groups_RC < 0, pixels_YX3), DROPPED, FADE)
+    out = _blend(pixels_YX3, per_pixel(groups_RC < 0, pixels_YX3), DROPPED, FADE)
     rim_YX = _rim(groups_RC, pixels_YX3)
     edge_3 = WHITE * (pixels_YX3.mean() < 170)
     for group in _shared_groups(groups_RC):
-        here_YX = _per_pixel(groups_RC == group, pixels_YX3)
+        here_YX = per_pixel(groups_RC == group, pixels_YX3)
         mean_3 = pixels_YX3[here_YX].mean(axis=0)
         out[here_YX] = mean_3
         row, column = np.argwhere(groups_RC == group)[0]
@@ -183,12 +183,6 @@ def _shared_groups(groups_RC: Groups) -> list[int]:
     return [int(number) for number in numbers[count > 1]]
 
 
-def _per_pixel(patches_RC: NDArray[Any], pixels_YX3: Pixels) -> NDArray[Any]:
-    """Repeat values per patch for all pixels of the patch."""
-    y, x = (np.arange(size) * num // size for size, num in zip(pixels_YX3.shape, patches_RC.shape, strict=False))
-    return patches_RC[np.ix_(y, x)]
-
-
 def _blend(pixels_YX3: Pixels, here_YX: Mask, colour_3: NDArray[Any], share: float) -> Pixels:
     """A copy with a share of the colour at here_YX."""
     out = pixels_YX3.copy()
@@ -198,7 +192,7 @@ def _blend(pixels_YX3: Pixels, here_YX: Mask, colour_3: NDArray[Any], share: flo
 
 def _rim(groups_RC: Groups, pixels_YX3: Pixels) -> Mask:
     """The pixels next to another group. The line is thicker on larger pictures."""
-    group_YX = _per_pixel(groups_RC, pixels_YX3)
+    group_YX = per_pixel(groups_RC, pixels_YX3)
     rim_YX: Mask = np.zeros(group_YX.shape, dtype=bool)
     for step in range(1, max(1, min(group_YX.shape) // 200) + 1):
         across, down = group_YX[:, step:] != group_YX[:, :-step], group_YX[step:] != group_YX[:-step]

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from .panels import SHORT_SIDE, Pixels, arrange, check_images, enlarged
+from .panels import SHORT_SIDE, Pixels, arrange, check_images, enlarged, per_pixel
 from .picture_file import picture_file
 
 Maps = NDArray[np.float32]
@@ -35,7 +35,7 @@ def draw_features(images: Sequence[Image.Image], maps: Mapping[str, Maps], path:
     rows = []
     for index, image in enumerate(images):
         pixels_YX3 = enlarged(image, SHORT_SIDE)
-        rows.append([pixels_YX3, *(_as_large(each[index], pixels_YX3) for each in coloured)])
+        rows.append([pixels_YX3, *(per_pixel(each[index], pixels_YX3) for each in coloured)])
     with picture_file(path) as new:
         arrange(rows, "image", {label: [""] for label in maps}, CAPTION).savefig(new)
 
@@ -53,14 +53,6 @@ def colours(maps: Sequence[Maps]) -> list[Pixels]:
         share_X3 = ((_patches(maps_BCHW) - mean_C) @ axes_3C.T - low_3) / (high_3 - low_3)
         painted.append((255 * share_X3.clip(0, 1)).round().astype(np.uint8).reshape(B, H, W, 3))
     return painted
-
-
-def _as_large(patches_HW3: Pixels, pixels_YX3: Pixels) -> Pixels:
-    """Each patch's colour for each of its pixels."""
-    y, x = (
-        np.arange(size) * num // size for size, num in zip(pixels_YX3.shape[:2], patches_HW3.shape[:2], strict=True)
-    )
-    return patches_HW3[np.ix_(y, x)]
 
 
 def _patches(maps_BCHW: Maps) -> NDArray[Any]:

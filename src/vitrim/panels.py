@@ -40,6 +40,12 @@ def enlarged(image: Image.Image, short_side: int) -> Pixels:
     return pixels_YX3.repeat(times, axis=0).repeat(times, axis=1)
 
 
+def per_pixel(patches: NDArray[Any], pixels_YX3: Pixels) -> NDArray[Any]:
+    """Repeat values per patch, [rows, columns, ...], for all pixels of the patch."""
+    y, x = (np.arange(size) * num // size for size, num in zip(pixels_YX3.shape[:2], patches.shape[:2], strict=True))
+    return patches[np.ix_(y, x)]
+
+
 def arrange(rows: Sequence[Sequence[Pixels]], first: str, titles: Mapping[str, Sequence[str]], caption: str) -> Figure:
     """Panels with one pixel per dot of the figure, under the methods' names, rules and titles."""
     from matplotlib.figure import Figure

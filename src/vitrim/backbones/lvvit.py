@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
+from timm.layers import Attention
 from torch import Tensor, nn
 
-from ..core.attention import Attention
-from ..core.block_reader import BlockReader
 from ..core.spec import ViTSpec
 from ..heads import num_classes
 from ..models.lvvit import LVViT
+from ..models.lvvit_blocks import Block
 from .reader import Backbone, Place, UnsupportedModel, blocks_in, linear_macs
+from .timm import PreNormReader
 
 REFUSED = {
     "reset_classifier": "what a method learns depends on the classes: restore(model), then reduce again.",
@@ -19,20 +20,8 @@ REFUSED = {
 }
 
 
-class LVReader(BlockReader):
-    """x + attn(norm1(x)) / skip_lam, then x + mlp(norm2(x)) / skip_lam."""
-
-    def enter(self, block: Any, x_BNC: Tensor) -> Tensor:
-        out: Tensor = block.norm1(x_BNC)
-        return out
-
-    def attention(self, block: Any, x_BNC: Tensor) -> Attention:
-        q, k, v = block.attn.split(x_BNC)
-        return Attention(q, k, v, block.attn.scale, dropout=block.attn.dropout)
-
-    def leave(self, block: Any, mixed_BHND: Tensor) -> Tensor:
-        out: Tensor = block.attn.join(mixed_BHND)
-        return out
+class LVReader(PreNormReader):
+    """x + attn(norm1(x)) / skip_lam, then x + mlp(norm2(x)) / skip_lam, with timm's Attention."""
 
     def add_attention(self, block: Any, x_BNC: Tensor, out_BNC: Tensor) -> Tensor:
         return x_BNC + block.drop_path(out_BNC) / block.skip_lam
@@ -54,9 +43,9 @@ def read(model: LVViT) -> Backbone:
     blocks = blocks_in(model.blocks)
     for i, block in enumerate(blocks):
         parts = (block, getattr(block, "attn", None))
-        if any(type(part).__module__ != "vitrim.models.lvvit_blocks" for part in parts):
+        if [type(part) for part in parts] != [Block, Attention]:
             names = " with a ".join(type(part).__name__ for part in parts)
-            raise UnsupportedModel(f"block {i} is a {names}, but vitrim reads LV-ViT's own Block and Attention.")
+            raise UnsupportedModel(f"block {i} is a {names}, but vitrim reads LV-ViT's Block with timm's Attention.")
     cfg = getattr(model, "pretrained_cfg", None) or {}
     classes = num_classes(model) or 0
     spec = ViTSpec(

@@ -55,17 +55,8 @@ class PreNormReader(BlockReader):
         return x_BNC + through(block.mlp(block.norm2(x_BNC)), block.ls2, block.drop_path2)
 
 
-class PostNormReader(PreNormReader):
+class PostNormReader(timm_eva.PostNorm, PreNormReader):
     """timm's ResPostBlock: x + norm1(attn(x)), then x + norm2(mlp(x))."""
-
-    def enter(self, block: Any, x_BNC: Tensor) -> Tensor:
-        return x_BNC
-
-    def add_attention(self, block: Any, x_BNC: Tensor, out_BNC: Tensor) -> Tensor:
-        return x_BNC + through(out_BNC, block.norm1, block.drop_path1)
-
-    def add_mlp(self, block: Any, x_BNC: Tensor) -> Tensor:
-        return x_BNC + through(block.mlp(x_BNC), block.norm2, block.drop_path2)
 
 
 READERS: dict[type[nn.Module], BlockReader] = {

@@ -69,8 +69,8 @@ class EvaReader(BlockReader):
         return {"rope": torch.randn(num_patches, 2 * block.attn.head_dim, generator=generator)}
 
 
-class EvaPostNormReader(EvaReader):
-    """EvaBlockPostNorm: x + norm1(attn(x)), then x + norm2(mlp(x))."""
+class PostNorm(BlockReader):
+    """The norms and residuals of blocks that norm after the attention and after the MLP."""
 
     def enter(self, block: Any, x_BNC: Tensor) -> Tensor:
         return x_BNC
@@ -80,6 +80,10 @@ class EvaPostNormReader(EvaReader):
 
     def add_mlp(self, block: Any, x_BNC: Tensor) -> Tensor:
         return x_BNC + through(block.mlp(x_BNC), block.norm2, block.drop_path2)
+
+
+class EvaPostNormReader(PostNorm, EvaReader):
+    """EvaBlockPostNorm: x + norm1(attn(x)), then x + norm2(mlp(x))."""
 
 
 READERS: dict[type[nn.Module], BlockReader] = {EvaBlock: EvaReader(), EvaBlockPostNorm: EvaPostNormReader()}

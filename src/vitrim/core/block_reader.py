@@ -107,24 +107,17 @@ class UnreadableReader(BlockReader):
     enter = leave = add_attention = add_mlp = attention  # type: ignore[assignment]
 
 
-class PaddingReader(BlockReader):
-    """Adds a reader's residuals to packed images (see `Tokens`) by padding them first."""
+class Padding:
+    """Adds the residuals of packed images (see `Tokens`) by padding them first."""
 
     def __init__(self, reader: BlockReader, lengths: packing.Lengths):
         self.reader, self.lengths = reader, lengths
 
-    def enter(self, block: Any, x_BNC: Tensor) -> Tensor:
-        return self.reader.enter(block, x_BNC)
-
-    def attention(self, block: Any, x_BNC: Tensor) -> Attention:
-        return self.reader.attention(block, x_BNC)
-
-    def leave(self, block: Any, mixed_BHND: Tensor) -> Tensor:
-        return self.reader.leave(block, mixed_BHND)
-
     def add_attention(self, block: Any, x_BNC: Tensor, out_BNC: Tensor) -> Tensor:
+        """As `BlockReader.add_attention`."""
         x_BNC, out_BNC = (packing.pad(rows_BNC[0], self.lengths) for rows_BNC in (x_BNC, out_BNC))
         return packing.pack(self.reader.add_attention(block, x_BNC, out_BNC), self.lengths).unsqueeze(0)
 
     def add_mlp(self, block: Any, x_BNC: Tensor) -> Tensor:
+        """As `BlockReader.add_mlp`."""
         return packing.pack(self.reader.add_mlp(block, packing.pad(x_BNC[0], self.lengths)), self.lengths).unsqueeze(0)

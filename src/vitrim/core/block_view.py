@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from .attention import Attention
-from .block_reader import BlockReader, PaddingReader
+from .block_reader import BlockReader, Padding
 from .exits import TRAINING_ONLY
 from .hooks import DISPATCH, StandIn, dispatch_like, is_watched
 from .listening import OutputCollector
@@ -96,12 +96,12 @@ class BlockView(nn.Module):
         passing.leaving = self._run(x, args, kwargs)
         return passing.leaving.x_BNC if isinstance(passing.leaving, Tokens) else passing.leaving
 
-    def residuals(self, tokens: Tokens) -> BlockReader:
+    def residuals(self, tokens: Tokens) -> BlockReader | Padding:
         """The reader, or one that pads: drop-path would take packed images for a single one."""
         if tokens.lengths is None or not self.training:
             return self.reader
         drops = any(getattr(module, "drop_prob", None) for module in self.modules())
-        return PaddingReader(self.reader, tokens.lengths) if drops else self.reader
+        return Padding(self.reader, tokens.lengths) if drops else self.reader
 
     def own_forward(self, *args: Any, **kwargs: Any) -> Any:
         """The block's own forward, features in and out."""

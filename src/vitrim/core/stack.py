@@ -29,6 +29,16 @@ UNSHARED = ("_modules", "_compiled_call_impl")  # attributes that the stack does
 __all__ = ["Snapshot", "TokenBlock", "TokenStack"]
 
 
+def _refuse_to_cut(*_: Any, **__: Any) -> NoReturn:
+    raise RuntimeError("the blocks of a reduced model cannot be taken apart: restore(model) first.")
+
+
+class Cut(nn.ModuleList):
+    """Some of the blocks, for example to freeze them. It cannot be called."""
+
+    forward = _refuse_to_cut
+
+
 class TokenStack(nn.Sequential):
     """The blocks of a model, with ever fewer tokens. [B, N, C] -> [B, N', C]."""
 
@@ -56,20 +66,7 @@ class TokenStack(nn.Sequential):
     def __getitem__(self, index: Any) -> Any:
         return Cut(list(self)[index]) if isinstance(index, slice) else super().__getitem__(index)
 
-    def __delitem__(self, index: Any) -> None:
-        _refuse_to_cut()
-
-    def append(self, module: nn.Module) -> Any:
-        _refuse_to_cut()
-
-    def insert(self, index: int, module: nn.Module) -> Any:
-        _refuse_to_cut()
-
-    def extend(self, sequential: Any, offset: int = 0) -> Any:
-        _refuse_to_cut()
-
-    def pop(self, key: Any) -> Any:
-        _refuse_to_cut()
+    __delitem__ = append = insert = extend = pop = _refuse_to_cut
 
     @property
     def method(self) -> Method:
@@ -119,17 +116,6 @@ class TokenStack(nn.Sequential):
         for block in self:
             cast(TokenBlock, block).release()
         return original
-
-
-class Cut(nn.ModuleList):
-    """Some of the blocks, for example to freeze them. It cannot be called."""
-
-    def forward(self, *_: Any, **__: Any) -> NoReturn:
-        _refuse_to_cut()
-
-
-def _refuse_to_cut() -> NoReturn:
-    raise RuntimeError("the blocks of a reduced model cannot be taken apart: restore(model) first.")
 
 
 def _view(block: nn.Module, reader: BlockReader, method: Method, spec: ViTSpec, layer: int) -> TokenBlock:

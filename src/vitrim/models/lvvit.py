@@ -70,7 +70,7 @@ class LVViT(nn.Module):
         self.cls_token = nn.Parameter(torch.zeros(1, 1, embed_dim))
         self.pos_embed = nn.Parameter(torch.zeros(1, 1 + self.patch_embed.num_patches, embed_dim))
         self.pos_drop = nn.Dropout(drop_rate)
-        attention = {"qkv_bias": qkv_bias, "attn_drop": attn_drop_rate, "drop": drop_rate}
+        attention: dict[str, Any] = {"qkv_bias": qkv_bias, "attn_drop": attn_drop_rate, "drop": drop_rate}
         rates = [drop_path_rate * i / max(1, depth - 1) for i in range(depth)]
         self.blocks = nn.Sequential(*(Block(embed_dim, num_heads, mlp_ratio, skip_lam, r, **attention) for r in rates))
         self.norm = nn.LayerNorm(embed_dim)

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch.nn.functional as F
-from timm.layers import DropPath, Mlp, to_2tuple
+from timm.layers import Attention, DropPath, Mlp, to_2tuple
 from torch import Tensor, nn
 
 from .mix_token import Grid
@@ -49,49 +47,28 @@ class ConvStem(nn.Module):
         return patches.flatten(2).transpose(1, 2)
 
 
-class Attention(nn.Module):
-    """Multi-head self-attention through the fused kernel."""
-
-    def __init__(self, dim: int, num_heads: int, qkv_bias: bool, attn_drop: float, drop: float):
-        super().__init__()
-        if dim % num_heads:
-            raise ValueError(f"embed_dim must be a multiple of num_heads, not {dim} with {num_heads} heads.")
-        self.num_heads, self.head_dim, self.attn_drop = num_heads, dim // num_heads, attn_drop
-        self.scale = self.head_dim**-0.5
-        self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias)
-        self.proj = nn.Linear(dim, dim)
-        self.proj_drop = nn.Dropout(drop)
-
-    @property
-    def dropout(self) -> float:
-        """Dropout of the attention in the current mode."""
-        return self.attn_drop if self.training else 0.0
-
-    def split(self, x_BNC: Tensor) -> tuple[Tensor, ...]:
-        """Queries, keys and values, [B, H, N, D] each."""
-        B, N, _ = x_BNC.shape
-        return self.qkv(x_BNC).reshape(B, N, 3, self.num_heads, self.head_dim).permute(2, 0, 3, 1, 4).unbind(0)
-
-    def join(self, mixed_BHND: Tensor) -> Tensor:
-        """The output projection: [B, N, C]."""
-        x: Tensor = self.proj_drop(self.proj(mixed_BHND.transpose(1, 2).flatten(2)))
-        return x
-
-    def forward(self, x_BNC: Tensor) -> Tensor:
-        """[B, N, C] -> [B, N, C]."""
-        q, k, v = self.split(x_BNC)
-        return self.join(F.scaled_dot_product_attention(q, k, v, dropout_p=self.dropout, scale=self.scale))
-
-
 class Block(nn.Module):
     """x + attn(norm1(x)) / skip_lam, then x + mlp(norm2(x)) / skip_lam."""
 
-    def __init__(self, dim: int, num_heads: int, mlp_ratio: float, skip_lam: float, drop_path: float, **attention: Any):
+    def __init__(
+        self,
+        dim: int,
+        num_heads: int,
+        mlp_ratio: float,
+        skip_lam: float,
+        drop_path: float,
+        *,
+        qkv_bias: bool,
+        attn_drop: float,
+        drop: float,
+    ):
         super().__init__()
+        if dim % num_heads:
+            raise ValueError(f"embed_dim must be a multiple of num_heads, not {dim} with {num_heads} heads.")
         self.skip_lam = skip_lam
         self.norm1, self.norm2 = nn.LayerNorm(dim), nn.LayerNorm(dim)
-        self.attn = Attention(dim, num_heads, **attention)
-        self.mlp = Mlp(dim, int(dim * mlp_ratio), drop=attention["drop"])
+        self.attn = Attention(dim, num_heads, qkv_bias=qkv_bias, attn_drop=attn_drop, proj_drop=drop)
+        self.mlp = Mlp(dim, int(dim * mlp_ratio), drop=drop)
         self.drop_path = DropPath(drop_path)
 
     def forward(self, x_BNC: Tensor) -> Tensor:
