@@ -177,8 +177,10 @@ class KeepRateMethod(Method):
 
     def num_attentive(self, layer: int, num_patches: int) -> int:
         """Patches that block `layer` keeps unchanged: ceil(keep_rate * num_patches)."""
-        rate = self.rate(layer)
-        return schedule.ceil_share(rate, num_patches) if rate < 1 else num_patches
+        assert isinstance(self.layers, tuple), "build() comes first"
+        if layer not in self.layers or (rate := self.rate(layer)) == 1:
+            return num_patches
+        return schedule.ceil_share(rate, num_patches)
 
     def num_kept(self, layer: int, num_patches: int) -> int:
         return self.num_attentive(layer, num_patches)
