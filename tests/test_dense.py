@@ -17,7 +17,7 @@ import vitrim
 from every_method import amount
 from vitrim.cli import app
 from vitrim.core.tokens import Tokens
-from vitrim.patch_maps import Fill, Shared, _group_means, filled, placed
+from vitrim.patch_maps import Fill, Shared, _group_means, filled, per_patch
 
 sys.path.insert(0, str(Path(__file__).parent))
 from library_models import DINO, HF, images, of_open_clip, of_transformers, torchvision_vit
@@ -168,7 +168,7 @@ def test_rules_of_a_case_done_by_hand():
     before = torch.tensor([[[1.0], [2.0], [3.0], [5.0]]])
 
     def result(fill: str, shared: str) -> list[float]:
-        x_BPC, gone_BP = placed(by_hand(10.0, 20.0), before, fill, shared)
+        x_BPC, gone_BP = per_patch(by_hand(10.0, 20.0), before, fill, shared)
         return filled(x_BPC, gone_BP, fill, columns=4).flatten().tolist()
 
     assert result("zero", "token") == [20.0, 10.0, 0.0, 20.0]

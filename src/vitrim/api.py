@@ -48,7 +48,7 @@ def reduce_tokens(
     backbone = read_backbone(model).pooling(pools_patches)
     stack = TokenStack(backbone.blocks, backbone.readers, method.built_for(backbone.spec), backbone.spec)
     restore(model)
-    backbone.place.install(stack)
+    backbone.location.install(stack)
     return model
 
 
@@ -79,5 +79,5 @@ def restore(model: M) -> M:
     """
     found = find_stack(model)
     if found is not None:
-        found.place.remove(found.stack)
+        found.location.remove(found.stack)
     return model

@@ -27,7 +27,7 @@ from .core.spec import ViTSpec
 from .core.stack import Snapshot, TokenStack
 from .facts import every
 from .following import ConvolvedSizes, Following, check_grid, follow_blocks, run_uncompiled
-from .patch_maps import Fill, Placed, Shared, filled, placed
+from .patch_maps import Fill, PatchFeatures, Shared, filled, per_patch
 
 FINAL_NORMS, TOWERS = every("final_norms"), every("towers")
 
@@ -130,7 +130,7 @@ class _AtLayer(NamedTuple):
     """The prefix and all patches after one block."""
 
     prefix_BKC: Tensor
-    patches: Placed
+    patches: PatchFeatures
     source_BP: Tensor | None  # None: each patch has its own token
 
 
@@ -142,11 +142,11 @@ _known: WeakKeyDictionary[nn.Module, tuple[str, str, ViTSpec]] = WeakKeyDictiona
 def _anatomy(model: nn.Module) -> _Anatomy:
     found = find_stack(model)
     if found is not None:
-        return _Anatomy(found.place.parent, found.place.attribute, found.stack.spec)
+        return _Anatomy(found.location.parent, found.location.attribute, found.stack.spec)
     if model not in _known or not _fits(model, *_known[model]):
         backbone = read_backbone(model)
-        name = next(name for name, module in model.named_modules() if module is backbone.place.parent)
-        _known[model] = name, backbone.place.attribute, backbone.spec
+        name = next(name for name, module in model.named_modules() if module is backbone.location.parent)
+        _known[model] = name, backbone.location.attribute, backbone.spec
     name, attribute, spec = _known[model]
     return _Anatomy(model.get_submodule(name), attribute, spec)
 
@@ -183,7 +183,7 @@ def _follow(run: _Run, spec: ViTSpec, fill: Fill, shared: Shared) -> Iterator[tu
     x_BPC = run.entering_BNC[:, spec.num_prefix :]
     for layer, tokens in run.leaving:
         if layer >= spec.first_reducible_layer - 1:  # before that, tokens may not be the patches
-            patches = placed(tokens, x_BPC, fill, shared)
+            patches = per_patch(tokens, x_BPC, fill, shared)
             x_BPC = patches.x_BPC
             yield layer, _AtLayer(tokens.padded_BNC[:, : spec.num_prefix], patches, tokens.source_BP)
 

@@ -18,20 +18,20 @@ Fill = Literal["drift", "last", "nearest", "zero"]  # rules for a dropped patch,
 Shared = Literal["offset", "token", "fill"]  # rules for patches that share a token
 
 
-class Placed(NamedTuple):
+class PatchFeatures(NamedTuple):
     """All patches after one block, in order."""
 
     x_BPC: Tensor
     gone_BP: Tensor | None  # which patches no token represents any more; None: none
 
 
-def placed(tokens: Tokens, before_BPC: Tensor, fill: Fill, shared: Shared) -> Placed:
+def per_patch(tokens: Tokens, before_BPC: Tensor, fill: Fill, shared: Shared) -> PatchFeatures:
     """The features of each patch's token, by the rule for shared tokens. A patch without token keeps its old features.
 
     before_BPC: the features of all patches after the block before. `filled` applies the rules nearest and zero.
     """
     if tokens.source_BP is None:
-        return Placed(tokens.patches_BNC, None)
+        return PatchFeatures(tokens.patches_BNC, None)
     at_BP, gone_BP = tokens.source_BP.clamp(min=0), tokens.source_BP < 0
     x_BNC = tokens.padded_BNC
     x_BPC = ops.take(x_BNC, at_BP)
@@ -47,7 +47,7 @@ def placed(tokens: Tokens, before_BPC: Tensor, fill: Fill, shared: Shared) -> Pl
     if fill == "drift":
         step_BPC = (x_BPC - before_BPC).masked_fill(gone_BP1, 0.0)
         before_BPC = before_BPC + _mean(step_BPC, ~gone_BP1)
-    return Placed(torch.where(gone_BP1, before_BPC, x_BPC), gone_BP)
+    return PatchFeatures(torch.where(gone_BP1, before_BPC, x_BPC), gone_BP)
 
 
 def _group_means(x_BPC: Tensor, at_BP: Tensor, held_BP: Tensor, num_tokens: int) -> Tensor:

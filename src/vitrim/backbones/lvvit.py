@@ -11,7 +11,7 @@ from ..core.spec import ViTSpec
 from ..heads import num_classes
 from ..models.lvvit import LVViT
 from ..models.lvvit_blocks import Block
-from .reader import Backbone, Place, UnsupportedModel, blocks_in, linear_macs
+from .reader import Backbone, BlocksLocation, UnsupportedModel, blocks_in, linear_macs
 from .timm import PreNormReader
 
 REFUSED = {
@@ -33,9 +33,9 @@ class LVReader(PreNormReader):
 READER = LVReader()
 
 
-def place(model: nn.Module) -> Place | None:
+def locate(model: nn.Module) -> BlocksLocation | None:
     """Where the model keeps its blocks; None if it is not an LV-ViT."""
-    return Place(model, "blocks", REFUSED) if isinstance(model, LVViT) else None
+    return BlocksLocation(model, "blocks", REFUSED) if isinstance(model, LVViT) else None
 
 
 def read(model: LVViT) -> Backbone:
@@ -63,4 +63,4 @@ def read(model: LVViT) -> Backbone:
         num_classes=classes,
         head_macs=linear_macs(model.aux_head),
     )
-    return Backbone("vitrim", Place(model, "blocks", REFUSED), model.blocks, [READER] * len(blocks), spec)
+    return Backbone("vitrim", BlocksLocation(model, "blocks", REFUSED), model.blocks, [READER] * len(blocks), spec)

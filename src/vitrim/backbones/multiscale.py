@@ -11,14 +11,14 @@ from ..core.block_reader import UnreadableReader
 from ..core.spec import ViTSpec
 from ..models.multiscale import MultiscaleBlock, MultiscaleViT
 from . import timm
-from .reader import Backbone, Place
+from .reader import Backbone, BlocksLocation
 
 READERS = {**timm.READERS, MultiscaleBlock: UnreadableReader()}
 
 
-def place(model: nn.Module) -> Place | None:
+def locate(model: nn.Module) -> BlocksLocation | None:
     """Where the model keeps its blocks; None if it is not a multi-scale model."""
-    return timm.place(model) if isinstance(model, MultiscaleViT) else None
+    return timm.locate(model) if isinstance(model, MultiscaleViT) else None
 
 
 def read(model: Any) -> Backbone:

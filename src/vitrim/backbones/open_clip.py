@@ -15,7 +15,7 @@ from ..core.block_reader import BlockReader
 from ..core.multihead import join_multihead, multihead_macs, split_multihead, why_unreadable
 from ..core.spec import ViTSpec
 from . import timm
-from .reader import Backbone, Place, UnsupportedModel, blocks_in, check_pooling, linear_macs, version
+from .reader import Backbone, BlocksLocation, UnsupportedModel, blocks_in, check_pooling, linear_macs, version
 
 REFUSED = {name: timm.REFUSED[name] for name in ("forward_intermediates", "prune_intermediate_layers")}
 
@@ -74,13 +74,13 @@ class CustomReader(ResidualReader):
 RESIDUAL, CUSTOM = ResidualReader(), CustomReader()
 
 
-def place(model: nn.Module) -> Place | None:
+def locate(model: nn.Module) -> BlocksLocation | None:
     """Where the vision tower keeps its blocks; None if it is not a Vision Transformer."""
     tower = _tower(model)
     if isinstance(tower, TimmModel):
-        return timm.place(tower.trunk)
+        return timm.locate(tower.trunk)
     if isinstance(tower, VisionTransformer) and isinstance(tower.transformer, Transformer):
-        return Place(tower.transformer, "resblocks", REFUSED, guards=[(tower, refuse_new_pooling)])
+        return BlocksLocation(tower.transformer, "resblocks", REFUSED, guards=[(tower, refuse_new_pooling)])
     return None
 
 
@@ -102,7 +102,7 @@ def read(model: nn.Module) -> Backbone:
     tower: Any = _tower(model)
     if isinstance(tower, TimmModel):
         return timm.read(tower.trunk)
-    where = place(tower)
+    where = locate(tower)
     if where is None:
         raise UnsupportedModel(
             f"{type(tower).__name__}: of open_clip's models, vitrim reads vision towers that are a VisionTransformer "

@@ -36,7 +36,7 @@ class UnsupportedModel(VitrimError, ValueError):
 
 
 @dataclass(frozen=True)
-class Place:
+class BlocksLocation:
     """Where a model keeps its blocks."""
 
     parent: nn.Module
@@ -64,9 +64,9 @@ class Place:
 
 
 class Installed(NamedTuple):
-    """A stack and its place."""
+    """A stack and its location."""
 
-    place: Place
+    location: BlocksLocation
     stack: TokenStack
 
 
@@ -75,7 +75,7 @@ class Backbone:
     """The blocks of a model and how to read them."""
 
     library: str
-    place: Place
+    location: BlocksLocation
     blocks: nn.Module  # the container, with one child per block
     readers: Sequence[BlockReader]  # one per block
     spec: ViTSpec
@@ -103,10 +103,10 @@ def find_stack(model: nn.Module) -> Installed | None:
     """
     check_module(model)
     library = _library(model)
-    place = None if library is None else library.place(model)
-    if place is not None:
-        stack = getattr(place.parent, place.attribute)
-        return Installed(place, stack) if isinstance(stack, TokenStack) else None
+    location = None if library is None else library.locate(model)
+    if location is not None:
+        stack = getattr(location.parent, location.attribute)
+        return Installed(location, stack) if isinstance(stack, TokenStack) else None
     inner = (find_stack(child) for child in model.children())
     return next((found for found in inner if found is not None), None)
 
@@ -118,11 +118,11 @@ def restored(model: nn.Module) -> Iterator[nn.Module]:
     if found is None:
         yield model
         return
-    found.place.remove(found.stack)
+    found.location.remove(found.stack)
     try:
         yield model
     finally:
-        found.place.install(found.stack)
+        found.location.install(found.stack)
 
 
 def read_backbone(model: nn.Module) -> Backbone:
@@ -134,7 +134,7 @@ def read_backbone(model: nn.Module) -> Backbone:
             backbone: Backbone = library.read(model)
             _self_check(backbone)
         return backbone
-    inside = [name for name, part in model.named_modules() if (at := _library(part)) and at.place(part)]
+    inside = [name for name, part in model.named_modules() if (at := _library(part)) and at.locate(part)]
     supported = ", ".join(facts.reads for facts in FACTS.values())
     part = f"Pass the part inside: reduce_tokens(model.{inside[0]}, ...)." if inside else f"Supported: {supported}."
     raise UnsupportedModel(

@@ -18,7 +18,7 @@ from ..core.block_reader import BlockReader, through
 from ..core.spec import ViTSpec
 from ..heads import num_classes
 from . import timm_eva
-from .reader import Backbone, Place, UnsupportedModel, blocks_in, check_pooling, linear_macs, version
+from .reader import Backbone, BlocksLocation, UnsupportedModel, blocks_in, check_pooling, linear_macs, version
 
 OFF_GRID = (
     "reduced features are not on the patch grid. Use vitrim.features(model, images) for maps on the grid, "
@@ -66,12 +66,12 @@ READERS: dict[type[nn.Module], BlockReader] = {
 }
 
 
-def place(model: nn.Module) -> Place | None:
+def locate(model: nn.Module) -> BlocksLocation | None:
     """Where the model keeps its blocks; None if it is not a Vision Transformer."""
     if not isinstance(model, MODELS):
         return None
     refused = {name: why for name, why in REFUSED.items() if hasattr(type(model), name)}
-    return Place(model, "blocks", refused, guards=[(model, refuse_new_pooling)])
+    return BlocksLocation(model, "blocks", refused, guards=[(model, refuse_new_pooling)])
 
 
 def pools(model: Any) -> bool:
@@ -91,7 +91,7 @@ def read(model: nn.Module, readers_of: Mapping[type[nn.Module], BlockReader] = R
     readers_of: a reader for each class of blocks.
     """
     name = _name(model)
-    where = place(model)
+    where = locate(model)
     if where is None:
         raise UnsupportedModel(
             f"{name} is a {type(model).__name__}: of timm's models, vitrim reads the Vision Transformers of class "

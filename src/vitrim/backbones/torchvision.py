@@ -12,7 +12,7 @@ from ..core.block_reader import BlockReader
 from ..core.multihead import join_multihead, multihead_macs, split_multihead, why_unreadable
 from ..core.spec import ViTSpec
 from ..heads import num_classes
-from .reader import Backbone, Place, UnsupportedModel, blocks_in, linear_macs, version
+from .reader import Backbone, BlocksLocation, UnsupportedModel, blocks_in, linear_macs, version
 
 
 class EncoderBlockReader(BlockReader):
@@ -43,9 +43,9 @@ class EncoderBlockReader(BlockReader):
 READER = EncoderBlockReader()
 
 
-def place(model: nn.Module) -> Place | None:
+def locate(model: nn.Module) -> BlocksLocation | None:
     """Where the model keeps its blocks; None if it is not a Vision Transformer."""
-    return Place(model.encoder, "layers") if isinstance(model, VisionTransformer) else None
+    return BlocksLocation(model.encoder, "layers") if isinstance(model, VisionTransformer) else None
 
 
 def read(model: nn.Module) -> Backbone:
@@ -80,4 +80,6 @@ def read(model: nn.Module) -> Backbone:
         mlp_macs=linear_macs(blocks[0].mlp),
         num_classes=classes,
     )
-    return Backbone("torchvision", Place(model.encoder, "layers"), model.encoder.layers, [READER] * len(blocks), spec)
+    return Backbone(
+        "torchvision", BlocksLocation(model.encoder, "layers"), model.encoder.layers, [READER] * len(blocks), spec
+    )

@@ -13,7 +13,7 @@ from torch import nn
 from ..core.block_reader import MASKED
 from ..core.spec import ViTSpec
 from ..heads import num_classes
-from .reader import Backbone, Place, UnsupportedModel, blocks_in, linear_macs, version
+from .reader import Backbone, BlocksLocation, UnsupportedModel, blocks_in, linear_macs, version
 from .transformers_layers import (
     CAPTURES,
     CLIP,
@@ -88,20 +88,22 @@ class Found(NamedTuple):
     tower: Tower
     pools: bool
 
-    def place(self) -> Place | None:
+    def locate(self) -> BlocksLocation | None:
         """Where its blocks are; None if this version of the library has them elsewhere."""
         inside, attribute = self.tower.layers
         parent: Any = getattr(self.module, inside, None) if inside else self.module
         if not isinstance(getattr(parent, attribute, None), nn.Module):
             return None
         inner = [] if parent is self.module else [(parent, refuse_captures)]
-        return Place(parent, attribute, guards=[(self.module, refuse_mask), (self.module, refuse_captures), *inner])
+        return BlocksLocation(
+            parent, attribute, guards=[(self.module, refuse_mask), (self.module, refuse_captures), *inner]
+        )
 
 
-def place(model: nn.Module) -> Place | None:
+def locate(model: nn.Module) -> BlocksLocation | None:
     """Where the model keeps its blocks; None if it cannot be read."""
     found = _find(model)
-    return None if found is None else found.place()
+    return None if found is None else found.locate()
 
 
 def read(model: Any) -> Backbone:
@@ -114,7 +116,7 @@ def read(model: Any) -> Backbone:
             "DINOv2, DINOv3, TIPSv2, and the vision towers of CLIP, AltCLIP, Chinese CLIP, "
             f"MetaCLIP 2 and SigLIP, of versions 5.20 to 5.23. {version('transformers')} is installed."
         )
-    tower, where = found.tower, found.place()
+    tower, where = found.tower, found.locate()
     if where is None:
         raise UnsupportedModel(_unlike(name, "its blocks are not", tower.block))
     blocks = blocks_in(getattr(where.parent, where.attribute))
