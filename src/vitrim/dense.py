@@ -114,8 +114,7 @@ class _Anatomy(NamedTuple):
 
     @property
     def blocks(self) -> nn.Module:
-        blocks: nn.Module = getattr(self.parent, self.attribute)
-        return blocks
+        return getattr(self.parent, self.attribute)
 
 
 class _Run(NamedTuple):

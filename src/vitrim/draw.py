@@ -173,8 +173,7 @@ def _evenly(layers: Sequence[LayerTrace], num: int) -> list[LayerTrace]:
 
 
 def _groups(trace: Trace, layer: LayerTrace, index: int) -> Groups:
-    groups_RC: Groups = layer.groups()[index].reshape(trace.grid).cpu().numpy()
-    return groups_RC
+    return layer.groups()[index].reshape(trace.grid).cpu().numpy()
 
 
 def _shared_groups(groups_RC: Groups) -> list[int]:

@@ -26,8 +26,7 @@ class ResidualReader(BlockReader):
     inputs, pairs = 3, True
 
     def enter(self, block: Any, x_BNC: Tensor) -> Tensor:
-        out: Tensor = block.ln_1(x_BNC)
-        return out
+        return block.ln_1(x_BNC)
 
     def is_exact(self, block: Any) -> bool:
         return False
@@ -64,8 +63,7 @@ class CustomReader(ResidualReader):
     def leave(self, block: Any, mixed_BHND: Tensor) -> Tensor:
         attn = block.attn
         mixed = mixed_BHND if attn.head_scale is None else mixed_BHND * attn.head_scale
-        out: Tensor = attn.out_drop(attn.out_proj(attn.ln_inner(mixed.transpose(1, 2).flatten(2))))
-        return out
+        return attn.out_drop(attn.out_proj(attn.ln_inner(mixed.transpose(1, 2).flatten(2))))
 
     def add_attention(self, block: Any, x_BNC: Tensor, out_BNC: Tensor) -> Tensor:
         return x_BNC + block.ls_1(block.ln_attn(out_BNC))

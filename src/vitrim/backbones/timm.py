@@ -39,8 +39,7 @@ class PreNormReader(BlockReader):
         return timm_eva.is_fused(block.attn)
 
     def enter(self, block: Any, x_BNC: Tensor) -> Tensor:
-        out: Tensor = block.norm1(x_BNC)
-        return out
+        return block.norm1(x_BNC)
 
     def attention(self, block: Any, x_BNC: Tensor) -> Attention:
         return _split(block.attn, x_BNC)

@@ -7,7 +7,7 @@ one table per image with patch dropout. The prefix is not rotated.
 from __future__ import annotations
 
 import math
-from typing import Any, cast
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -30,11 +30,10 @@ class EvaReader(BlockReader):
         return is_fused(block.attn)
 
     def own_output(self, block: Any, x_BNC: Tensor, rotation: Rotation | None = None) -> Tensor:
-        out: Tensor = own_forward(block)(x_BNC, rope=None if rotation is None else rotation.table)
-        return out
+        return own_forward(block)(x_BNC, rope=None if rotation is None else rotation.table)
 
     def enter(self, block: Any, x_BNC: Tensor) -> Tensor:
-        return cast(Tensor, block.norm1(x_BNC))
+        return block.norm1(x_BNC)
 
     def attention(self, block: Any, x_BNC: Tensor) -> Attention:
         return _split(block.attn, x_BNC)
@@ -106,10 +105,10 @@ def _split(attn: Any, x_BNC: Tensor) -> Attention:
 def _fused(attn: Any, x_BNC: Tensor) -> Tensor:
     """The projection to queries, keys and values. An EvaAttention has no learned bias for keys."""
     if getattr(attn, "q_bias", None) is None:
-        return cast(Tensor, attn.qkv(x_BNC))
+        return attn.qkv(x_BNC)
     bias = torch.cat((attn.q_bias, attn.k_bias, attn.v_bias))
     if attn.qkv_bias_separate:
-        return cast(Tensor, attn.qkv(x_BNC) + bias)
+        return attn.qkv(x_BNC) + bias
     return F.linear(x_BNC, attn.qkv.weight, bias)
 
 

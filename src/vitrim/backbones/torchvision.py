@@ -24,8 +24,7 @@ class EncoderBlockReader(BlockReader):
         return False
 
     def enter(self, block: Any, x_BNC: Tensor) -> Tensor:
-        out: Tensor = block.ln_1(x_BNC)
-        return out
+        return block.ln_1(x_BNC)
 
     def attention(self, block: Any, x_BNC: Tensor) -> Attention:
         return split_multihead(block.self_attention, x_BNC)

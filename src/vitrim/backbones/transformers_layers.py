@@ -30,8 +30,7 @@ class LayerReader(BlockReader):
         self.attention_name, self.norms, self.projection = attention, norms, projection
 
     def enter(self, block: Any, x_BNC: Tensor) -> Tensor:
-        out: Tensor = getattr(block, self.norms[0])(x_BNC)
-        return out
+        return getattr(block, self.norms[0])(x_BNC)
 
     def attention(self, block: Any, x_BNC: Tensor) -> Attention:
         attention = getattr(block, self.attention_name)
@@ -87,8 +86,7 @@ class LayerReader(BlockReader):
         # Unwrapped, because newer versions checkpoint in a wrapper, which `run` already does.
         forward = own_forward(block)
         bare = inspect.unwrap(forward)
-        out: Tensor = (forward if bare is forward else partial(bare, block))(x_BNC, None, **self.beside(rotation))
-        return out
+        return (forward if bare is forward else partial(bare, block))(x_BNC, None, **self.beside(rotation))
 
     def beside(self, rotation: Rotation | None) -> dict[str, Any]:
         """The arguments by which the library passes a rotary table to a block."""
@@ -99,16 +97,14 @@ class DropoutReader(LayerReader):
     """ViT and DeiT."""
 
     def branch(self, block: Any, number: int, x_BNC: Tensor) -> Tensor:
-        out: Tensor = block.dropout(x_BNC)
-        return out
+        return block.dropout(x_BNC)
 
 
 class ScaleReader(LayerReader):
     """DINOv2 and DINOv3."""
 
     def branch(self, block: Any, number: int, x_BNC: Tensor) -> Tensor:
-        out: Tensor = block.drop_path((block.layer_scale1 if number == 1 else block.layer_scale2)(x_BNC))
-        return out
+        return block.drop_path((block.layer_scale1 if number == 1 else block.layer_scale2)(x_BNC))
 
 
 class RotaryReader(ScaleReader):

@@ -77,14 +77,12 @@ class BlockReader(ABC):
 
     def own_output(self, block: Any, x_BNC: Tensor, rotation: Rotation | None = None) -> Tensor:
         """The block's own output, as the library computes it."""
-        out: Tensor = own_forward(block)(x_BNC)
-        return out
+        return own_forward(block)(x_BNC)
 
 
 def own_forward(block: Any) -> Callable[..., Any]:
     """The block's own forward, features in and out, also if the block reduces tokens now."""
-    own: Callable[..., Any] = getattr(block, "own_forward", block.forward)
-    return own
+    return getattr(block, "own_forward", block.forward)
 
 
 def through(x: Tensor, *modules: nn.Module) -> Tensor:

@@ -100,15 +100,13 @@ class LVViT(nn.Module):
         """Logits of the class token plus half the maximum of the patch tokens, or features with pre_logits."""
         if pre_logits or self.num_classes == 0:
             return x[:, 0]
-        logits: Tensor = self.head(x[:, 0]) + 0.5 * self.aux_head(x[:, 1:]).amax(dim=1)
-        return logits
+        return self.head(x[:, 0]) + 0.5 * self.aux_head(x[:, 1:]).amax(dim=1)
 
     def _encode(self, x_BPC: Tensor) -> Tensor:
         x = torch.cat([self.cls_token.expand(x_BPC.shape[0], -1, -1), x_BPC], dim=1)
         x = self.pos_drop(x + self.pos_embed)
         x = checkpoint_seq(self.blocks, x) if self.grad_checkpointing else self.blocks(x)
-        normed: Tensor = self.norm(x)
-        return normed
+        return self.norm(x)
 
     def get_classifier(self) -> tuple[nn.Module, nn.Module]:
         """The heads on the class token and on the patch tokens."""

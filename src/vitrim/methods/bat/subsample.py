@@ -52,8 +52,7 @@ class Convolution(nn.Module):
     def forward(self, x_BMC: Tensor, num_groups: int) -> Tensor:
         """[B, M, C] to [B, num_groups, C]."""
         taps_BLC = matmul_fp32(tap_matrix(x_BMC.shape[1], num_groups, x_BMC), x_BMC).to(x_BMC.dtype)
-        out_BGC: Tensor = self.conv(taps_BLC.transpose(1, 2)).transpose(1, 2)
-        return out_BGC
+        return self.conv(taps_BLC.transpose(1, 2)).transpose(1, 2)
 
 
 class Gate(nn.Module):
