@@ -32,9 +32,8 @@ def reduce_tokens(
         model: a Vision Transformer of timm, torchvision, transformers or open_clip, or one with such blocks.
         method: a method, such as `EViT(keep_rate=0.7)`, the name of one, "auto", or a folder of `vitrim tune`.
         exits: exit heads to train along with any method, `Exits()`. With the name "metr": the blocks of its exits.
-        pools_patches: whether the part after the blocks averages, or otherwise pools, the patch tokens. If so, each
-            patch comes out with the features of the token that holds it, and a merged token counts as all its patches.
-            None follows the model's own head; without a classifier it means True.
+        pools_patches: whether the part after the blocks pools patch tokens. If so, each patch comes out with the
+            features of its token. None follows the model's head, and means True without a classifier.
         **settings: the method's settings, if it is given by name.
 
     Returns:

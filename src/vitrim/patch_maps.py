@@ -1,6 +1,6 @@
 """Features for every patch, from the tokens that are left after one block.
 
-Pure functions; `dense` runs the model. Shape letters as in `core.tokens`.
+Pure functions; `dense` runs the model.
 """
 
 from __future__ import annotations

@@ -1,7 +1,4 @@
-"""The rules for methods, as a test of your own: `vitrim.testing.check_method(MyMethod())`.
-
-Shape letters as in `core.tokens`: B batch, N tokens, P patches at the start, C channels.
-"""
+"""The rules for methods, as a test of your own: `vitrim.testing.check_method(MyMethod())`."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Trace every patch through a reduced model.
 
 While something listens, the core tracks which token holds each patch (`Tokens.source_BP`, `Tokens.weight_BP`). This
-file is the listener. Shape letters as in `core.tokens`.
+file is the listener.
 """
 
 from __future__ import annotations

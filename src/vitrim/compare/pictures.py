@@ -1,7 +1,4 @@
-"""Token pictures for a report: which tokens each method keeps in a few sample images, as small PNG files.
-
-Shape letters: B batch, C channels, H height, W width.
-"""
+"""Token pictures for a report: which tokens each method keeps in a few sample images, as small PNG files."""
 
 from __future__ import annotations
 

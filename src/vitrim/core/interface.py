@@ -18,10 +18,7 @@ from .tokens import Tokens
 
 
 class MethodInterface:
-    """Everything that a method can override. `Method` adds what the library does with it.
-
-    `num_kept` fixes all token counts. Hooks change the tokens.
-    """
+    """Everything that a method can override. `Method` adds what the library does with it."""
 
     name: ClassVar[str]
     weights: ClassVar[nn.Module | None] = None  # what the method learned in the block at work, if anything
@@ -66,7 +63,7 @@ class MethodInterface:
         return self
 
     def num_kept(self, layer: int, num_patches: int) -> int:
-        """Patch tokens that leave block `layer` (0-based) when num_patches enter it."""
+        """Patch tokens that leave block `layer` (0-based) when num_patches enter it. Fixes all token counts."""
         return num_patches
 
     def is_active(self, layer: int, num_patches: int) -> bool:

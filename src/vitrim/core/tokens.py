@@ -1,6 +1,7 @@
 """The one value that flows from block to block.
 
 Shape letters: B batch, N tokens, P patches at the start, K kept, M removed, C channels, H heads, D channels per head.
+In images and logits: I images, H height, W width, K classes.
 """
 
 from __future__ import annotations

@@ -1,7 +1,4 @@
-"""Exit criteria: the confidence or entropy of the logits, and the threshold for leaving.
-
-Shape letters: B batch, K classes.
-"""
+"""Exit criteria: the confidence or entropy of the logits, and the threshold for leaving."""
 
 from __future__ import annotations
 

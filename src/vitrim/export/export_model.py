@@ -1,7 +1,4 @@
-"""Export a model: write the artefact, run it, compare it with the model, time it, and keep it only if it agrees.
-
-Shape letters: B batch, I images, C channels, H height, W width.
-"""
+"""Export a model: write the artefact, run it, compare it with the model, time it, and keep it only if it agrees."""
 
 from __future__ import annotations
 

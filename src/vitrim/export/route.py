@@ -1,7 +1,6 @@
 """The base class of export routes: a way to write a model to a file and to run that file.
 
 Each route is one module, listed in `ROUTES` and imported only when it is used.
-Shape letters: B batch, C channels, H height, W width, K classes.
 """
 
 from __future__ import annotations

@@ -1,7 +1,4 @@
-"""Check that an artefact computes the same as the model, by running both on the same images.
-
-Shape letters: B batch, I images, C channels, H height, W width, K classes.
-"""
+"""Check that an artefact computes the same as the model, by running both on the same images."""
 
 from __future__ import annotations
 

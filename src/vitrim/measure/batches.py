@@ -1,7 +1,6 @@
 """Batches of decoded images. They stay in memory if they fit; otherwise each pass decodes them again.
 
 Decoding an ImageNet image takes about 3 ms on one core, so a comparison of many models keeps the tensors.
-Shape letters: B batch, C channels, H height, W width.
 """
 
 from __future__ import annotations

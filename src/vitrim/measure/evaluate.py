@@ -1,7 +1,4 @@
-"""Accuracy of a classifier on labelled images.
-
-Shape letters: B batch, C channels, H height, W width, K classes.
-"""
+"""Accuracy of a classifier on labelled images."""
 
 from __future__ import annotations
 

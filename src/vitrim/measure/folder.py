@@ -1,7 +1,4 @@
-"""Load the images of a folder for a model: find, label and preprocess them.
-
-Shape letters: I images, C channels, H height, W width.
-"""
+"""Load the images of a folder for a model: find, label and preprocess them."""
 
 from __future__ import annotations
 

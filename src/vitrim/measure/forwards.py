@@ -1,7 +1,4 @@
-"""The loop of a model over batches of images: device, data type, autocast, progress.
-
-Shape letters: B batch, C channels, H height, W width.
-"""
+"""The loop of a model over batches of images: device, data type, autocast, progress."""
 
 from __future__ import annotations
 

@@ -1,7 +1,6 @@
 """Preprocessing of images by the code of the model's own library, so that the pixels are those of the library.
 
 The shape and the normalisation of a transform are found by trying it, not by reading its settings.
-Shape letters: C channels, H height, W width.
 """
 
 from __future__ import annotations

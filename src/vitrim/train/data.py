@@ -2,7 +2,6 @@
 
 The images of an update and their augmentation depend only on the seed and the number of the view. So a resumed run gets
 the same views as an uninterrupted one, and two processes together get the same views as one.
-Shape letters: B batch, C channels, H height, W width.
 """
 
 from __future__ import annotations
