@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from timm.layers import Attention
 from torch import Tensor, nn
 
 from ..core.spec import ViTSpec
 from ..heads import num_classes
-from ..models.lvvit import LVViT
-from ..models.lvvit_blocks import Block
+from ..models.lvvit import Block, LVViT
 from .reader import Backbone, BlocksLocation, UnsupportedModel, blocks_in, linear_macs
-from .timm import PreNormReader
+from .timm import PreNormReader, TimmAttention
 
 REFUSED = {
     "reset_classifier": "what a method learns depends on the classes: restore(model), then reduce again.",
@@ -43,7 +41,7 @@ def read(model: LVViT) -> Backbone:
     blocks = blocks_in(model.blocks)
     for i, block in enumerate(blocks):
         parts = (block, getattr(block, "attn", None))
-        if [type(part) for part in parts] != [Block, Attention]:
+        if [type(part) for part in parts] != [Block, TimmAttention]:
             names = " with a ".join(type(part).__name__ for part in parts)
             raise UnsupportedModel(f"block {i} is a {names}, but vitrim reads LV-ViT's Block with timm's Attention.")
     cfg = getattr(model, "pretrained_cfg", None) or {}
