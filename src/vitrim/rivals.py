@@ -56,7 +56,7 @@ def fewer_blocks(model: nn.Module, depth: int) -> nn.Module:
     if not 1 <= depth < total:
         raise ValueError(f"a rival has from 1 to {total - 1} of the {total} blocks, not {depth}.")
     blocks: Any = backbone.blocks
-    setattr(backbone.place.parent, backbone.place.attribute, blocks[:depth])
+    setattr(backbone.location.parent, backbone.location.attribute, blocks[:depth])
     return copied
 
 
