@@ -92,13 +92,13 @@ class TokenBlock(BlockView):
 
     def _mix(self, x_BNC: Tensor, tokens: Tokens, rotation: Rotation | None, method: Method) -> Mixed:
         attention = self.reader.attention(self, x_BNC)
-        attention = attention._replace(input_BNC=x_BNC, density=method.attention_density)
-        if rotation is not None or tokens.size_BN is not None or tokens.lengths is not None:
-            attention = attention._replace(lengths=tokens.lengths)
-            if rotation is not None:
-                attention = self.reader.apply_rope(self, attention, rotation.rows(rotary.positions(tokens)))
-            if method.size_in_attention and tokens.size_BN is not None:
-                attention = attention._replace(bias=tokens.size_BN.log()[:, None, None].to(attention.q_BHND.dtype))
+        bias = attention.bias
+        if method.size_in_attention and tokens.size_BN is not None:
+            bias = tokens.size_BN.log()[:, None, None].to(attention.q_BHND.dtype)
+        density = method.attention_density
+        attention = attention._replace(bias=bias, lengths=tokens.lengths, input_BNC=x_BNC, density=density)
+        if rotation is not None:
+            attention = self.reader.apply_rope(self, attention, rotation.rows(rotary.positions(tokens)))
         mixed_BHND = attention.output(max_chunked_tokens=tokens.run.max_chunked_tokens)
         seen = attention if method.is_active(self.layer, tokens.num_patches) else None  # else its memory is free early
         return self.reader.leave(self, mixed_BHND), seen
