@@ -184,6 +184,14 @@ def broken(**members: Any) -> Any:
     return dataclass(frozen=True, kw_only=True)(type("Broken", (KeepBest,), members))()
 
 
+@pytest.mark.parametrize("name", ["build", "make_weights"])
+def test_a_method_that_returns_something_else_is_told_which_of_its_functions_does(name: str) -> None:
+    model = small_vit()
+    with pytest.raises(TypeError, match=f"{name} must return"):
+        vitrim.reduce_tokens(model, broken(**{name: lambda *_: 3}))
+    assert vitrim.method_of(model) is None
+
+
 def drop_without_word(_: Any, __: int, tokens: Tokens, ___: Attention) -> Tokens:
     return tokens._replace(x_BNC=tokens.x_BNC[:, : 1 + 45])
 

@@ -140,6 +140,13 @@ def test_amp_and_half_precision_models_run(tiny_vit):
     assert seen == [torch.bfloat16, torch.bfloat16]
 
 
+def test_a_mean_of_another_number_of_values_than_channels_is_refused(tiny_vit):
+    model = tiny_vit(img_size=32, patch_size=2)
+    model.pretrained_cfg = {"mean": (0.5, 0.5), "std": (0.5, 0.5, 0.5)}
+    with pytest.raises(ValueError, match=r"mean has 2 values.*3 channels"):
+        eval_transform(model)
+
+
 @pytest.mark.parametrize(("channels", "size"), [(1, 30), (3, 32), (3, (32, 64))])
 def test_the_transform_fits_the_model(tiny_vit, channels, size):
     model = tiny_vit(img_size=size, patch_size=2, in_chans=channels)

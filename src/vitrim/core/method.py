@@ -76,6 +76,8 @@ class Method(MethodInterface):
     def built_for(self: M, spec: ViTSpec) -> M:
         """Resolve every default for one model, those of the exits included. ValueError if something does not fit it."""
         built = cast(M, self.build(spec))
+        if not isinstance(built, Method):
+            raise TypeError(f"{self.name}: build must return a method, not {type(built).__name__}.")
         if self.exits is None:
             return built
         return replace(built, exits=self.exits.build(self.name, built.reducing_layers(spec), spec))
@@ -99,6 +101,8 @@ class Method(MethodInterface):
     def learned_in(self, layer: int, spec: ViTSpec) -> nn.Module | None:
         """New weights for block `layer`, with the exit head there."""
         weights = self.make_weights(layer, spec)
+        if not isinstance(weights, nn.Module | None):
+            raise TypeError(f"{self.name}: make_weights must return a module or None, not {type(weights).__name__}.")
         return weights if self.exits is None else self.exits.beside(weights, layer, spec)
 
     def with_weights(self: M, weights: nn.Module | None) -> M:
