@@ -23,7 +23,9 @@ from vitrim.core.tokens import Tokens
 
 TESTS = Path(__file__).resolve().parents[1]
 EVIT = TESTS / "data" / "evit"  # Apache-2.0, so in this repository
-METR, GTP, DTEM = (TESTS / "data" / name for name in ("metr", "gtp", "dtem"))  # likewise; on top of a file in EVIT
+ADDED = METR, GTP, DTEM, PPT, TOFU = tuple(  # likewise; on top of a file in EVIT
+    TESTS / "data" / name for name in ("metr", "gtp", "dtem", "ppt", "tofu")
+)
 VID_TLDR = TESTS / "data" / "vid_tldr"  # MIT
 SHARED = Path(os.environ.get("VITRIM_SHARED", TESTS.parents[1] / "shared")) / "oracles"  # not ours to copy
 
@@ -56,7 +58,7 @@ def read(folder: Path, name: str) -> Oracle:
         metadata = file.metadata()
         tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - no mapping
     if "base_file" in metadata:
-        base = read(EVIT if folder in (METR, GTP, DTEM) else folder, metadata["base_file"].removesuffix(".safetensors"))
+        base = read(EVIT if folder in ADDED else folder, metadata["base_file"].removesuffix(".safetensors"))
         tensors = {**base.tensors, **tensors}
     return Oracle(json.loads(metadata["settings"]), tensors)
 

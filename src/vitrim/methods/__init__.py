@@ -19,6 +19,8 @@ from .evit import EViT
 from .gtp import GTP
 from .ltmp import LTMP
 from .metr import METR, title
+from .pitome import PiToMe
+from .ppt import PPT
 from .registry import (
     add,
     classes,
@@ -30,6 +32,7 @@ from .registry import (
     resolve,
     settings_of,
 )
+from .tofu import ToFu
 from .token_mergence import TokenMergence
 from .tome import ToMe
 from .vid_tldr import VidTLDR
@@ -42,12 +45,15 @@ __all__ = [
     "GTP",
     "LTMP",
     "METR",
+    "PPT",
     "TM",
     "AttentionMass",
     "BeyondAttentive",
     "DiffRate",
     "EViT",
+    "PiToMe",
     "Random",
+    "ToFu",
     "ToMe",
     "TokenMergence",
     "VidTLDR",
@@ -91,7 +97,7 @@ def _settings_of_metr() -> dict[str, Any]:
     return {key: each.default for key, each in parameters(METR).items()} | {"method": "evit"} | settings_of("evit")
 
 
-PAPERS = (EViT, TokenMergence, BeyondAttentive, ToMe, DiffRate, VidTLDR, GTP, ATC, DTEM, LTMP)
+PAPERS = (EViT, TokenMergence, BeyondAttentive, ToMe, DiffRate, PPT, PiToMe, ToFu, VidTLDR, GTP, ATC, DTEM, LTMP)
 for _cls in (*PAPERS, Ward, AttentionMass, Random):
     register_method(_cls)
 add("evit-nofuse", partial(EViT, fuse=False))

@@ -78,7 +78,7 @@ class DiffRate(Method):
         prop_attn: whether attention adds log(size) to the logits.
 
     Raises:
-        ValueError: for a setting that no model could take. Where it does not fit a model, `reduce_tokens` says so.
+        ValueError: If no model can take a setting. `reduce_tokens` raises it for the model at hand.
 
     Source:
         Chen et al., ICCV 2023, https://arxiv.org/abs/2305.17997.
