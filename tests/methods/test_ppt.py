@@ -41,7 +41,7 @@ def test_three_blocks_remove_fifty_patches_each_and_a_list_has_a_number_for_each
     assert [built.num_removed(layer, entering) for layer, entering in ((3, 196), (6, 146), (9, 96))] == [50, 50, 48]
     assert vitrim.PPT(r=[60, 0], layers=[2, 7]).build(spec).reducing_layers(spec) == (2,)
     with pytest.raises(ValueError, match="the 3 blocks that layers names, not"):
-        vitrim.PPT(r=[60, 20]).build(spec)
+        vitrim.PPT(r=[60, 20], layers=[3, 6, 9]).build(spec)
 
 
 def test_a_budget_is_spread_over_its_blocks(tiny_vit: Any) -> None:

@@ -23,7 +23,7 @@ def join(
     if how == "max":
         index_BMC = at_BM.unsqueeze(2).expand_as(rest_BMC)
         return kept.x_BNC.scatter_reduce_(1, index_BMC, rest_BMC, "amax"), None
-    old_BK = _norms(kept.patches_BNC) if how.endswith("norm") else None  # before the mean takes the place of what was
+    old_BK = _norms(kept.patches_BNC.clone()) if how.endswith("norm") else None  # what they were is written over
     x_BNC = portable.move_towards(kept.x_BNC, at_BM, rest_BMC, share_BM.to(rest_BMC.dtype))
     if how == "mean":
         return x_BNC, None

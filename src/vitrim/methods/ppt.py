@@ -105,7 +105,7 @@ class PPT(RemovingMethod):
     def after_attention(self, layer: int, tokens: Tokens, attention: Attention) -> Tokens:
         num_removed = self.num_removed(layer, tokens.num_patches)
         score_BN = self.scores(tokens, attention)
-        merges_B1 = score_BN.var(dim=1, keepdim=True) < self.threshold
+        merges_B1 = variance(score_BN) < self.threshold
         merging = match(attention.mean_key(), tokens.num_prefix, num_removed)
         dropping = ops.rank(score_BN, tokens.num_patches - num_removed)
         keep_BK, rest_BM = (torch.where(merges_B1, *both) for both in zip(merging, dropping, strict=False))
@@ -120,3 +120,9 @@ class PPT(RemovingMethod):
             value_BNC = attention.v_BHND[:, :, tokens.num_prefix :].transpose(1, 2).flatten(2)
             score_BN = score_BN * portable.norm(at_least_fp32(value_BNC)).squeeze(2)
         return score_BN / score_BN.sum(dim=1, keepdim=True).clamp(min=torch.finfo(score_BN.dtype).tiny)
+
+
+def variance(score_BN: Tensor) -> Tensor:
+    """The unbiased variance of each image's scores, [B, 1]; torch's own warns of an empty batch."""
+    away_BN = score_BN - score_BN.mean(dim=1, keepdim=True)
+    return away_BN.square().sum(dim=1, keepdim=True) / max(score_BN.shape[1] - 1, 1)
