@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -42,13 +42,13 @@ def tuned(images: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Tuned
 def test_what_is_found_meets_the_goal_and_is_held_against_methods_and_rivals(tuned: tuple[Tuned, Path]) -> None:
     found, _ = tuned
     assert found.cost <= 0.11 and found.best.gmacs == pytest.approx(found.cost)
-    assert (found.num_searched, found.num_held_out, found.labelled) == (20, 20, True)
+    assert (found.num_searched, found.num_held_out, found.loss) == (20, 20, "accuracy")
     names = [row.name for row in found.rows]
     assert names[:2] == ["unreduced", "ward, tuned"]
     for wanted in ("tome", "evit", "blocks", "px", "last MLP"):
         assert any(wanted in name for name in names), names
     unreduced, unread = found.rows[0], next(row for row in found.rows if "last MLP" in row.name)
-    assert unreduced.divergence == 0 and unread.divergence < 1e-9 and unread.changed.lost == 0
+    assert unreduced.divergence == 0 and unread.divergence < 1e-9 and unread.lost == 0
 
 
 def test_the_folder_is_a_model_for_everything_else(tuned: tuple[Tuned, Path], images: Path) -> None:
@@ -84,9 +84,9 @@ def test_the_line_to_use_runs(tuned: tuple[Tuned, Path]) -> None:
     assert vitrim.count_macs(model) / 1e9 == pytest.approx(found.cost)
 
 
-def row(name: str, kind: str, speed: float, lost: int, **facts: Any) -> Row:
-    changed = PairedLoss(100 - lost, lost, 0, 0)
-    return Row(name, kind, 0.5, Spread(speed, speed, speed), 10.0, 0.01, changed, changed, **facts)
+def row(name: str, kind: str, speed: float, lost: int) -> Row:
+    paired = PairedLoss(100 - lost, lost, 0, 0)
+    return Row(name, kind, 0.5, Spread(speed, speed, speed), 10.0, 0.01, lost, paired.interval, paired)
 
 
 def test_a_rival_that_is_faster_and_loses_less_is_named(tuned: tuple[Tuned, Path]) -> None:
@@ -113,6 +113,23 @@ def test_goals_of_speed_and_loss_lead_to_a_schedule(
     assert "time per block and number of patches" in said
     if "max_loss" in goal:
         assert any("cannot be told from 8 images" in note for note in found.notes)
+
+
+@pytest.mark.parametrize(("classes", "wanted"), [(10, "answers changed, %"), (0, "similarity lost, %")])
+def test_without_labels_or_classes_the_loss_is_of_something_else(
+    images: Path, classes: int, wanted: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vitrim.tuning.timing.ROUNDS", 1)
+    for file in sorted(images.rglob("*.png"))[:16]:
+        shutil.copy(file, tmp_path)
+    model = vitrim.load_model(MODEL)
+    if classes == 0:
+        model.reset_classifier(0)  # type: ignore[operator]
+    found = vitrim.tune(model, tmp_path, gmacs=0.1, tries=1)
+    assert found.what_is_lost == wanted
+    assert (found.best.lost == pytest.approx(100 * found.best.divergence)) is (classes == 0)
+    low, high = found.best.interval
+    assert low <= found.best.lost <= high
 
 
 @pytest.mark.parametrize(

@@ -19,11 +19,11 @@ from ..measure.budget.targets import method_for_macs
 from ..measure.folder import load_images
 from ..measure.macs import count_macs
 from ..measure.model_input import input_size_of
-from ..measure.paired import PairedLoss
+from ..measure.paired import Z95, PairedLoss
 from ..measure.turns import Turns
 from ..rivals import Rebuild, fewer_blocks, smaller_input, without_unread
 from .bench import Bench
-from .outcome import METHOD, RIVAL, TUNED, UNREDUCED, Row
+from .outcome import ANSWERS, METHOD, RIVAL, SIMILARITY, TUNED, UNREDUCED, Row
 from .sample import BATCH, answer
 from .shapes import Schedule
 from .timing import time_in_turns
@@ -121,20 +121,29 @@ class Field:
     def _row(self, each: Contender, turns: Turns, key: str) -> Row:
         held = self.bench.sample.x_ICHW[self.bench.sample.held_out] if each.x_ICHW is None else each.x_ICHW
         found_IK = answer(each.model, held, self.bench.answers, self.bench.device)
-        labels_I = self.bench.sample.labels_I[self.bench.sample.held_out]
-        before_I, after_I = self.bench.wanted_held_out.argmax(dim=1), found_IK.argmax(dim=1)
-        same_I = after_I == before_I if self.bench.answers.classes else torch.ones(len(held), dtype=torch.bool)
-        labelled = self.bench.sample.labelled and self.bench.answers.classes
+        divergence_I = self.bench.answers.divergence(self.bench.wanted_held_out, found_IK)
+        lost, interval, paired = self._loss(found_IK, divergence_I)
         return Row(
             name=each.name,
             kind=each.kind,
             gmacs=count_macs(each.model, tuple(held.shape[1:])) / 1e9,  # type: ignore[arg-type]
             speedup=turns.ratio(key, "0"),
             latency_ms=1e3 * turns.median(key),
-            divergence=float(self.bench.answers.divergence(self.bench.wanted_held_out, found_IK).mean()),
-            changed=PairedLoss.of(torch.ones_like(same_I), same_I),
-            loss=PairedLoss.of(before_I == labels_I, after_I == labels_I) if labelled else None,
+            divergence=float(divergence_I.mean()),
+            lost=lost,
+            interval=interval,
+            paired=paired,
         )
+
+    def _loss(self, found_IK: Tensor, divergence_I: Tensor) -> tuple[float, tuple[float, float], PairedLoss | None]:
+        """What is lost, with its interval, of what `Bench.loss` says."""
+        if self.bench.loss == SIMILARITY:
+            mean, half = float(divergence_I.mean()), Z95 * float(divergence_I.std()) / math.sqrt(len(divergence_I))
+            return 100 * mean, (100 * (mean - half), 100 * (mean + half)), None
+        before_I, after_I = self.bench.wanted_held_out.argmax(dim=1), found_IK.argmax(dim=1)
+        right_I = before_I if self.bench.loss == ANSWERS else self.bench.sample.labels_I[self.bench.sample.held_out]
+        paired = PairedLoss.of(before_I == right_I, after_I == right_I)
+        return paired.points, paired.interval, paired
 
 
 def _macs_at(patches_of_side: int, spec: ViTSpec, rest: int) -> float:

@@ -19,6 +19,7 @@ from ..measure.noise import random_images
 from ..methods.ward import Ward
 from .answers import Answers
 from .cost import Cost, Macs, Milliseconds, measure_milliseconds
+from .outcome import ACCURACY, ANSWERS, SIMILARITY
 from .resume import Resumable
 from .sample import BATCH, Sample, answer, answers_for
 from .search import Candidate, Search
@@ -60,6 +61,13 @@ class Bench:
     def wanted_held_out(self) -> Tensor:
         """The unreduced model's answers to the images that are held out."""
         return self.wanted_IK[self.sample.held_out]
+
+    @property
+    def loss(self) -> str:
+        """What can be lost: accuracy if there are labels, else answers; similarity for embeddings."""
+        if not self.answers.classes:
+            return SIMILARITY
+        return ACCURACY if self.sample.labelled else ANSWERS
 
     @property
     def block_ms(self) -> Mapping[str, Mapping[int, float]]:
@@ -133,7 +141,11 @@ class Bench:
             search = self._within(self.cost.unreduced / speed, limits._replace(tries=0), say)
             try:
                 best = search.run()
-            except ValueError:  # no schedule is so fast
+            except ValueError as error:  # no schedule is so fast
+                if speed == SPEEDS[0]:
+                    raise ValueError(
+                        f"no schedule is {speed:g} times as fast as the unreduced model: {error}"
+                    ) from error
                 break
             tried += search.num_tried
             if self._lost(best) > points:
@@ -147,11 +159,13 @@ class Bench:
         return budget, tried
 
     def _lost(self, best: Candidate) -> float:
-        """Points of accuracy lost on the images that are searched with; answers changed without labels."""
+        """What is lost on the images that are searched with, in points or per cent."""
+        if self.loss == SIMILARITY:
+            return 100 * best.divergence
         tuned = reduce_tokens(copy.deepcopy(self.unreduced), self.make(best.schedule))
         found = answer(tuned, self.sample.x_ICHW[self.sample.searched], self.answers, self.device).argmax(dim=1)
         wanted = self.wanted_IK[self.sample.searched].argmax(dim=1)
-        if not self.sample.labelled:
+        if self.loss == ANSWERS:
             return 100 * float((found != wanted).float().mean())
         labels = self.sample.labels_I[self.sample.searched]
         return 100 * float((wanted == labels).float().mean() - (found == labels).float().mean())

@@ -9,6 +9,7 @@ from typing import Any
 from ..measure.paired import PairedLoss
 from ..measure.turns import Spread
 
+ACCURACY, ANSWERS, SIMILARITY = "accuracy", "answers", "similarity"  # what can be lost
 UNREDUCED, TUNED, METHOD, RIVAL = "unreduced", "tuned", "method", "rival"
 
 
@@ -22,18 +23,9 @@ class Row:
     speedup: Spread  # over the unreduced model, in turns
     latency_ms: float  # of one batch
     divergence: float  # mean over the images
-    changed: PairedLoss  # images answered otherwise than by the unreduced model; nothing can be won
-    loss: PairedLoss | None = None  # accuracy, if there are labels
-
-    @property
-    def lost(self) -> float:
-        """Points of accuracy lost, or of answers changed where there are no labels."""
-        return self.changed.points if self.loss is None else self.loss.points
-
-    @property
-    def interval(self) -> tuple[float, float]:
-        """95 % interval of `lost`."""
-        return (self.changed if self.loss is None else self.loss).interval
+    lost: float  # what `Tuned.loss` says, in points or per cent
+    interval: tuple[float, float]  # 95 % interval of `lost`
+    paired: PairedLoss | None = None  # the images behind it; none for embeddings
 
 
 @dataclass(frozen=True)
@@ -41,7 +33,7 @@ class Tuned:
     """The recommended setting, and what it was compared with.
 
     method: name and settings for `reduce_tokens`. target: what was asked, as (name, value). rows: the unreduced model,
-    the tuned one, methods and rivals. labelled: whether `Row.lost` is accuracy, or answers changed.
+    the tuned one, methods and rivals.
     """
 
     model: str
@@ -57,7 +49,7 @@ class Tuned:
     num_held_out: int
     num_tried: int
     seconds: float
-    labelled: bool
+    loss: str  # what `Row.lost` is of: accuracy, answers or similarity
     divergence_unit: str
     batch_size: int
     seed: int
@@ -71,19 +63,19 @@ class Tuned:
 
     @property
     def what_is_lost(self) -> str:
-        """What `Row.lost` counts, in words."""
-        return "accuracy, points" if self.labelled else "answers changed, %"
+        """What `Row.lost` counts, for the head of a column."""
+        return {ACCURACY: "accuracy lost, points", ANSWERS: "answers changed, %"}.get(self.loss, "similarity lost, %")
 
     @property
     def answer(self) -> str:
         """The recommendation in one sentence."""
         row, (low, high) = self.best, self.best.interval
-        what = "points of accuracy" if self.labelled else "% of the answers"
-        verb = "loses" if self.labelled else "changes"
+        words = {ACCURACY: "loses {:.2f} points of accuracy", ANSWERS: "changes {:.2f} % of the answers"}
+        loss = words.get(self.loss, "loses {:.3f} % of the cosine similarity").format(row.lost)
         return (
             f"{self.model} with {self.method} runs {row.speedup.median:.2f} times as fast ({row.speedup.range}) at "
-            f"batch {self.batch_size} and {verb} {row.lost:.2f} {what} (95 % interval {low:.2f} to {high:.2f}, "
-            f"{self.num_held_out} images that the search has not seen)."
+            f"batch {self.batch_size} and {loss} (95 % interval {low:.2f} to {high:.2f}, {self.num_held_out} images "
+            "that the search has not seen)."
         )
 
     @property
@@ -100,7 +92,7 @@ class Tuned:
 
     def content(self) -> dict[str, Any]:
         """Plain values, for tuned.json."""
-        rows = [asdict(row) | {"speedup": _spread(row.speedup), "interval": row.interval} for row in self.rows]
+        rows = [asdict(row) | {"speedup": _spread(row.speedup)} for row in self.rows]
         own = {name: value for name, value in asdict(self).items() if name != "rows"}
         return own | {"answer": self.answer, "use": self.use, "rows": rows}
 

@@ -17,7 +17,7 @@ from ..measure.forwards import check_device
 from ..rivals import Rebuild
 from .against import Field
 from .bench import Limits, Progress, prepare
-from .outcome import Tuned
+from .outcome import ACCURACY, Tuned
 from .sample import load_sample
 from .target import Target, target_of
 
@@ -135,7 +135,7 @@ def _tuned(model: nn.Module, goal: Target, settings: Settings, name: str | None,
         num_held_out=len(sample.held_out),
         num_tried=num_tried,
         seconds=time.monotonic() - began,
-        labelled=sample.labelled and bench.answers.classes,
+        loss=bench.loss,
         divergence_unit=bench.answers.unit,
         batch_size=settings.batch_size,
         seed=settings.seed,
@@ -155,16 +155,19 @@ def _notes(found: Tuned, goal: Target) -> Iterator[str]:
         yield f"{goal} was asked for, and {best.speedup.median:.2f} was measured at the end."
     if goal.name == "latency_ms" and best.latency_ms > goal.value:
         yield f"{goal} was asked for, and {best.latency_ms:.3g} ms was measured at the end."
-    paired = best.changed if best.loss is None else best.loss
+    if best.speedup < 1:
+        yield f"At batch {found.batch_size} it is slower than the unreduced model: its blocks are too small to gain."
     low, high = best.interval
     if goal.name == "max_loss" and high > goal.value:
-        needed = paired.images_for(goal.value)
+        needed = (
+            "" if best.paired is None else f": that takes about {best.paired.images_for(goal.value)} held-out images"
+        )
         yield (
             f"Whether it loses {goal} cannot be told from {found.num_held_out} images (95 % interval {low:.2f} to "
-            f"{high:.2f}): that takes about {needed} held-out images."
+            f"{high:.2f}){needed}."
         )
-    if goal.name == "max_loss" and not found.labelled:
-        yield "The images have no labels, so the loss is the share of answers that the unreduced model gave otherwise."
+    if goal.name == "max_loss" and found.loss != ACCURACY:
+        yield f"There is no accuracy to measure here, so the goal is read as {found.what_is_lost}."
     for row in found.beaten_by():
         yield f"{row.name} is at least as fast and loses less ({row.lost:.2f}): take it instead."
     if best.speedup.high - best.speedup.low > NOISY * best.speedup.median:
