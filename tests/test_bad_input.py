@@ -152,7 +152,7 @@ def test_bad_targets(job, refused):
 
 def test_an_unknown_method_lists_the_known_ones(job, refused):
     said = refused(*changed(job, methods="evitt"))
-    assert names(said, "'evitt'", "attention_mass, beyond_attentive, evit, ")
+    assert names(said, "'evitt'", "attention_mass, beyond_attentive, ", "evit, ")
     assert names(refused(*changed(job, methods=",")), "--methods", "empty")
 
 

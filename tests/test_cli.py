@@ -104,10 +104,10 @@ def test_compare_records_the_command(job, vitrim, monkeypatch):
 
 def test_settings_that_do_not_apply_to_a_method_are_noted(capsys):
     with pytest.raises(SystemExit):
-        app(["macs", *SMALL, "--methods", "evit,tome", "--layers", "1,2"])
+        app(["macs", *SMALL, "--methods", "evit,tome", "--scorer", "norm"])
     out, err = capsys.readouterr()
-    assert err.startswith("note: --layers ") and "tome" in err and err.count("\n") == 1
-    assert "keep 0.7, layers 1 2" in out
+    assert err.startswith("note: --scorer ") and "tome" in err and err.count("\n") == 1
+    assert "keep 0.7, scorer norm" in out
 
 
 def test_one_method_that_does_not_fit_does_not_stop_the_others(vitrim, tmp_path):

@@ -26,8 +26,8 @@ def test_settings_go_to_the_methods_that_have_them_and_are_named():
 
 
 def test_a_setting_that_no_method_has_is_refused():
-    with pytest.raises(ValueError, match=r"tome.*layers"):
-        configurations(["tome"], [0.5], settings={"layers": (1, 2)})
+    with pytest.raises(ValueError, match=r"tome.*scorer"):
+        configurations(["tome"], [0.5], settings={"scorer": "norm"})
 
 
 def test_a_name_that_fixes_a_setting_does_not_take_it():
