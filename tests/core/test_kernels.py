@@ -117,8 +117,10 @@ def compiled(model: nn.Module) -> nn.Module:
 def test_a_reduced_model_compiles_to_one_graph(
     tiny_vit: Callable[..., VisionTransformer], name: str, settings: dict[str, Any]
 ) -> None:
-    model = vitrim.reduce_tokens(tiny_vit(depth=4), name, **few(settings))
-    images = torch.randn(2, 3, 32, 32)
+    # vid-TLDR stretches small differences of entropies, which rounding to fp32 would change.
+    kind = torch.float64 if name == "vid_tldr" else torch.float32
+    model = vitrim.reduce_tokens(tiny_vit(depth=4).to(kind), name, **few(settings))
+    images = torch.randn(2, 3, 32, 32, dtype=kind)
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         torch.testing.assert_close(compiled(model)(images), model(images), atol=1e-5, rtol=1e-5)
