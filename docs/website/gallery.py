@@ -5,9 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from torch import nn
+
+import vitrim
+
 from .facts import Facts
 from .pictures import draw, drawing, shown
 
+EMBEDDED = "vitrim_fashion_tiny"  # which `vitrim draw` takes
 A_PICTURE = 4  # methods side by side
 RATES = ("0.7", "0.5", "0.3")
 HEAD = """# Gallery
@@ -24,10 +29,13 @@ def gallery_page(found: Sequence[Facts], images: Sequence[Path], folder: Path) -
     """Draw, into gallery/ in that folder, and write the page."""
     (folder / "gallery").mkdir()
     solved = [facts.name for facts in found if facts.method.amount is not None and facts.method.amount.solved]
-    sections = [HEAD, SIDE_BY_SIDE]
+    sections, model = [HEAD, SIDE_BY_SIDE], vitrim.load_model(EMBEDDED)
     for rate in RATES:
         sections.append(f"### Keep rate {rate}")
-        for number, names in enumerate(_parted(solved)):
+        reaching = [name for name in solved if _reaches(model, name, float(rate))]
+        if beyond := [f"`{name}`" for name in solved if name not in reaching]:
+            sections.append(f"{', '.join(beyond)} cannot reduce that far.")
+        for number, names in enumerate(_parted(reaching)):
             options = ["--methods", ",".join(names), "--keep-rates", rate, "--columns", "1"]
             picture = f"gallery/keep-{rate.replace('.', '-')}-{number}.png"
             if failed := draw(images, options, folder / picture):
@@ -41,6 +49,15 @@ def gallery_page(found: Sequence[Facts], images: Sequence[Path], folder: Path) -
                 shown(drawing(facts), f"methods/{facts.name}.png", f"What {facts.title} leaves, block by block")
             )
     return "\n\n".join(sections) + "\n"
+
+
+def _reaches(model: nn.Module, name: str, rate: float) -> bool:
+    """Whether the method can meet what EViT costs at that keep rate."""
+    try:
+        vitrim.method_for_keep_rate(model, name, rate)
+    except ValueError:
+        return False
+    return True
 
 
 def _parted(names: Sequence[str]) -> Iterator[Sequence[str]]:
