@@ -83,7 +83,7 @@ def test_what_is_written_is_named_and_nothing_is_left(job, disk, refused, comman
     assert left(place) == []
 
 
-@pytest.mark.parametrize(("leave", "file"), [(0, ".lock"), (PAGE, "results.csv"), (6 * PAGE, "pictures/")])
+@pytest.mark.parametrize(("leave", "file"), [(0, ".lock"), (PAGE, "results.json"), (6 * PAGE, "pictures/")])
 def test_compare_names_the_file_and_goes_on_when_there_is_room(job, disk, refused, leave, file):
     place = disk(leave)
     assert str(place / "out" / file) in refused(*arguments(job), "--output", place / "out")

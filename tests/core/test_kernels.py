@@ -17,10 +17,12 @@ from every_method import EVERYWHERE, FIXED, amount
 from operations import FUSED, Operations
 from vitrim.methods import settings_of
 
+BY_SHAPE = [name for name in FIXED if "curve" in settings_of(name)]  # their share is of all blocks together
 EVERY = [
     (name, amount(name, per_block=11 if name in EVERYWHERE else 22, share=0.8 if name in EVERYWHERE else None))
     for name in FIXED
-]  # test_packing has the others
+    if name not in BY_SHAPE
+] + [(name, amount(name, per_block=0, share=0.5)) for name in BY_SHAPE]  # test_packing has the others
 
 every_method = pytest.mark.parametrize(("name", "settings"), EVERY, ids=[name for name, _ in EVERY])
 
@@ -32,7 +34,9 @@ def few(settings: dict[str, Any]) -> dict[str, Any]:
 
 def other_scorers() -> list[tuple[str, dict[str, Any]]]:
     scored = [name for name in FIXED if "scorer" in settings_of(name)]
-    return [(name, {"scorer": scorer}) for name in scored for scorer in ("received", "norm", "shift")]
+    shares = {name: settings for name, settings in EVERY if name in BY_SHAPE}
+    scorers = ("received", "norm", "shift")
+    return [(name, shares.get(name, {}) | {"scorer": scorer}) for name in scored for scorer in scorers]
 
 
 @contextmanager
