@@ -53,7 +53,7 @@ class Ward(Method):
         speedup: how many times fewer multiply-adds the blocks take; `left` is solved for it, and so not given.
         patches: the number that enters the first block, then the number that leaves each block, as `vitrim tune` finds
             them; takes the place of left, speedup, start and curve. Where another number enters, the same shares stay.
-        scorer: cls, received or norm, see `patch_scores`; None for cls, or received if there is no class token.
+        scorer: cls, received, norm or shift, see `patch_scores`; None for cls, or received if there is no class token.
 
     Raises:
         ValueError: for a setting that no model could take. Where it does not fit a model, `reduce_tokens` says so.
