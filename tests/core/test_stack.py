@@ -313,3 +313,12 @@ def test_a_model_in_float64_keeps_its_bits(tiny_vit: Callable[..., VisionTransfo
         block.attn.fused_attn = attention == "fused"
     wanted = model(images)
     assert torch.equal(vitrim.reduce_tokens(model, "evit", keep_rate=1.0)(images), wanted)
+
+
+def test_old_names_of_the_stack_work_and_say_the_new_one(tiny_vit: Callable[..., VisionTransformer]) -> None:
+    stack = vitrim.reduce_tokens(tiny_vit(), "evit").blocks
+    with pytest.warns(DeprecationWarning, match="set_method"):
+        stack.act(vitrim.EViT(keep_rate=0.4))
+    assert stack.method.keep_rate == (0.4, 0.4, 0.4)
+    with pytest.warns(DeprecationWarning, match="collect_outputs"):
+        stack.publish_into(None)

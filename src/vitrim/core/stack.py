@@ -21,6 +21,7 @@ from .checks import check_reducible, check_shared
 from .hooks import dispatch_like
 from .listening import OutputCollector, Recorder, Snapshot
 from .method import Method
+from .renamed import alias
 from .spec import ViTSpec
 from .token_block import TokenBlock
 from .tokens import Tokens
@@ -116,6 +117,10 @@ class TokenStack(nn.Sequential):
         for block in self:
             cast(TokenBlock, block).release()
         return original
+
+
+for _old, _new in {"act": "set_method", "publish_into": "collect_outputs"}.items():
+    alias(TokenStack, _old, _new)
 
 
 def _view(block: nn.Module, reader: BlockReader, method: Method, spec: ViTSpec, layer: int) -> TokenBlock:
