@@ -7,22 +7,24 @@ from collections.abc import Mapping, Sequence
 
 from .outcome import Row, Tuned
 
-WIDTH, HEIGHT, LEFT, BOTTOM = 900, 360, 56, 40
+WIDTH, HEIGHT, LEFT, BOTTOM, TOP = 900, 360, 56, 40, 32
+MOST = 5.0  # what is lost up to here is drawn at any rate, in points or per cent
 
 
 def front(found: Tuned) -> str:
     """What each way loses against its speed-up. Hovering tells what a point is; it leads to its row."""
-    rows = found.rows
-    fastest = max(row.speedup.high for row in rows) * 1.05
-    low = min(0.0, *(row.lost for row in rows))
-    high = max(max(row.interval[1] for row in rows if row.kind == "tuned"), max(row.lost for row in rows)) * 1.08 or 1.0
+    limit = max(3 * found.best.interval[1], MOST)
+    rows = {i: row for i, row in enumerate(found.rows) if row.lost <= limit}
+    fastest = max(row.speedup.high for row in rows.values()) * 1.05
+    low = min(0.0, *(row.lost for row in rows.values()))
+    high = max(found.best.interval[1], *(row.lost for row in rows.values())) * 1.08 or 1.0
 
     def place(speed: float, lost: float) -> tuple[float, float]:
         x = LEFT + (speed - 0.9) / (fastest - 0.9) * (WIDTH - LEFT - 20)
-        return x, 16 + (lost - low) / (high - low) * (HEIGHT - BOTTOM - 24)
+        return x, TOP + (lost - low) / (high - low) * (HEIGHT - BOTTOM - TOP - 8)
 
     parts = [_grid(place, fastest, low, high)]
-    for i, row in enumerate(rows):
+    for i, row in rows.items():
         ends = (row.speedup.median, row.speedup.low, row.speedup.high)
         (x, y), (left, _), (right, _) = (place(each, row.lost) for each in ends)
         colour = f"var(--{row.kind})"
@@ -31,7 +33,10 @@ def front(found: Tuned) -> str:
         point = f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{radius}" fill="{colour}"/>'
         parts.append(f'<a href="#row-{i}"><g><title>{html.escape(_told(row))}</title>{point}</g></a>')
     parts.append(f'<text x="{WIDTH / 2}" y="{HEIGHT - 4}" text-anchor="middle">speed-up, measured</text>')
-    parts.append(f'<text x="4" y="12">{html.escape(found.what_is_lost)} (further up is better)</text>')
+    off = "".join(f"; off the chart: {row.name}" for i, row in enumerate(found.rows) if i not in rows)
+    parts.append(
+        f'<text x="4" y="14">{html.escape(found.what_is_lost)} (further up is better){html.escape(off)}</text>'
+    )
     return _svg(parts, "What is lost against the speed-up")
 
 
@@ -94,7 +99,7 @@ def _grid(place: object, fastest: float, low: float, high: float) -> str:
     for step in range(10, int(10 * fastest) + 1, max(int(fastest), 1) * 2):
         x, y = place(step / 10, high)
         parts.append(f'<text x="{x:.1f}" y="{HEIGHT - 22}" text-anchor="middle">{step / 10:g}x</text>')
-        parts.append(f'<line x1="{x:.1f}" x2="{x:.1f}" y1="16" y2="{y:.1f}" stroke="var(--line)"/>')
+        parts.append(f'<line x1="{x:.1f}" x2="{x:.1f}" y1="{TOP}" y2="{y:.1f}" stroke="var(--line)"/>')
     for i in range(5):
         lost = low + (high - low) * i / 4
         _, y = place(1.0, lost)
