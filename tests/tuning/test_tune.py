@@ -132,6 +132,18 @@ def test_without_labels_or_classes_the_loss_is_of_something_else(
     assert low <= found.best.lost <= high
 
 
+def test_a_truncated_image_is_named_or_left_out(images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vitrim.tuning.timing.ROUNDS", 1)
+    for file in sorted(images.rglob("*.png"))[:17]:
+        shutil.copy(file, tmp_path)
+    (tmp_path / "bad.png").write_bytes(next(tmp_path.glob("*.png")).read_bytes()[:150])
+    model = vitrim.load_model(MODEL)
+    with pytest.raises(vitrim.ImageDataError, match=r"bad\.png"):
+        vitrim.tune(model, tmp_path, gmacs=0.1, tries=0)
+    found = vitrim.tune(model, tmp_path, gmacs=0.1, tries=0, skip_bad=True)
+    assert found.num_searched + found.num_held_out == 17
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

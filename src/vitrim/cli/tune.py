@@ -56,6 +56,7 @@ def tune(
     search: Annotated[
         int | None, typer.Option(parser=whole(2), help="Search with so many of them, not half.", rich_help_panel=WHAT)
     ] = None,
+    skip_bad: options.SkipBad = False,
     minutes: Annotated[
         float,
         typer.Option(parser=number(0, above=True), help="When the search ends.", rich_help_panel=MEASURING),
@@ -84,6 +85,7 @@ def tune(
             folder,
             **goals,
             by=by,
+            skip_bad=skip_bad,
             limit=limit,
             num_search=search,
             minutes=minutes,

@@ -49,6 +49,7 @@ class Field:
     bench: Bench
     folder: Path
     limit: int | None
+    skip_bad: bool = False
     rebuild: Rebuild | None = None
 
     @property
@@ -105,7 +106,7 @@ class Field:
 
     def _images(self, model: nn.Module) -> Tensor:
         """The held-out images, prepared for another model."""
-        batches = load_images(model, self.folder, limit=self.limit, batch_size=BATCH)
+        batches = load_images(model, self.folder, limit=self.limit, batch_size=BATCH, skip_bad=self.skip_bad)
         return torch.cat([batch.x_BCHW for batch in batches])[self.bench.sample.held_out]
 
     def rows(self, contenders: Sequence[Contender], progress: Callable[[str], None]) -> list[Row]:

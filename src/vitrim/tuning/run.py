@@ -41,6 +41,7 @@ def tune(
     tries: int = 200,
     seed: int = 0,
     by: str = "time",
+    skip_bad: bool = False,
     rebuild: Rebuild | None = None,
     name: str | None = None,
     progress: Progress | None = None,
@@ -66,6 +67,7 @@ def tune(
         tries: changes to the schedule that are tried.
         seed: of the split of the images and of the search.
         by: what cost means for a speedup or a loss: "time" or "macs".
+        skip_bad: leave out images that cannot be read.
         rebuild: makes the model for another image size, for the rival of a smaller input.
         name: of the model, for reports.
         progress: called with what is being done.
@@ -77,7 +79,9 @@ def tune(
         ValueError: for no goal or several, one that cannot be met, or too few images.
     """
     goal = target_of(speedup=speedup, latency_ms=latency_ms, gmacs=gmacs, max_loss=max_loss)
-    settings = Settings(Path(images), batch_size, device, limit, num_search, minutes, tries, seed, by, rebuild)
+    settings = Settings(
+        Path(images), batch_size, device, limit, num_search, minutes, tries, seed, by, skip_bad, rebuild
+    )
     return _tuned(model, goal, settings, name, progress or _silent)
 
 
@@ -94,6 +98,7 @@ class Settings:
     tries: int
     seed: int
     by: str
+    skip_bad: bool
     rebuild: Rebuild | None
 
     def __post_init__(self) -> None:
@@ -116,11 +121,12 @@ def _tuned(model: nn.Module, goal: Target, settings: Settings, name: str | None,
     began = time.monotonic()
     say("images")
     place = check_device(settings.device)
-    sample = load_sample(model, settings.images, settings.limit, settings.seed, settings.num_search)
+    chosen = settings.images, settings.limit, settings.seed, settings.num_search
+    sample = load_sample(model, *chosen, skip_bad=settings.skip_bad)
     bench = prepare(model.to(place), sample, place, goal.cost(settings.by), settings.batch_size, say)
     limits = Limits(settings.tries, began + 60 * settings.minutes, settings.seed)
     best, num_tried = bench.search(goal, limits, say)
-    field = Field(bench, settings.images, settings.limit, settings.rebuild)
+    field = Field(bench, settings.images, settings.limit, settings.skip_bad, settings.rebuild)
     found = Tuned(
         model=name or bench.spec.name,
         method=bench.make(best.schedule).name,

@@ -35,9 +35,17 @@ class Sample:
         return bool((self.labels_I >= 0).all())
 
 
-def load_sample(model: nn.Module, folder: Path, limit: int | None, seed: int, num_search: int | None = None) -> Sample:
+def load_sample(
+    model: nn.Module,
+    folder: Path,
+    limit: int | None,
+    seed: int,
+    num_search: int | None = None,
+    *,
+    skip_bad: bool = False,
+) -> Sample:
     """The images of a folder, prepared for the model; ValueError if they are too few to search with."""
-    batches = load_images(model, folder, limit=limit, batch_size=BATCH)
+    batches = load_images(model, folder, limit=limit, batch_size=BATCH, skip_bad=skip_bad)
     parts = [(batch.x_BCHW, batch.labels_B) for batch in batches]
     x_ICHW, labels_I = torch.cat([x for x, _ in parts]), torch.cat([labels for _, labels in parts])
     if len(x_ICHW) < LEAST:
