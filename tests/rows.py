@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from vitrim.compare.run_folder import Row
+from vitrim.compare.row import Row
 from vitrim.measure.turns import Spread
 
 
@@ -33,5 +33,5 @@ def make_row(method: str, setting: str = "", **numbers: Any) -> Row:
         "seed": 0,
     }
     values = defaults | numbers
-    speedup = values["speedup"]
-    return Row(method, setting, **values | {"speedup": Spread(speedup - 0.1, speedup, speedup + 0.1)})
+    spreads = {name: Spread(values[name] - 0.1, values[name], values[name] + 0.1) for name in ("speedup", "speedup_1")}
+    return Row(method, setting, **values | spreads)

@@ -23,6 +23,7 @@ from vitrim.loading.build import load_model
 from vitrim.measure.folder import evaluate_folder
 from vitrim.measure.images import ImageDataError, list_images
 from vitrim.measure.macs import count_macs
+from vitrim.measure.turns import Spread
 from vitrim.train.class_folders import digest
 
 
@@ -90,7 +91,7 @@ def test_an_interrupted_job_goes_on_without_redoing_rows(tmp_path):
     before = Counter(stop_after=2)
     with pytest.raises(KeyboardInterrupt):
         compare(job, before)
-    assert not (tmp_path / "out" / "report.html").exists()
+    assert "evit" in (tmp_path / "out" / "report.html").read_text()
     after = Counter()
     run = compare(job, after)
     assert before.finished == [UNREDUCED_KEY, ("evit", "keep 0.5")]
@@ -205,6 +206,37 @@ def test_nothing_is_written_before_everything_is_checked(tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+def test_rows_tell_which_images_are_lost_and_won(tmp_path, monkeypatch):
+    answers = iter(((0, 1, 2, 9, 9, 9), (0, 1, 9, 9, 9, 5)))
+    evaluate = compare_module.evaluate
+    monkeypatch.setattr(
+        compare_module,
+        "evaluate",
+        lambda *args, **options: replace(evaluate(*args, **options), predicted=next(answers)),
+    )
+    run = compare(small_job(tmp_path))
+    assert [(row.lost, row.won) for row in run.rows] == [(0, 0), (1, 1)]
+    pictures = sorted(path.name for path in (tmp_path / "out" / "pictures").glob("image-*.png"))
+    assert pictures == ["image-2.png", "image-5.png"]
+    assert run.classes == {"2": "great white shark", "5": "electric ray", "9": "ostrich"}
+    with (tmp_path / "out" / "predictions.csv").open(newline="") as file:
+        assert [row["evit keep 0.5"] for row in csv.DictReader(file)] == list("019995")
+
+
+def test_a_speed_is_measured_again_while_the_rounds_differ(tmp_path, monkeypatch):
+    benchmark, ranges = compare_module.benchmark, iter((0.9, 0.5, 0.1, 0.0, 0.0, 0.0, 0.9, 0.8, 0.7, 0.0))
+
+    def noisy(*args, **options):
+        timings, width = benchmark(*args, **options), next(ranges)
+        return {name: replace(each, speedup=Spread(1, 1, 1 + width)) for name, each in timings.items()}
+
+    monkeypatch.setattr(compare_module, "benchmark", noisy)
+    rows = compare(small_job(tmp_path, keep_rates=[0.9, 0.5])).rows
+    assert [row.timings for row in rows] == [3, 1, 3]
+    assert [row.speedup.high for row in rows] == pytest.approx([1.1, 1.0, 1.7])
+    assert [row.noisy for row in rows] == [False, False, True]
+
+
 def test_bf16_is_measured_in_bf16(tmp_path):
     _, row = compare(small_job(tmp_path, dtype="bf16")).rows
     _, exact = compare(small_job(tmp_path, output=tmp_path / "exact")).rows
@@ -217,7 +249,7 @@ def test_rows_tell_how_diverse_the_last_tokens_are(tmp_path):
     assert unreduced.diversity is None
     assert 0 < reduced.diversity < 1.5
     with (tmp_path / "out" / "results.csv").open(newline="") as file:
-        assert [row["diversity"] for row in csv.DictReader(file)] == ["", str(reduced.diversity)]
+        assert [row["diversity"] for row in csv.DictReader(file)] == ["", f"{reduced.diversity:.4f}"]
 
 
 def test_rows_tell_how_images_were_prepared_and_where_labels_come_from(tmp_path):
@@ -226,7 +258,7 @@ def test_rows_tell_how_images_were_prepared_and_where_labels_come_from(tmp_path)
         written = list(csv.DictReader(file))
     for row in (*map(asdict, rows), *written):
         assert row["labels"] == "labels.csv"
-        assert row["preparation"].startswith("timm: ") and '"crop_pct": 0.95' in row["preparation"]
+        assert row["preparation"].startswith("timm: ") and "crop_pct 0.95" in row["preparation"]
 
 
 def test_an_assumed_order_of_classes_is_told_in_every_output(tmp_path):

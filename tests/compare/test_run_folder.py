@@ -14,7 +14,9 @@ from pathlib import Path
 import pytest
 
 from rows import make_row
-from vitrim.compare.run_folder import Row, check_output, open_run, read_run, write_run
+from vitrim.compare.predictions import Change, Predictions
+from vitrim.compare.row import Row
+from vitrim.compare.run_folder import check_output, open_run, read_run, write_run
 from vitrim.store import locked, replace_file
 
 OLDER = Path(__file__).parents[1] / "data" / "saved" / "run_of_0.1.0"
@@ -48,11 +50,51 @@ def test_a_run_that_was_stopped_between_its_files_goes_on(tmp_path, monkeypatch)
 def test_the_table_has_a_line_per_row_and_a_column_per_number(tmp_path):
     write_run(tmp_path, replace(open_run(tmp_path, IDENTITY, {}, "a"), rows=(ROW,)))
     (line,) = csv.DictReader((tmp_path / "results.csv").read_text().splitlines())
-    others = [field.name for field in fields(Row) if field.name != "speedup"]
-    assert set(line) == {*others, "speedup", "speedup_p10", "speedup_p90", "reason"}
-    assert [line[name] for name in ("speedup", "speedup_p10", "speedup_p90")] == ["1.0", "0.9", "1.1"]
-    assert json.loads(line["settings"]) == {"keep_rate": [0.5]}
-    assert (line["top1"], line["tokens"]) == ("80.0", "17 10")
+    ranges = {f"{name}_{end}" for name in ("speedup", "speedup_1") for end in ("p10", "p90")}
+    assert set(line) == {*(field.name for field in fields(Row)), *ranges, "drop_low", "drop_high", "reason"}
+    assert [line[name] for name in ("speedup", "speedup_p10", "speedup_p90")] == ["1.000", "0.900", "1.100"]
+    assert (line["settings"], line["top1"], line["tokens"]) == ("keep_rate=[0.5]", "80.00", "17 10")
+
+
+def test_numbers_of_the_table_are_rounded_and_no_cell_holds_json(tmp_path):
+    numbers = {"top1": 100 / 3, "gmacs": 0.1234567891, "images_per_s": 1234.5678, "drop": -0.0001}
+    row = replace(ROW, **numbers, settings={"fuse": False, "layers": (1, 2)}, lost=3, won=1, num_images=400)
+    write_run(tmp_path, replace(open_run(tmp_path, IDENTITY, {}, "a"), rows=(row,)))
+    (line,) = csv.DictReader((tmp_path / "results.csv").read_text().splitlines())
+    shown = [line[name] for name in (*numbers, "settings")]
+    assert shown == ["33.33", "0.123457", "1235", "0.00", "fuse=false layers=[1,2]"]
+    assert -2 < float(line["drop_low"]) < 0.5 < float(line["drop_high"]) < 2
+    assert not {"{", "}"} & set("".join(line.values()))
+
+
+def test_images_behind_a_loss_follow_from_the_row():
+    row = replace(ROW, top1=75.0, num_images=400, lost=30, won=10)
+    assert (row.paired.both, row.paired.neither, row.paired.points) == (290, 70, 5.0)
+    assert ROW.paired is None
+
+
+def test_predictions_come_back_and_give_the_images_lost_and_won(tmp_path):
+    predictions = Predictions(("a,b.png", "c.png", "d.png"), (5, 6, 7))
+    predictions = predictions.adding("unreduced", (5, 0, 7)).adding("evit keep 0.5", (1, 6, 7))
+    write_run(tmp_path, replace(open_run(tmp_path, IDENTITY, {}, "a"), rows=(ROW,), predictions=predictions))
+    found = read_run(tmp_path / "results.json").predictions
+    assert found == predictions
+    assert found.changes("unreduced", "evit keep 0.5") == [
+        Change(0, 5, 5, 1, lost=True),
+        Change(1, 6, 0, 6, lost=False),
+    ]
+    assert found.changes("unreduced", "tome r 8") is None
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [("", "predictions"), ("file,label\na.png,x\n", "number of a class"), ("file,label,a\na.png,1\n", "predictions")],
+)
+def test_predictions_of_another_program_are_refused(tmp_path, content, told):
+    write_run(tmp_path, replace(open_run(tmp_path, IDENTITY, {}, "a"), rows=(ROW,)))
+    (tmp_path / "predictions.csv").write_text(content)
+    with pytest.raises(ValueError, match=told):
+        read_run(tmp_path / "results.json")
 
 
 def test_rows_whose_percentiles_have_their_older_names_are_read(tmp_path):

@@ -13,7 +13,8 @@ from rich.table import Table
 from rich.text import Text
 
 from ..compare.job import Watcher
-from ..compare.run_folder import Key, Refusal, Row, Run
+from ..compare.row import Key, Refusal, Row
+from ..compare.run_folder import Run
 from . import terminal
 
 AROUND = 7  # lines of the terminal without a row: header, rules, progress

@@ -28,7 +28,8 @@ from .configuration import Configuration
 from .fitting import Fit, fit
 from .identity import identity
 from .job import Job
-from .run_folder import UNREDUCED, Key, check_output, int8_key
+from .row import UNREDUCED, Key, int8_key
+from .run_folder import check_output
 
 UNREDUCED_KEY = (UNREDUCED, "")  # of the first row
 

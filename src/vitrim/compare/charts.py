@@ -8,7 +8,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
-from .run_folder import Row
+from .row import Row
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

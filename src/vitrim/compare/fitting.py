@@ -14,7 +14,7 @@ from ..core.scored import WITHOUT_CLS
 from ..core.spec import ViTSpec
 from ..text import shown
 from .configuration import Configuration
-from .run_folder import Key, Refusal
+from .row import Key, Refusal
 
 LONGEST = 1000  # characters of a reason
 

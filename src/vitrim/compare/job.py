@@ -9,7 +9,8 @@ from pathlib import Path
 from ..core.schedule import check_seed
 from ..measure.benchmark import DTYPES, Dtype
 from .configuration import Configuration
-from .run_folder import Key, Refusal, Row, Run
+from .row import Key, Refusal, Row
+from .run_folder import Run
 
 
 @dataclass(frozen=True)

@@ -104,6 +104,19 @@ def written(settings: Mapping[str, Any] | Sequence[tuple[str, Any]]) -> str:
     return ", ".join(f"{name} {_words(value)}" for name, value in dict(settings).items())
 
 
+def assigned(settings: Mapping[str, Any]) -> str:
+    """Write settings as they are read: 'layers=[2,4,6] fuse=false'."""
+    return " ".join(f"{name}={_assigned(value)}" for name, value in settings.items())
+
+
+def _assigned(value: object) -> str:
+    if isinstance(value, tuple | list):
+        return f"[{','.join(map(_assigned, value))}]"
+    if isinstance(value, Mapping):  # such as the exits of a method, which no command line sets
+        return f"({' '.join(f'{name}:{_assigned(each)}' for name, each in value.items())})"
+    return _words(value)
+
+
 def _words(value: object) -> str:
     if isinstance(value, (tuple, list)):
         return " ".join(map(_words, value))

@@ -10,7 +10,8 @@ from typing import NamedTuple
 
 from ..store import replace_file
 from .charts import accuracy_chart, method_colors, pareto_front, sampling_error
-from .run_folder import REPORT, UNREDUCED, Row, Run
+from .row import UNREDUCED, Row
+from .run_folder import REPORT, Run
 from .stored import picture_bytes
 
 TEMPLATE = "report.html.jinja"

@@ -11,7 +11,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from ..kinds import Test, check, is_number, is_per_cent, is_text, is_whole, list_of, read_object
+from ..kinds import Test, check, is_number, is_per_cent, is_text, is_whole, list_of, named, read_object
 from ..measure.turns import Spread, column_names
 from ..text import shown
 
@@ -41,6 +41,7 @@ def _is_named(value: object) -> bool:
     return isinstance(value, dict)
 
 
+SPREADS = ("speedup", "speedup_1")
 OLD_COLUMNS = {"speedup_low": "speedup_p10", "speedup_high": "speedup_p90"}
 KINDS: Mapping[str, Test] = {  # by the annotation of a field of Row
     "str": is_text,
@@ -53,7 +54,7 @@ KINDS: Mapping[str, Test] = {  # by the annotation of a field of Row
 RANGES: Mapping[str, Test] = {
     **dict.fromkeys(("top1", "top5"), is_per_cent),
     **dict.fromkeys(("gmacs", "mac_ratio", "images_per_s"), _is_positive),
-    **dict.fromkeys(("latency_1_ms", "speedup_1", "num_images", "batch", "rounds"), _is_positive),
+    **dict.fromkeys(("latency_1_ms", "num_images", "batch", "rounds", "timings"), _is_positive),
 }
 RUN: Mapping[str, Test] = {
     "identity": _is_named,
@@ -64,6 +65,7 @@ RUN: Mapping[str, Test] = {
     "pictures": list_of(_is_named),
     "assumption": is_text,
     "refused": list_of(_is_named),
+    "classes": named(is_text, r"\d+"),
 }
 SAMPLE = {"image": is_text, "name": is_text, "label": is_text, "tracks": list_of(_is_named)}
 REFUSAL = {"method": is_text, "setting": is_text, "reason": is_text}
@@ -74,7 +76,7 @@ PANEL = {"file": is_text, "caption": is_text}
 def read_stored(path: Path) -> dict[str, Any]:
     """Read a results.json and check everything but the fields of its rows."""
     content = read_object(path)
-    content = {"assumption": "", "refused": []} | content  # missing in old files
+    content = {"assumption": "", "refused": [], "classes": {}} | content  # missing in old files
     check("the file", content, RUN, only=True)
     for each in content["refused"]:
         check("a refusal", each, REFUSAL, only=True)
@@ -89,13 +91,20 @@ def read_stored(path: Path) -> dict[str, Any]:
     return content
 
 
-def with_spread(row: Mapping[str, Any]) -> dict[str, Any]:
-    """Turn the columns of a row into its fields: three columns are the speed-up. Old names still work."""
+def with_spreads(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Turn the columns of a row into its fields: three columns are a speed-up. Old names still work."""
     values = {OLD_COLUMNS.get(name, name): value for name, value in row.items()}
-    median, low, high = parts = [values.pop(name, None) for name in column_names("speedup")]
+    if "speedup_1" in values:  # old files have no range of it
+        values = dict.fromkeys(column_names("speedup_1")[1:], values["speedup_1"]) | values
+    return values | {name: _spread(name, values) for name in SPREADS}
+
+
+def _spread(name: str, values: dict[str, Any]) -> Spread:
+    """Take the three columns of a ratio out of a row."""
+    median, low, high = parts = [values.pop(each, None) for each in column_names(name)]
     if not all(is_number(part, LARGEST) for part in parts):
-        raise ValueError(f"speedup of a row cannot be {shown(parts, 60)}")
-    return values | {"speedup": Spread(low, median, high)}
+        raise ValueError(f"{name} of a row cannot be {shown(parts, 60)}")
+    return Spread(low, median, high)
 
 
 def check_row(row: Any) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any
 
 import torch
@@ -26,6 +27,7 @@ class Score:
     skipped: tuple[str, ...]  # images that could not be read
     seconds: float  # including decoding, unless the images were in memory
     assumption: str = ""  # a sentence, if the order of the classes is assumed
+    predicted: tuple[int, ...] = field(default=(), repr=False)  # the best class of each image
 
 
 def evaluate(
@@ -55,14 +57,16 @@ def evaluate(
     """
     start = time.perf_counter()
 
-    def hits(x_BCHW: Tensor, labels_B: Tensor) -> tuple[int, int]:
+    def hits(x_BCHW: Tensor, labels_B: Tensor) -> tuple[int, int, list[int]]:
         return _hits(_logits(model(x_BCHW, **model_kwargs)), check_labels(labels_B))
 
     done = over_batches(model, batches, hits, device=device, amp=amp, progress=progress)
     if done.num_images == 0:
         raise ValueError(f"there is no image to evaluate: {len(done.skipped)} could not be read.")
-    top1, top5 = (100 / done.num_images * sum(each) for each in zip(*done.found, strict=True))
-    return Score(top1, top5, done.num_images, done.skipped, time.perf_counter() - start)
+    first, five, predicted = zip(*done.found, strict=True)
+    top1, top5 = (100 / done.num_images * sum(hits) for hits in (first, five))
+    seconds = time.perf_counter() - start
+    return Score(top1, top5, done.num_images, done.skipped, seconds, predicted=tuple(chain.from_iterable(predicted)))
 
 
 def _logits(output: object) -> Tensor:
@@ -73,10 +77,11 @@ def _logits(output: object) -> Tensor:
     return finite(logits_BK)
 
 
-def _hits(logits_BK: Tensor, labels_B: Tensor) -> tuple[int, int]:
+def _hits(logits_BK: Tensor, labels_B: Tensor) -> tuple[int, int, list[int]]:
+    """Images whose best class is right, those with the right one among the best five, and the best of each."""
     num_classes = logits_BK.shape[1]
     if int(labels_B.max()) >= num_classes:
         raise ValueError(f"a label is {int(labels_B.max())}, but the model has classes 0 to {num_classes - 1}.")
     best_B5 = logits_BK.topk(min(5, num_classes), dim=1).indices
     hit_B5 = best_B5 == labels_B.unsqueeze(1)
-    return int(hit_B5[:, 0].sum()), int(hit_B5.any(dim=1).sum())
+    return int(hit_B5[:, 0].sum()), int(hit_B5.any(dim=1).sum()), best_B5[:, 0].tolist()

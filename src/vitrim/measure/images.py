@@ -75,8 +75,8 @@ def list_images(
     known = imagenet_names(num_classes) if names is None else names
     if _beside(folder, TABLE):
         listed = _listed_names(folder, num_classes, known, strict=True)
-        found = _from_table(folder, num_classes, known or listed)
-        class_names, source, assumed = (None if listed is None else listed.names), "labels.csv", False
+        found, named = _from_table(folder, num_classes, known or listed), listed or known
+        class_names, source, assumed = (None if named is None else named.names), "labels.csv", False
     else:
         listed = _listed_names(folder, num_classes, known, strict=False)
         classes, images = class_folders(folder)

@@ -5,7 +5,6 @@ The shape and the normalisation of a transform are found by trying it, not by re
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -31,7 +30,7 @@ class Preparation:
 
     def __str__(self) -> str:
         settings = {key: value for key, value in self.settings.items() if value is not None}
-        return f"{self.library}: {json.dumps(settings, default=str)}"
+        return f"{self.library}: {', '.join(f'{key} {_words(value)}' for key, value in settings.items())}"
 
 
 class UnlikeShapes(ValueError):
@@ -61,3 +60,10 @@ def as_seen(x_CHW: Tensor, transform: Transform) -> Image.Image:
     low, high = (each[:, each.shape[1] // 2, each.shape[2] // 2].view(-1, 1, 1) for each in (black, white))
     x_HWC = (((x_CHW - low) / (high - low)).clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0)
     return Image.fromarray(x_HWC.squeeze(2).numpy())
+
+
+def _words(value: object) -> str:
+    """A setting without brackets and quotes."""
+    if isinstance(value, Mapping):
+        return " ".join(f"{name} {_words(each)}" for name, each in value.items())
+    return " ".join(map(_words, value)) if isinstance(value, tuple | list) else str(value)

@@ -19,6 +19,7 @@ import torch
 
 MIN_SECONDS = 0.02  # per sample: a short one would measure the clock and the scheduler
 P10, P90 = "_p10", "_p90"
+NOISY = 0.3  # of a ratio: the range from its 10th to its 90th percentile, beyond which it says little
 
 
 class Spread(float):
@@ -49,6 +50,16 @@ class Spread(float):
     def range(self) -> str:
         """The 10th to 90th percentile in words: '0.95 to 1.07'."""
         return f"{self.low:.2f} to {self.high:.2f}"
+
+    @property
+    def relative_range(self) -> float:
+        """The range from the 10th to the 90th percentile, as a share of the median."""
+        return (self.high - self.low) / self.median
+
+    @property
+    def noisy(self) -> bool:
+        """Whether the rounds differ so much that the median says little: the machine was busy."""
+        return self.relative_range > NOISY
 
     def times(self, factor: float) -> Spread:
         """Scale the ratio by a positive factor."""

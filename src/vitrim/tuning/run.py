@@ -22,7 +22,6 @@ from .sample import load_sample
 from .target import Target, target_of
 
 COSTS = ("time", "macs")
-NOISY = 0.3  # of a speed-up, between its 10th and 90th percentile
 
 
 def tune(
@@ -176,5 +175,5 @@ def _notes(found: Tuned, goal: Target) -> Iterator[str]:
         yield f"There is no accuracy to measure here, so the goal is read as {found.what_is_lost}."
     for row in found.beaten_by():
         yield f"{row.name} is at least as fast and loses less ({row.lost:.2f}): take it instead."
-    if best.speedup.high - best.speedup.low > NOISY * best.speedup.median:
+    if best.speedup.noisy:
         yield f"The machine was busy: the speed-up varied from {best.speedup.range} between rounds. Measure again."
