@@ -32,8 +32,8 @@ from ..tracing import trace
 from .bench import UNREDUCED_KEY, Bench, prepare
 from .environment import environment, versions
 from .fitting import LONGEST, check_any
-from .job import Job, Watcher
 from .flips import save_flips
+from .job import Job, Watcher
 from .pictures import Sample, choose_samples, class_name, save_samples, save_tracks
 from .predictions import Change, Predictions
 from .report import write_report

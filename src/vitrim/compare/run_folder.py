@@ -128,7 +128,10 @@ def read_run(path: Path) -> Run:
 
 
 def write_run(folder: Path, run: Run) -> None:
-    """Write results.json, predictions.csv and results.csv, each as a whole. The first is what a run is known by, so it comes first."""
+    """Write results.json, predictions.csv and results.csv, each as a whole.
+
+    The first is what a run is known by, so it comes first.
+    """
     content = asdict(replace(run, predictions=Predictions())) | {"rows": [columns(asdict(row)) for row in run.rows]}
     del content["predictions"]
     replace_file(folder / RESULTS, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
