@@ -177,6 +177,20 @@ def test_benchmark_prints_and_writes_speeds(vitrim, tmp_path):
     assert content["environment"]["vitrim"] == __version__
 
 
+def test_benchmark_times_the_floor_of_each_method(vitrim, tmp_path):
+    file = tmp_path / "speed.json"
+    sizes = ("--batch-sizes", "1", "--rounds", "2")
+    options = ("--methods", "evit", "--keep-rates", "0.5", "--floor")
+    out = vitrim("benchmark", *SMALL, *options, *sizes, "--json", str(file))
+    assert "of floor" in out
+    rows = {row["model"]: row for row in json.loads(file.read_text())["rows"]}
+    assert list(rows) == ["unreduced", "evit keep 0.5", "floor of evit keep 0.5"]
+    ratio = rows["evit keep 0.5"]["time_of_floor"]
+    low, high = (rows["evit keep 0.5"][f"time_of_floor_{which}"] for which in ("p10", "p90"))
+    assert 0 < low <= ratio <= high
+    assert "time_of_floor" not in rows["unreduced"]
+
+
 def test_macs_by_formula_and_by_counting_agree(vitrim):
     lines = vitrim("macs", *SMALL, "--methods", "evit,tome", "--keep-rates", "0.5").splitlines()
     assert len(lines) == 4

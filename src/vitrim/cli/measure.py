@@ -86,11 +86,16 @@ def benchmark(
     compile_: options.Compile = False,
     int8: options.Int8 = False,
     img_size: options.ImgSize = None,
+    floor: Annotated[
+        bool,
+        typer.Option(help="Also time each method's floor: the same number of tokens in every block, taken by a slice."),
+    ] = False,
     json_file: Annotated[Path | None, typer.Option("--json", help="Also write the numbers to this .json file.")] = None,
 ) -> None:
     """Measure the speed of methods, in turns with the unreduced model.
 
-    Weights and images are random.
+    Weights and images are random. With --floor, the column "of floor" says how long a method takes relative to a
+    slice that leaves as many tokens. What lies above 1 is the cost of scoring, matching and merging.
     """
     import copy
 
@@ -99,6 +104,7 @@ def benchmark(
     from ..compare.fitting import fit
     from ..loading.build import build_model
     from ..measure.benchmark import clone_sharing_weights
+    from ..measure.budget.floor import Floor
     from ..measure.forwards import check_device
     from ..measure.macs import count_macs
     from ..quantize import quantize_int8
@@ -109,7 +115,10 @@ def benchmark(
     used, net = check_device(device), build_model(model, img_size=img_size)
     fitting = fit(net, found, check=_fixed)
     models = {"unreduced": net}
-    models |= {name: reduce_tokens(clone_sharing_weights(net), method) for name, method in fitting.named.items()}
+    methods = dict(fitting.named)
+    if floor:
+        methods |= {_floor(name): Floor(method=method) for name, method in fitting.named.items()}
+    models |= {name: reduce_tokens(clone_sharing_weights(net), method) for name, method in methods.items()}
     if int8:
         models |= {f"{name}, int8": quantize_int8(copy.deepcopy(each)) for name, each in models.items()}
     gmacs_of = {name: count_macs(each) / 1e9 for name, each in models.items()}
@@ -117,7 +126,7 @@ def benchmark(
     for size in batch_sizes:
         with terminal.progress_bar(f"rounds at batch {size}") as progress:
             timings = _timings(models, size, rounds, used, dtype, compile_, progress)
-        rows += [_speed(name, size, gmacs_of, timing) for name, timing in timings.items()]
+        rows += [_speed(name, size, gmacs_of, timings) for name in timings]
     about = {"model": model, "dtype": dtype, "compiled": compile_, "environment": environment(used)}
     _show_speeds(rows, fitting)
     _write_json(json_file, about, rows, fitting)
@@ -172,15 +181,24 @@ def _write_json(path: Path | None, about: dict[str, Any], rows: list[dict[str, A
         replace_file(path, json.dumps(record, indent=1) + "\n")
 
 
-def _speed(name: str, batch: int, gmacs_of: dict[str, float], timing: Timing) -> dict[str, Any]:
-    gmacs = gmacs_of[name]
-    return {"model": name, "batch": batch, "gmacs": gmacs, "mac_ratio": gmacs_of["unreduced"] / gmacs, **vars(timing)}
+def _floor(name: str) -> str:
+    """The name of a model's floor."""
+    return f"floor of {name}"
+
+
+def _speed(name: str, batch: int, gmacs_of: dict[str, float], timings: dict[str, Timing]) -> dict[str, Any]:
+    gmacs, timing, floor = gmacs_of[name], timings[name], timings.get(_floor(name))
+    row = {"model": name, "batch": batch, "gmacs": gmacs, "mac_ratio": gmacs_of["unreduced"] / gmacs, **vars(timing)}
+    return row if floor is None else row | {"time_of_floor": floor.speed_over(timing)}
 
 
 def _show_speeds(rows: list[dict[str, Any]], fitting: Fit) -> None:
-    numbers = ("batch", "GMACs", "ratio", "images/s", "ms", "speed-up", "10th to 90th percentile", "MiB")
+    numbers = ["batch", "GMACs", "ratio", "images/s", "ms", "speed-up", "10th to 90th percentile", "MiB"]
+    floors = any("time_of_floor" in row for row in rows)
+    numbers += ["of floor", "10th to 90th percentile"] if floors else []
     table = terminal.table("model", numbers=numbers, last="" if fitting.refused else None)
     for row in rows:
+        over_floor = row.get("time_of_floor")
         table.add_row(
             row["model"],
             str(row["batch"]),
@@ -191,6 +209,7 @@ def _show_speeds(rows: list[dict[str, Any]], fitting: Fit) -> None:
             f"{row['speedup']:.3f}x",
             row["speedup"].range,
             f"{row['peak_memory_mb']:.0f}",
+            *(("", "") if over_floor is None else (f"{over_floor:.3f}", over_floor.range))[: 2 * floors],
         )
     for refusal in fitting.refused:
         table.add_row(" ".join(refusal.key), *[""] * len(numbers), terminal.plain(refusal.not_measured))

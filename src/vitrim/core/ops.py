@@ -85,6 +85,16 @@ def keep(tokens: Tokens, keep_BK: Tensor) -> Tokens:
     return follow(kept, tokens, _slots(tokens, keep_BK), torch.ones_like(patch_sizes(tokens)))
 
 
+def keep_first(tokens: Tokens, num_keep: int) -> Tokens:
+    """Keep the first num_keep patches and drop the others, by a view. [B, N] -> [B, prefix + K]."""
+    if tokens.traced or tokens.uses_rope or tokens.lengths is not None:
+        keep_K = torch.arange(num_keep, device=tokens.x_BNC.device)
+        return keep(tokens, keep_K.expand(len(tokens.num_tokens_B), -1))
+    rows = slice(tokens.num_prefix + num_keep)
+    size_BN = None if tokens.size_BN is None else tokens.size_BN[:, rows]
+    return tokens._replace(x_BNC=tokens.x_BNC[:, rows], size_BN=size_BN)
+
+
 def fuse(tokens: Tokens, keep_BK: Tensor, weight_BN: Tensor) -> Tokens:
     """Keep the patches in keep_BK and append the weighted sum of all others. [B, N] -> [B, prefix + K + 1].
 
