@@ -16,6 +16,8 @@ import sys
 EXPERIMENTS = {
     "speed": "speed-up over the unreduced model, and the MAC ratio",
     "suite": "speed and memory, also relative to research code",
+    "league": "what every method and rival loses at equal multiply-adds",
+    "league_speed": "speed of every method and rival at equal multiply-adds",
     "packed": "time of batches with different numbers of tokens per image",
     "training_speed": "time of a training update",
     "export": "which method can be exported by which route",

@@ -7,7 +7,8 @@ import torch
 from timm.models.vision_transformer import VisionTransformer
 
 import vitrim
-from vitrim.rivals import fewer_blocks, smaller_input, without_unread
+from vitrim.measure.model_input import preparation_of
+from vitrim.rivals import Rival, beats, fewer_blocks, read_rivals, smaller_input, without_unread
 
 SMALL = {"img_size": 32, "patch_size": 8, "embed_dim": 24, "depth": 3, "num_heads": 3, "num_classes": 5}
 
@@ -38,8 +39,15 @@ def test_a_smaller_input_costs_less_and_leaves_the_model_alone(model: VisionTran
     small = smaller_input(model, 16)
     assert vitrim.count_macs(small) < vitrim.count_macs(model) / 2
     assert model.patch_embed.img_size == (32, 32)
-    with pytest.raises(ValueError, match="whole number of pixels"):
-        smaller_input(model, 0)
+    assert preparation_of(small).input_size == (3, 16, 16)
+
+
+@pytest.mark.parametrize(("size", "wanted"), [(0, "whole number of pixels"), (20, "16 or 24"), (32, "below .* 32")])
+def test_a_size_that_is_no_smaller_square_of_whole_patches_is_refused(
+    model: VisionTransformer, size: int, wanted: str
+) -> None:
+    with pytest.raises(ValueError, match=wanted):
+        smaller_input(model, size)
 
 
 @torch.no_grad()
@@ -53,3 +61,42 @@ def test_leaving_out_what_nobody_reads_changes_no_answer(model: VisionTransforme
 
 def test_a_head_that_reads_patches_leaves_nothing_unread() -> None:
     assert without_unread(VisionTransformer(**SMALL, global_pool="avg")) is None
+
+
+def test_rivals_are_read_from_text() -> None:
+    found = read_rivals("resolution=208,192; depth=11;model=deit_tiny_patch16_224; int8; unread; depth=11")
+    assert found == (
+        Rival("resolution", 208),
+        Rival("resolution", 192),
+        Rival("depth", 11),
+        Rival("model", "deit_tiny_patch16_224"),
+        Rival("int8"),
+        Rival("unread"),
+    )
+    assert [each.key for each in found[1:3]] == [("smaller input", "192 px"), ("fewer blocks", "11 blocks")]
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        (" ; ", "empty"),
+        ("size=208", "'size'.*resolution=208"),
+        ("depth", "depth needs a value"),
+        ("resolution=208,many", "whole numbers.*'many'"),
+        ("int8=4", "int8 takes no value.*'4'"),
+    ],
+)
+def test_text_that_names_no_rival_is_refused(text: str, wanted: str) -> None:
+    with pytest.raises(ValueError, match=wanted):
+        read_rivals(text)
+
+
+def test_a_model_with_other_classes_is_no_rival(model: VisionTransformer) -> None:
+    with pytest.raises(ValueError, match="10 classes and the model 5"):
+        Rival("model", "vitrim_fashion_tiny").make(model)
+
+
+def test_a_rival_is_better_if_it_loses_less_in_at_most_the_time_up_to_noise() -> None:
+    assert beats(1.5, 1.0, 1.52, 2.0)
+    assert not beats(1.4, 1.0, 1.5, 2.0)
+    assert not beats(1.6, 2.0, 1.5, 2.0)

@@ -218,3 +218,21 @@ def test_numbers_of_another_kind_are_refused(changes):
 def test_arguments_of_another_kind_are_refused(changes, reason):
     with pytest.raises(ValueError, match=reason):
         benchmark(**{"models": {"a": nn.Identity()}, "input_size": SMALL, "batch_size": 1} | changes)
+
+
+def test_models_for_images_of_different_sizes_take_turns():
+    sizes = {"small": (3, 16, 16), "large": (3, 24, 24)}
+    seen = {name: [] for name in sizes}
+
+    class Keeps(nn.Module):
+        def __init__(self, name):
+            super().__init__()
+            self.name = name
+
+        def forward(self, x_BCHW):
+            seen[self.name].append(tuple(x_BCHW.shape))
+
+    benchmark({name: Keeps(name) for name in sizes}, sizes, batch_size=2, rounds=1, warmup=0)
+    assert {name: set(each) for name, each in seen.items()} == {name: {(2, *size)} for name, size in sizes.items()}
+    with pytest.raises(ValueError, match="no size for large"):
+        benchmark({name: Keeps(name) for name in sizes}, {"small": (3, 16, 16)}, batch_size=2, rounds=1)

@@ -12,7 +12,7 @@ import typer
 from . import options
 from .border import keeping
 from .options import DEFAULT_MODEL
-from .reduction import COMPARED, Reduction, reducing
+from .reduction import COMPARED, PANEL, Reduction, reducing
 
 if TYPE_CHECKING:
     from ..compare.run_folder import Run
@@ -25,6 +25,14 @@ def compare(
     checkpoint: options.Checkpoint = None,
     data: options.Data = None,
     reduction: Reduction = COMPARED,
+    rivals: Annotated[
+        str | None,
+        typer.Option(
+            help="What one would do instead, as rows of the table: a smaller input, only the first blocks, another "
+            'model, int8, or no work that nobody reads: "resolution=208,176; depth=10; model=NAME; int8; unread".',
+            rich_help_panel=PANEL,
+        ),
+    ] = None,
     limit: options.Limit = None,
     batch_size: options.BatchSize = 32,
     rounds: options.Rounds = 10,
@@ -44,6 +52,8 @@ def compare(
     """
     from ..compare import run
     from ..compare.job import Job
+    from ..compare.verdict import verdicts
+    from ..rivals import read_rivals
     from .live import watcher_for_terminal
 
     found = reduction.configurations(default=(0.9, 0.7, 0.5))
@@ -53,6 +63,7 @@ def compare(
             data=folder,
             output=output,
             configurations=found,
+            rivals=() if rivals is None else read_rivals(rivals),
             checkpoint=checkpoint,
             img_size=img_size,
             limit=limit,
@@ -71,6 +82,8 @@ def compare(
         with keeping(f"finished rows are kept in {output}; the same command continues from there."):
             finished = run.compare(job, watcher)
     options.note(finished.assumption)
+    for verdict in verdicts(finished.rows, finished.predictions):
+        typer.echo(verdict.sentence)
     typer.echo(f"wrote {output / 'report.html'}, results.csv and results.json.{_skipped(finished)}")
 
 

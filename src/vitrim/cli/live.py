@@ -137,11 +137,11 @@ def _cells(row: Row) -> list[str]:
     """Method, setting, top-1, change, GMACs, MAC ratio, images/s, and speed-up with its range."""
     numbers = [f"{row.top1:.2f}", f"{-row.drop or 0.0:+.2f}", f"{row.gmacs:.4f}", f"{row.mac_ratio:.2f}x"]
     speed = f"{row.images_per_s:.4g}"
-    setting = row.key[1]
+    method, setting = f"rival: {row.method}" if row.rival else row.method, row.key[1]
     if setting == "":
-        return [row.method, "", numbers[0], "", numbers[2], "", speed, ""]
+        return [method, "", numbers[0], "", numbers[2], "", speed, ""]
     spread = f"{row.speedup:.2f}x ({row.speedup.range})"
-    return [row.method, setting, *numbers, speed, spread]
+    return [method, setting, *numbers, speed, spread]
 
 
 def _line(refusal: Refusal) -> str:

@@ -24,14 +24,17 @@ from ..measure.images import LabelledImages
 from ..measure.model_input import preparation_of
 from ..measure.preparation import Preparation
 from ..quantize import check_torchao, quantize_int8
+from ..rivals import Rival
 from .configuration import Configuration
 from .fitting import Fit, fit
 from .identity import identity
 from .job import Job
+from .rival_rows import check_rivals, make_rival, rivals_by_key
 from .row import UNREDUCED, Key, int8_key
 from .run_folder import check_output
 
 UNREDUCED_KEY = (UNREDUCED, "")  # of the first row
+INT8_KEY = int8_key(UNREDUCED_KEY)  # a rival, too
 
 
 @dataclass(frozen=True)
@@ -55,34 +58,49 @@ class Bench:
     @property
     def keys(self) -> dict[Key, Key]:
         """Keys of all rows in order, each with the key of the same row in floating point."""
-        plain = (UNREDUCED_KEY, *self.methods)
-        return {each: key for key in plain for each in ((key, int8_key(key)) if self.job.int8 else (key,))}
+        plain = (UNREDUCED_KEY, *self.methods, *(key for key in self.rivals if key != INT8_KEY))
+        found = {each: key for key in plain for each in ((key, int8_key(key)) if self.job.int8 else (key,))}
+        return found | ({INT8_KEY: UNREDUCED_KEY} if INT8_KEY in self.rivals else {})
+
+    @property
+    def rivals(self) -> Mapping[Key, Rival]:
+        """The rivals by key."""
+        return rivals_by_key(self.job)
+
+    def rival(self, key: Key) -> Rival | None:
+        """Return the rival of a row, in floating point or int8. The unreduced model in int8 always is one."""
+        return Rival("int8") if key == INT8_KEY else self.rivals.get(self.keys[key])
 
     def reduced(self, key: Key) -> nn.Module:
         """Return the model of a row, as a copy unless it is the unreduced row."""
         if key == UNREDUCED_KEY:
             return self.model
-        model, plain = copy.deepcopy(self.model), self.keys[key]
-        if plain != UNREDUCED_KEY:
-            reduce_tokens(model, self.methods[plain])
+        plain = self.keys[key]
+        if plain in self.rivals:
+            model = make_rival(self.rivals[plain], self.job, self.model)
+        else:
+            model = copy.deepcopy(self.model)
+            if plain != UNREDUCED_KEY:
+                reduce_tokens(model, self.methods[plain])
         return model if key == plain else quantize_int8(model)
 
     def resolved(self, key: Key) -> Method | None:
-        """Return the method of a row, with every setting resolved for the model. None for an unreduced row."""
-        plain = self.keys[key]
-        return None if plain == UNREDUCED_KEY else self.methods[plain].built_for(self.spec)
+        """Return the method of a row, with every setting resolved for the model. None for any other row."""
+        method = self.methods.get(self.keys[key])
+        return None if method is None else method.built_for(self.spec)
 
 
 def prepare(job: Job) -> Bench:
     """Check everything and load the model. Raises ValueError or OSError with one line."""
     check_output(job.output)
     device = check_device(job.device)
-    if job.int8:
+    if job.int8 or Rival("int8") in job.rivals:
         check_torchao()
     model, (spec, fitting, images) = load_checked(job.model, job.checkpoint, job.img_size, partial(_check_model, job))
     preparation = preparation_of(model)
     shared = identity(job, model, images, preparation, device)
     model = model.to(device, DTYPES[job.dtype])
+    check_rivals(job, model, images)
     return Bench(job, device, model, spec, fitting, images, preparation, shared)
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from ..core.schedule import check_seed
 from ..measure.benchmark import DTYPES, Dtype
+from ..rivals import Rival
 from .configuration import Configuration
 from .row import Key, Refusal, Row
 from .run_folder import Run
@@ -30,6 +31,7 @@ class Job:
     dtype: Dtype = "fp32"
     amp: bool = False
     compile: bool = False
+    rivals: Sequence[Rival] = ()  # what a user would do instead of reducing tokens
     int8: bool = False  # measure every configuration a second time in int8
     skip_bad: bool = False
     seed: int = 0

@@ -9,8 +9,7 @@ from typing import Any
 from ..measure.paired import PairedLoss
 from ..measure.turns import Spread
 from ..quantize import INT8
-
-UNREDUCED = "unreduced"  # the method of the first row
+from ..rivals import UNREDUCED as UNREDUCED  # the method of the first row
 
 Key = tuple[str, str]  # identifies a row within its run: the method, and its setting in words
 
@@ -47,6 +46,7 @@ class Row:
     labels: str = ""  # source of the labels: a table, folder numbers or names, or an assumed order
     lost: int | None = None  # images that only the unreduced model gets right; missing in old files
     won: int | None = None  # images that only this row gets right
+    rival: str = ""  # kind of a rival (rivals.py): resolution, depth, model, int8 or unread; empty for a method
     timings: int = 1  # times that the speed was measured: again where the rounds differed too much
 
     def __post_init__(self) -> None:
@@ -73,9 +73,12 @@ class Row:
         """The images behind `drop`. None for old rows."""
         if self.lost is None or self.won is None:
             return None
-        right = round(self.top1 * self.num_images / 100)
-        both = right - self.won
-        return PairedLoss(both, self.lost, self.won, self.num_images - both - self.lost - self.won)
+        return PairedLoss.of_counts(self.num_right, self.lost, self.won, self.num_images)
+
+    @property
+    def num_right(self) -> int:
+        """Images that the row gets right."""
+        return round(self.top1 * self.num_images / 100)
 
     @property
     def noisy(self) -> bool:

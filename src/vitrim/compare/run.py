@@ -37,6 +37,7 @@ from .job import Job, Watcher
 from .pictures import Sample, choose_samples, class_name, save_samples, save_tracks
 from .predictions import Change, Predictions
 from .report import write_report
+from .rival_rows import batches_for, prepared_like, settings_of_rival, tokens_of
 from .row import UNREDUCED, Key, Refusal, Row, name_of
 from .run_folder import Run, open_run, write_run
 from .stored import PICTURES
@@ -59,7 +60,7 @@ def compare(job: Job, watcher: Watcher | None = None) -> Run:
         if todo:
             run = _measure_all(bench, run, todo, watcher)
         write_report(job.output, run)
-    check_any([row for row in run.rows if row.key in bench.keys and row.method != UNREDUCED], run.refused)
+    check_any([row for row in run.rows if bench.keys.get(row.key) in bench.methods], run.refused)
     return run
 
 
@@ -96,10 +97,15 @@ def _measure(
     """Measure one row and add it to the run."""
     model = bench.reduced(key)
     progress = partial(watcher.works, key, "accuracy")
+    preparation = bench.preparation if bench.rival(key) is None else prepared_like(model, bench.preparation)
+    if preparation is not bench.preparation:
+        batches = batches_for(bench.job, preparation, batches)
     score = evaluate(model, batches, device=bench.device, amp=bench.job.amp, progress=progress)
     images_ICHW = images_to_count_on(model, batches)
     row = _row(bench, run, key, model, score, images_ICHW, watcher)
-    row = replace(row, diversity=_diversity(model, next(iter(batches))))
+    row = replace(row, preparation=str(preparation))
+    if not row.rival:
+        row = replace(row, diversity=_diversity(model, next(iter(batches))))
     pictures = _pictures(bench, run, key, model, samples)
     run = replace(run, skipped_files=score.skipped, pictures=pictures)
     predictions = _predictions(bench, run, key, score)
@@ -133,7 +139,7 @@ def _row(
 
     images_ICHW: images for an input-adaptive model, whose speed, multiply-adds and tokens are means over them.
     """
-    job, method = bench.job, bench.resolved(key)
+    job, method, rival = bench.job, bench.resolved(key), bench.rival(key)
     sizes = job.batch_size, 1
     (at_batch, count), (at_one, count_1) = (_timed(bench, model, key, size, images_ICHW, watcher) for size in sizes)
     first, plain = run.row(UNREDUCED_KEY), bench.keys[key]
@@ -141,7 +147,7 @@ def _row(
     used = versions() | ({} if key == plain else {"torchao": torchao_version()})
     return Row(
         *plain,
-        settings={} if method is None else plain_settings(method),
+        settings=plain_settings(method) if method is not None else settings_of_rival(rival),
         top1=score.top1,
         top5=score.top5,
         drop=first.top1 - score.top1 if first else 0.0,
@@ -152,7 +158,7 @@ def _row(
         latency_1_ms=at_one.latency_ms,
         speedup_1=at_one.speedup,
         peak_memory_mb=at_batch.peak_memory_mb,
-        tokens=token_counts(bench.spec, method) if images_ICHW is None else mean_token_counts(model, images_ICHW),
+        tokens=_tokens(bench, plain, model, images_ICHW),
         num_images=score.num_images,
         skipped=len(score.skipped),
         batch=job.batch_size,
@@ -162,10 +168,17 @@ def _row(
         versions=", ".join(f"{name} {version}" for name, version in used.items()),
         seed=job.seed,
         precision=job.dtype if key == plain else INT8,
-        preparation=str(bench.preparation),
         labels=bench.images.labels_by,
+        rival="" if rival is None else rival.kind,
         timings=max(count, count_1),
     )
+
+
+def _tokens(bench: Bench, plain: Key, model: nn.Module, images_ICHW: Tensor | None) -> tuple[int, ...]:
+    """Tokens after each block; means for an input-adaptive model."""
+    if images_ICHW is not None:
+        return mean_token_counts(model, images_ICHW)
+    return tokens_of(model) if plain in bench.rivals else token_counts(bench.spec, bench.resolved(plain))
 
 
 @torch.inference_mode()
@@ -211,7 +224,7 @@ def _timed(
     while len(found) < MOST_TIMINGS and (not found or found[-1].speedup.noisy):
         timings = benchmark(
             models,
-            input_size_of(bench.model),
+            {name: input_size_of(each) for name, each in models.items()},
             batch_size=batch_size,
             rounds=job.rounds,
             device=bench.device,

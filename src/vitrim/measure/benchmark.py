@@ -51,7 +51,7 @@ class Timing(HasSpeedup):
 
 def benchmark(
     models: Mapping[str, nn.Module],
-    input_size: tuple[int, int, int] = (3, 224, 224),
+    input_size: tuple[int, int, int] | Mapping[str, tuple[int, int, int]] = (3, 224, 224),
     *,
     batch_size: int = 32,
     rounds: int = 30,
@@ -72,7 +72,7 @@ def benchmark(
 
     Args:
         models: models by name.
-        input_size: channels, height and width of the random images.
+        input_size: channels, height and width of the random images; by the model's name if they differ.
         batch_size: images per batch.
         rounds: samples of each model.
         warmup: forwards of each model before the first sample.
@@ -93,12 +93,31 @@ def benchmark(
     """
     first = _check(models, batch_size=batch_size, rounds=rounds, warmup=warmup, dtype=dtype, baseline=baseline)
     target, copies = check_device(device), dict[int, Any]()
-    images_ICHW = random_images(batch_size, input_size) if images_ICHW is None else images_ICHW
-    batches = _batches(images_ICHW, batch_size, target, DTYPES[dtype])
+    images = _images(models, input_size, batch_size, images_ICHW)
+    batches = {id(each): _batches(each, batch_size, target, DTYPES[dtype]) for each in images.values()}
     on_target = {name: moved(model, target, DTYPES[dtype], copies) for name, model in models.items()}
-    runners = {name: _Runner(model, batches, compile, model_kwargs) for name, model in on_target.items()}
-    timed, per_batch = _timed(runners, rounds, warmup, target, progress), len(images_ICHW) / len(batches)
-    return {name: _timing(timed, name, first, per_batch, runners[name].peak_bytes) for name in runners}
+    runners = {
+        name: _Runner(model, batches[id(images[name])], compile, model_kwargs) for name, model in on_target.items()
+    }
+    timed = _timed(runners, rounds, warmup, target, progress)
+    return {name: _timing(timed, name, first, runner) for name, runner in runners.items()}
+
+
+def _images(
+    models: Mapping[str, nn.Module],
+    input_size: tuple[int, int, int] | Mapping[str, tuple[int, int, int]],
+    batch_size: int,
+    given_ICHW: Tensor | None,
+) -> dict[str, Tensor]:
+    """The images of each model, [I, C, H, W]; models of equal size share theirs."""
+    if given_ICHW is not None:
+        return dict.fromkeys(models, given_ICHW)
+    sizes = input_size if isinstance(input_size, Mapping) else dict.fromkeys(models, input_size)
+    if missing := [name for name in models if name not in sizes]:
+        raise ValueError(f"input_size has no size for {', '.join(missing)}: give one for each model, or one for all.")
+    different = {str(size): size for size in sizes.values()}
+    made = {name: random_images(batch_size, size) for name, size in different.items()}
+    return {name: made[str(sizes[name])] for name in models}
 
 
 def _batches(images_ICHW: Tensor, batch_size: int, device: torch.device, dtype: torch.dtype) -> list[Tensor]:
@@ -208,10 +227,10 @@ def moved(
     return model if fits else copy.deepcopy(model, copies).to(device, dtype)
 
 
-def _timing(turns: Turns, name: str, baseline: str, batch_size: float, peak_bytes: int) -> Timing:
+def _timing(turns: Turns, name: str, baseline: str, runner: _Runner) -> Timing:
     latency, seconds = turns.median(name), turns.seconds[name]
-    speedup = turns.ratio(name, baseline)
-    return Timing(batch_size / latency, latency * 1e3, speedup, len(seconds), peak_bytes / MIB, seconds)
+    speedup, per_batch = turns.ratio(name, baseline), sum(map(len, runner.batches)) / len(runner.batches)
+    return Timing(per_batch / latency, latency * 1e3, speedup, len(seconds), runner.peak_bytes / MIB, seconds)
 
 
 def _wait(device: torch.device) -> None:

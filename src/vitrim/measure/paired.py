@@ -35,6 +35,12 @@ class PairedLoss:
         pairs = (before & after, before & ~after, ~before & after, ~before & ~after)
         return cls(*(int(each.sum()) for each in pairs))
 
+    @classmethod
+    def of_counts(cls, right_after: int, lost: int, won: int, num_images: int) -> PairedLoss:
+        """From the images that the second model gets right, and those that were lost and won."""
+        both = right_after - won
+        return cls(both, lost, won, num_images - both - lost - won)
+
     @property
     def num_images(self) -> int:
         """Images in all."""

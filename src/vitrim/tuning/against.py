@@ -21,7 +21,7 @@ from ..measure.macs import count_macs
 from ..measure.model_input import input_size_of
 from ..measure.paired import Z95, PairedLoss
 from ..measure.turns import Turns
-from ..rivals import Rebuild, fewer_blocks, smaller_input, without_unread
+from ..rivals import Rebuild, Rival, patch_size
 from .bench import Bench
 from .outcome import ANSWERS, METHOD, RIVAL, SIMILARITY, TUNED, UNREDUCED, Row
 from .sample import BATCH, answer
@@ -29,7 +29,6 @@ from .shapes import Schedule
 from .timing import time_in_turns
 
 METHODS = ("tome", "evit", "token_mergence", "diffrate")
-PIXELS = 224 // 14  # steps of the input size that are tried, where the patch size does not say
 
 
 @dataclass(frozen=True)
@@ -63,11 +62,7 @@ class Field:
         yield Contender("unreduced", UNREDUCED, self.model)
         yield Contender(f"{tuned.name}, tuned", TUNED, reduce_tokens(copy.deepcopy(self.model), tuned))
         yield from self._methods(gmacs)
-        unread = without_unread(self.model)
-        if unread is not None:
-            yield Contender("last MLP on the class token alone", RIVAL, unread)
-        yield from self._depths(gmacs)
-        yield from self._sizes(gmacs)
+        yield from self._rivals(gmacs)
 
     def _methods(self, gmacs: float) -> Iterator[Contender]:
         for name in METHODS:
@@ -81,28 +76,32 @@ class Field:
             amount = method.amount.words.format(value) if isinstance(value, (int, float)) else "evenly"
             yield Contender(f"{name} {amount}", METHOD, model)
 
-    def _depths(self, gmacs: float) -> Iterator[Contender]:
+    def _rivals(self, gmacs: float) -> Iterator[Contender]:
+        """What skips unread work, the deepest model within the budget, and smaller images."""
+        for rival in (Rival("unread"), *self._depths(gmacs), *self._sizes(gmacs)):
+            try:
+                model = rival.make(self.model, self.rebuild)
+            except ValueError:  # the model takes one size only, or its head reads the patches
+                continue
+            yield Contender(rival.key[1], RIVAL, model, self._images(model) if rival.kind == "resolution" else None)
+
+    def _depths(self, gmacs: float) -> Iterator[Rival]:
         """The deepest model within the budget."""
         spec, macs = read_backbone(self.model).spec, count_macs(self.model)
         depth = spec.depth - math.ceil((macs - 1e9 * gmacs) * spec.depth / block_macs(spec, None))
         if 0 < depth < spec.depth and not spec.first_reducible_layer:
-            yield Contender(f"{depth} blocks", RIVAL, fewer_blocks(self.model, depth))
+            yield Rival("depth", depth)
 
-    def _sizes(self, gmacs: float) -> Iterator[Contender]:
+    def _sizes(self, gmacs: float) -> Iterator[Rival]:
         """The largest smaller image within the budget, and the next larger one."""
         (_, height, width), spec = input_size_of(self.model), read_backbone(self.model).spec
-        step, rest = _patch_size(self.model), count_macs(self.model) - block_macs(spec, None)
-        if height != width or spec.first_reducible_layer:
+        step, rest = patch_size(self.model), count_macs(self.model) - block_macs(spec, None)
+        if height != width or spec.first_reducible_layer or (height // step) ** 2 != spec.num_patches:
             return
         sizes = range(height - step, 2 * step, -step)
         fits = next((size for size in sizes if _macs_at(size // step, spec, rest) <= 1e9 * gmacs), None)
-        for size in () if fits is None else (fits, fits + step):
-            try:
-                model = smaller_input(self.model, size, self.rebuild) if size < height else None
-            except ValueError:  # the model takes one size only
-                return
-            if model is not None:
-                yield Contender(f"{size} px", RIVAL, model.to(self.bench.device), self._images(model))
+        if fits is not None:
+            yield from (Rival("resolution", size) for size in (fits, fits + step) if size < height)
 
     def _images(self, model: nn.Module) -> Tensor:
         """The held-out images, prepared for another model."""
@@ -150,9 +149,3 @@ class Field:
 def _macs_at(patches_of_side: int, spec: ViTSpec, rest: int) -> float:
     """Multiply-adds for a square image of so many patches a side, about."""
     return rest * patches_of_side**2 / spec.num_patches + block_macs(spec, None, patches_of_side**2)
-
-
-def _patch_size(model: nn.Module) -> int:
-    """Pixels of a patch's side, of the first convolution."""
-    first = next((part for part in model.modules() if isinstance(part, nn.Conv2d)), None)
-    return PIXELS if first is None else int(first.stride[0])

@@ -8,6 +8,7 @@ from typing import Any
 
 from ..measure.paired import PairedLoss
 from ..measure.turns import Spread
+from ..rivals import beats
 
 ACCURACY, ANSWERS, SIMILARITY = "accuracy", "answers", "similarity"  # what can be lost
 UNREDUCED, TUNED, METHOD, RIVAL = "unreduced", "tuned", "method", "rival"
@@ -85,10 +86,10 @@ class Tuned:
         return f'vitrim.reduce_tokens(model, "{self.method}", {settings})'
 
     def beaten_by(self) -> list[Row]:
-        """Rivals that are at least as fast and lose less."""
+        """Rivals that are as fast and lose less (`beats`)."""
         mine = self.best
         rivals = (row for row in self.rows if row.kind == RIVAL)
-        return [row for row in rivals if row.speedup >= mine.speedup and row.lost < mine.lost]
+        return [row for row in rivals if beats(row.speedup, row.lost, mine.speedup, mine.lost)]
 
     def content(self) -> dict[str, Any]:
         """Plain values, for tuned.json."""
