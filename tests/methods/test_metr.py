@@ -276,8 +276,8 @@ def test_tools_that_look_weights_up_by_name_find_them(build: Build) -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"method": "evit"}, "method .*without exits.*'evit'"),
-        ({"method": metr()}, "method .*EViT"),
+        ({"method": 3}, "not a int"),
+        ({"method": metr()}, "method .*without exits.*EViT"),
         ({"exit_weight": -1}, "exit_weight .*at least 0.*-1"),
         ({"distill_weight": float("nan")}, "distill_weight .*at least 0.*nan"),
         ({"exit_weight": "much"}, "exit_weight .*at least 0.*'much'"),

@@ -13,7 +13,7 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from .. import failures
+from ..failures import reason
 from ..text import shortened, shown
 from .noise import quietly
 
@@ -111,7 +111,7 @@ def print_error(text: str) -> None:
 
 def message(error: Exception) -> str:
     """Return the message of an error. For an unexpected one, add how to see its traceback."""
-    if (known := failures.reason(error)) is not None:
+    if (known := reason(error)) is not None:
         return known
     if isinstance(error, OSError) and error.filename and error.strerror:
         return f"{error.filename}: {error.strerror}."

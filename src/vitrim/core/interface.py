@@ -55,8 +55,8 @@ class MethodInterface:
 
     @property
     def size_in_attention(self) -> bool:
-        """Whether attention adds log(size) to the logits of each key (ToMe's proportional attention)."""
-        return False
+        """Whether attention adds log(size) to the logits of each key (ToMe's); the setting prop_attn says so."""
+        return getattr(self, "prop_attn", False)
 
     def build(self, spec: ViTSpec) -> MethodInterface:
         """Resolve every default for one model. ValueError if the settings do not fit it."""

@@ -40,6 +40,11 @@ def match(
     return torch.cat([left, position_B], dim=1), taken, slot_BM
 
 
+def match_macs(num_patches: int, channels: int) -> int:
+    """Multiply-adds of `match` for one image. channels: of the metric."""
+    return (num_patches // 2) * (num_patches - num_patches // 2) * channels
+
+
 def cosines(a_BMC: Tensor, b_BKC: Tensor) -> Tensor:
     """Cosine of each row of a and each of b, in at least fp32: [B, M, K]."""
     return matmul_fp32(portable.unit(at_least_fp32(a_BMC)), portable.unit(at_least_fp32(b_BKC)).transpose(1, 2))

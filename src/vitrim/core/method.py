@@ -54,11 +54,6 @@ class Method(MethodInterface):
         return getattr(self, "scorer", None) == "shift"
 
     @property
-    def drops(self) -> bool:
-        """Whether patches can be dropped."""
-        return not self.merges
-
-    @property
     def attention_density(self) -> float:
         """Share of each head's attention entries that are kept, the largest, in every block."""
         return 1.0

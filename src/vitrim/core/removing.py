@@ -91,11 +91,6 @@ class RemovingMethod(Method):
     def is_active(self, layer: int, num_patches: int) -> bool:
         return self.num_removed(layer, num_patches) > 0
 
-    def matching_macs(self, num_patches: int, spec: ViTSpec) -> int:
-        """Multiply-adds of `matching.match` for one image."""
-        head_channels = spec.attention_channels // spec.num_heads
-        return (num_patches // 2) * (num_patches - num_patches // 2) * head_channels
-
 
 def _each(r: int | tuple[int, float] | Sequence[int], count: int, name: str, *, whole: bool) -> tuple[int, ...]:
     """r for each of so many blocks, all of the model or some. A pair is (r, inflect); a list of two is two numbers."""

@@ -24,3 +24,8 @@ class ViTSpec:
     head_macs: int = 0  # multiply-adds per patch token in a head that reads all of them
     first_reducible_layer: int = 0  # the blocks before it cannot be read: no method is active there, no hook is called
     unreadable_macs: int = 0  # multiply-adds of those blocks for one image, at the model's own resolution
+
+    @property
+    def head_channels(self) -> int:
+        """Channels per head."""
+        return self.attention_channels // self.num_heads

@@ -53,9 +53,8 @@ def method_from_json(value: object) -> Method:
     unknown = sorted(set(settings) - set(known))
     if unknown:
         raise ValueError(f"{name} has no setting {shown(', '.join(unknown))}; it has {', '.join(known)}.")
-    missing = [key for key, each in known.items() if key not in settings and each.default is each.empty]
-    if missing:
-        raise ValueError(f"{name} needs the setting {', '.join(missing)}.")
+    if make is METR and "method" not in settings:
+        raise ValueError(f"{name} needs the setting method.")
     return make(**{key: _from_json(each, f"{name}.{key}") for key, each in settings.items()})
 
 

@@ -9,66 +9,32 @@ from typing import Any
 from ..core.exits import Exits
 from ..core.method import Method
 from ..tuned_folder import is_tuned, setting_in
-from .atc import ATC
-from .attention_mass import AttentionMass
-from .baselines import Random
-from .bat import BeyondAttentive
-from .diffrate import DiffRate
-from .dtem import DTEM
-from .evit import EViT
-from .gtp import GTP
-from .ltmp import LTMP
-from .metr import METR, title
-from .pitome import PiToMe
-from .ppt import PPT
-from .registry import (
-    add,
-    classes,
-    create_method,
-    list_methods,
-    makers,
-    parameters,
-    register_method,
-    resolve,
-    settings_of,
-)
-from .tofu import ToFu
-from .token_mergence import TokenMergence
-from .tome import ToMe
-from .vid_tldr import VidTLDR
-from .ward import Ward
-
-__all__ = [
-    "ATC",
-    "BAT",
-    "DTEM",
-    "GTP",
-    "LTMP",
-    "METR",
-    "PPT",
-    "TM",
-    "AttentionMass",
-    "BeyondAttentive",
-    "DiffRate",
-    "EViT",
-    "PiToMe",
-    "Random",
-    "ToFu",
-    "ToMe",
-    "TokenMergence",
-    "VidTLDR",
-    "Ward",
-    "classes",
-    "create_method",
-    "list_methods",
-    "makers",
-    "parameters",
-    "register_method",
-    "resolve_method",
-    "settings_of",
-    "title",
-]
-
+from .atc import ATC as ATC
+from .attention_mass import AttentionMass as AttentionMass
+from .baselines import Random as Random
+from .bat import BeyondAttentive as BeyondAttentive
+from .diffrate import DiffRate as DiffRate
+from .dtem import DTEM as DTEM
+from .evit import EViT as EViT
+from .gtp import GTP as GTP
+from .ltmp import LTMP as LTMP
+from .metr import METR as METR
+from .metr import title as title
+from .pitome import PiToMe as PiToMe
+from .ppt import PPT as PPT
+from .registry import add, resolve
+from .registry import classes as classes
+from .registry import create_method as create_method
+from .registry import list_methods as list_methods
+from .registry import makers as makers
+from .registry import parameters as parameters
+from .registry import register_method as register_method
+from .registry import settings_of as settings_of
+from .tofu import ToFu as ToFu
+from .token_mergence import TokenMergence as TokenMergence
+from .tome import ToMe as ToMe
+from .vid_tldr import VidTLDR as VidTLDR
+from .ward import Ward as Ward
 
 TM, BAT = TokenMergence, BeyondAttentive
 
@@ -81,22 +47,6 @@ def resolve_method(method: Method | str, exits: Exits | Sequence[int] | None, se
     return resolve(method, exits, settings)
 
 
-def metr(method: Method | str = "evit", **settings: Any) -> Method:
-    """METR with a method or the name of one, by default EViT with fusion. Settings that METR lacks go to the method."""
-    own = parameters(METR)
-    inner = {name: value for name, value in settings.items() if name not in own}
-    if isinstance(method, str):
-        method = create_method(method, **inner)
-    elif inner:
-        raise TypeError(f"{', '.join(inner)} go with a method's name, and {method!r} is already made")
-    return METR(method=method, **{name: value for name, value in settings.items() if name in own})
-
-
-def _settings_of_metr() -> dict[str, Any]:
-    """METR's settings and those of EViT, its default method."""
-    return {key: each.default for key, each in parameters(METR).items()} | {"method": "evit"} | settings_of("evit")
-
-
 PAPERS = (EViT, TokenMergence, BeyondAttentive, ToMe, DiffRate, PPT, PiToMe, ToFu, VidTLDR, GTP, ATC, DTEM, LTMP)
 for _cls in (*PAPERS, Ward, AttentionMass, Random):
     register_method(_cls)
@@ -104,4 +54,4 @@ add("evit-nofuse", partial(EViT, fuse=False))
 add("evit+bat", partial(BeyondAttentive, inattentive="fuse"))
 add("feature_norm", partial(EViT, fuse=False, scorer="norm"))
 add("representation_shift", partial(EViT, fuse=False, scorer="shift"))
-add("metr", metr, METR, _settings_of_metr)
+add("metr", METR)

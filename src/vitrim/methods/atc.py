@@ -63,6 +63,7 @@ class ATC(RemovingMethod):
 
     name = "atc"
     R = PerBlock("r", "r {:g}", neutral=0, usual=13)
+    merges = True
 
     linkage: Linkage = "average"
     prop_attn: bool = True
@@ -71,20 +72,11 @@ class ATC(RemovingMethod):
         super().__post_init__()
         check_choice(self.linkage, Linkage, f"{self.name}: linkage")
 
-    @property
-    def merges(self) -> bool:
-        return True
-
-    @property
-    def size_in_attention(self) -> bool:
-        return self.prop_attn
-
     def most_removed(self, num_patches: int) -> int:
         return num_patches - 1
 
     def extra_macs(self, layer: int, num_patches: int, spec: ViTSpec) -> int:
-        head_channels = spec.attention_channels // spec.num_heads
-        return num_patches**2 * head_channels if self.is_active(layer, num_patches) else 0
+        return num_patches**2 * spec.head_channels if self.is_active(layer, num_patches) else 0
 
     def after_attention(self, layer: int, tokens: Tokens, attention: Attention) -> Tokens:
         num_kept = self.num_kept(layer, tokens.num_patches)

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from ..core import schedule
-from ..core.amount import Amount, Share
+from ..core.amount import Share
 from ..core.attention import Attention
 from ..core.choices import check_choice
 from ..core.method import Method
@@ -29,8 +29,6 @@ from ..core.scored import Scorer, check_scorer, patch_scores, score_macs
 from ..core.selection import fuse_where, keep_where
 from ..core.spec import ViTSpec
 from ..core.tokens import Tokens
-
-MASS = Share("mass", "mass {:g}", neutral=1.0, usual=0.9, solved=False)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +53,7 @@ class AttentionMass(Method):
     """
 
     name = "attention_mass"
+    amount = Share("mass", "mass {:g}", neutral=1.0, usual=0.9, solved=False)
 
     mass: float | Sequence[float] = 0.9
     layers: Sequence[int] | None = None
@@ -68,16 +67,10 @@ class AttentionMass(Method):
         schedule.check_shares(self.mass, self.name, "mass")
 
     @property
-    def amount(self) -> Amount:
-        return MASS
-
-    @property
     def merges(self) -> bool:
         return self.fuse
 
-    @property
-    def fuses(self) -> bool:
-        return self.fuse
+    fuses = merges
 
     @property
     def varies(self) -> bool:

@@ -26,16 +26,13 @@ class Random(KeepRateMethod):
     """
 
     name = "random"
+    by_position = True
 
     seed: int = 0
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_seed(self.seed, self.name)
-
-    @property
-    def by_position(self) -> bool:
-        return True
 
     def after_attention(self, layer: int, tokens: Tokens, attention: Attention) -> Tokens:
         score_N = pseudo_random(tokens.num_patches, self.seed, layer, tokens.x_BNC.device)

@@ -28,7 +28,7 @@ from typing import Literal
 import torch
 
 from ..core import ops, schedule
-from ..core.amount import Amount, Strength
+from ..core.amount import Strength
 from ..core.attention import Attention
 from ..core.choices import check_choice
 from ..core.matching import cosines
@@ -40,7 +40,6 @@ from ..core.tokens import Tokens
 Schedule = Literal["deit_small_2.9", "deit_small_2.3", "deit_base_11.5", "deit_tiny_0.8"]
 Counts = tuple[int, ...]
 
-STRENGTH = Strength("strength", "strength {:g}", neutral=0, usual=1)
 PATCHES = 196
 PUBLISHED: dict[str, tuple[Counts, Counts]] = {  # patches after pruning and after merging, without the class token
     "deit_small_2.9": (
@@ -88,6 +87,8 @@ class DiffRate(Method):
     """
 
     name = "diffrate"
+    merges = drops = True
+    amount = Strength("strength", "strength {:g}", neutral=0, usual=1)
 
     schedule: Schedule = "deit_small_2.9"
     strength: float = 1.0
@@ -101,7 +102,7 @@ class DiffRate(Method):
         super().__post_init__()
         check_choice(self.schedule, Schedule, f"{self.name}: schedule")
         check_choice(self.scorer, Scorer, f"{self.name}: scorer")
-        STRENGTH.check(self.strength, self.name)
+        self.amount.check(self.strength, self.name)
         if (self.pruned_to is None) != (self.merged_to is None):
             raise ValueError(f"{self.name}: pruned_to and merged_to go together, one number per block in each.")
         if self.patches is not None and not (schedule.is_whole(self.patches) and self.patches >= 1):
@@ -110,22 +111,6 @@ class DiffRate(Method):
             raise ValueError(f"{self.name}: patches says of how many pruned_to and merged_to are, so give these too.")
         if self.pruned_to is not None and self.merged_to is not None:
             _check_counts(self.name, self.pruned_to, self.merged_to, self.patches)
-
-    @property
-    def amount(self) -> Amount:
-        return STRENGTH
-
-    @property
-    def merges(self) -> bool:
-        return True
-
-    @property
-    def drops(self) -> bool:
-        return True
-
-    @property
-    def size_in_attention(self) -> bool:
-        return self.prop_attn
 
     def build(self, spec: ViTSpec) -> DiffRate:
         check_scorer(self, self.scorer, spec)

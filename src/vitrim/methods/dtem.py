@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from ..core import ops
 from ..core.amount import PerBlock
 from ..core.attention import Attention
-from ..core.matching import match
+from ..core.matching import match, match_macs
 from ..core.precision import at_least_fp32, matmul_fp32
 from ..core.removing import RemovingMethod
 from ..core.schedule import is_whole
@@ -60,6 +60,7 @@ class DTEM(RemovingMethod):
 
     name = "dtem"
     R = PerBlock("r", "r {:g}", neutral=0, usual=13)
+    merges = by_position = True
 
     metric_channels: int | None = None
     prop_attn: bool = True
@@ -71,21 +72,8 @@ class DTEM(RemovingMethod):
                 f"{self.name}: metric_channels is a whole number of at least 1, or None, not {self.metric_channels!r}."
             )
 
-    @property
-    def merges(self) -> bool:
-        return True
-
-    @property
-    def size_in_attention(self) -> bool:
-        return self.prop_attn
-
-    @property
-    def by_position(self) -> bool:
-        return True
-
     def _width(self, spec: ViTSpec) -> int:
-        head_channels = spec.attention_channels // spec.num_heads
-        return self.metric_channels or head_channels * (2 if spec.channels >= WIDE else 1)
+        return self.metric_channels or spec.head_channels * (2 if spec.channels >= WIDE else 1)
 
     def make_weights(self, layer: int, spec: ViTSpec) -> nn.Module | None:
         if layer not in self.layers_of(spec):
@@ -101,8 +89,8 @@ class DTEM(RemovingMethod):
     def extra_macs(self, layer: int, num_patches: int, spec: ViTSpec) -> int:
         if not self.is_active(layer, num_patches):
             return 0
-        projecting = (num_patches + spec.num_prefix) * spec.channels
-        return (projecting + (num_patches // 2) * (num_patches - num_patches // 2)) * self._width(spec)
+        width = self._width(spec)
+        return (num_patches + spec.num_prefix) * spec.channels * width + match_macs(num_patches, width)
 
     def after_attention(self, layer: int, tokens: Tokens, attention: Attention) -> Tokens:
         num_removed = self.num_removed(layer, tokens.num_patches)

@@ -60,9 +60,7 @@ class EViT(ScoredMethod):
     def merges(self) -> bool:
         return self.fuse
 
-    @property
-    def fuses(self) -> bool:
-        return self.fuse
+    fuses = merges
 
     @property
     def amount(self) -> Amount | None:

@@ -99,10 +99,6 @@ class GTP(RemovingMethod):
         return self.alpha > 0
 
     @property
-    def size_in_attention(self) -> bool:
-        return self.prop_attn
-
-    @property
     def by_position(self) -> bool:
         return self.graph != "semantic"
 

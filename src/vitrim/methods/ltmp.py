@@ -25,15 +25,14 @@ import torch
 from torch import Tensor, nn
 
 from ..core import packing, portable, schedule
-from ..core.amount import Amount, Share
+from ..core.amount import Share
 from ..core.attention import Attention
+from ..core.matching import match_macs
 from ..core.method import Method
 from ..core.precision import at_least_fp32, matmul_fp32
 from ..core.selection import live_patches, merge_where, places, reorder
 from ..core.spec import ViTSpec
 from ..core.tokens import Tokens
-
-MERGE = Share("merge_threshold", "merge {:g}", neutral=1.0, usual=0.9, solved=False)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,6 +59,8 @@ class LTMP(Method):
     """
 
     name = "ltmp"
+    merges = drops = size_in_attention = by_position = True
+    amount = Share("merge_threshold", "merge {:g}", neutral=1.0, usual=0.9, solved=False)
 
     merge_threshold: float | Sequence[float] = 0.9
     prune_threshold: float | Sequence[float] = 0.0
@@ -74,28 +75,8 @@ class LTMP(Method):
                 raise ValueError(f"{self.name}: a prune threshold is a number from 0 to 1, not {least!r}.")
 
     @property
-    def amount(self) -> Amount:
-        return MERGE
-
-    @property
-    def merges(self) -> bool:
-        return True
-
-    @property
-    def drops(self) -> bool:
-        return True
-
-    @property
     def varies(self) -> bool:
         return any(most != 1 for most in _several(self.merge_threshold)) or any(_several(self.prune_threshold))
-
-    @property
-    def size_in_attention(self) -> bool:
-        return True
-
-    @property
-    def by_position(self) -> bool:
-        return True
 
     def build(self, spec: ViTSpec) -> LTMP:
         layers = tuple(range(spec.depth)) if self.layers is None else self.layers
@@ -122,9 +103,8 @@ class LTMP(Method):
     def extra_macs(self, layer: int, num_patches: int, spec: ViTSpec) -> int:
         if not self.is_active(layer, num_patches):
             return 0
-        head_channels = spec.attention_channels // spec.num_heads
-        matching = (num_patches // 2) * (num_patches - num_patches // 2) * head_channels
-        return matching + (num_patches + spec.num_prefix) ** 2 * spec.attention_channels
+        receiving = (num_patches + spec.num_prefix) ** 2 * spec.attention_channels
+        return match_macs(num_patches, spec.head_channels) + receiving
 
     def make_weights(self, layer: int, spec: ViTSpec) -> nn.Module | None:
         return Thresholds(*self.thresholds(layer)) if self.is_active(layer, spec.num_patches) else None

@@ -28,7 +28,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..core import ops, portable, schedule
-from ..core.amount import Amount, Share
+from ..core.amount import Share
 from ..core.attention import Attention
 from ..core.choices import check_choice
 from ..core.matching import cosines
@@ -39,7 +39,6 @@ from ..core.tokens import Tokens
 
 Matching = Literal["split_first", "protected_first", "split", "protected"]
 
-RATIO = Share("ratio", "ratio {:g}", neutral=1.0, usual=0.9)
 CHUNK = 256  # patches that are compared with all others at once
 
 
@@ -67,6 +66,8 @@ class PiToMe(Method):
     """
 
     name = "pitome"
+    merges = True
+    amount = Share("ratio", "ratio {:g}", neutral=1.0, usual=0.9)
 
     ratio: float | Sequence[float] = 0.9
     layers: Sequence[int] | None = None
@@ -83,18 +84,6 @@ class PiToMe(Method):
         margins = self.margin if isinstance(self.margin, Sequence) else (self.margin,)
         if isinstance(self.margin, str) or not all(schedule.is_number(each) and -1 <= each <= 1 for each in margins):
             raise ValueError(f"{self.name}: a margin is a number from -1 to 1, as cosines are, not {self.margin!r}.")
-
-    @property
-    def amount(self) -> Amount:
-        return RATIO
-
-    @property
-    def merges(self) -> bool:
-        return True
-
-    @property
-    def size_in_attention(self) -> bool:
-        return self.prop_attn
 
     def build(self, spec: ViTSpec) -> PiToMe:
         layers = tuple(range(spec.depth)) if self.layers is None else self.layers
@@ -129,7 +118,7 @@ class PiToMe(Method):
             return 0
         taking_part = 2 * removed if self.protects(layer) else num_patches
         pairs = (taking_part - taking_part // 2) * (taking_part // 2)
-        return (num_patches**2 + pairs) * (spec.attention_channels // spec.num_heads)
+        return (num_patches**2 + pairs) * spec.head_channels
 
     def protects(self, layer: int) -> bool:
         """Whether block `layer` matches only the patches of the highest energy."""

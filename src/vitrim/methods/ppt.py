@@ -27,7 +27,7 @@ from ..core import ops, portable, schedule
 from ..core.amount import PerBlock
 from ..core.attention import Attention
 from ..core.choices import check_choice
-from ..core.matching import match
+from ..core.matching import match, match_macs
 from ..core.precision import at_least_fp32
 from ..core.removing import RemovingMethod
 from ..core.scored import Scorer, check_scorer, patch_scores, score_macs
@@ -61,6 +61,7 @@ class PPT(RemovingMethod):
 
     name = "ppt"
     R = PerBlock("r", "r {:g}", neutral=0, usual=50)
+    merges = drops = by_position = True
 
     r: int | tuple[int, float] | Sequence[int] = 50
     clamp: bool = True
@@ -74,22 +75,6 @@ class PPT(RemovingMethod):
         if not schedule.is_number(self.threshold) or not self.threshold >= 0:
             raise ValueError(f"{self.name}: threshold is a number of at least 0, not {self.threshold!r}.")
 
-    @property
-    def merges(self) -> bool:
-        return True
-
-    @property
-    def drops(self) -> bool:
-        return True
-
-    @property
-    def by_position(self) -> bool:
-        return True
-
-    @property
-    def size_in_attention(self) -> bool:
-        return self.prop_attn
-
     def default_layers(self, spec: ViTSpec) -> tuple[int, ...]:
         return schedule.default_layers(spec.depth)
 
@@ -100,7 +85,7 @@ class PPT(RemovingMethod):
     def extra_macs(self, layer: int, num_patches: int, spec: ViTSpec) -> int:
         if not self.is_active(layer, num_patches):
             return 0
-        return score_macs(self.scorer, num_patches, spec) + self.matching_macs(num_patches, spec)
+        return score_macs(self.scorer, num_patches, spec) + match_macs(num_patches, spec.head_channels)
 
     def after_attention(self, layer: int, tokens: Tokens, attention: Attention) -> Tokens:
         num_removed = self.num_removed(layer, tokens.num_patches)

@@ -26,9 +26,7 @@ C = TypeVar("C", bound=type[Method])
 
 SHORT = {"tm": "token_mergence", "bat": "beyond_attentive", "auto": "ward"}  # the papers' names, and the default
 
-_makers: dict[str, Callable[..., Method]] = {}
-_classes: dict[str, Callable[..., Method]] = {}
-_settings: dict[str, Callable[[], dict[str, Any]]] = {}  # for names whose settings are not in the signature
+_makers: dict[str, Callable[..., Method]] = {}  # a class, a class with some settings fixed, or METR
 
 
 def register_method(cls: C) -> C:
@@ -55,26 +53,17 @@ def register_method(cls: C) -> C:
         raise ValueError(f"{cls.__name__}: every setting needs a default, and {', '.join(without)} has none.")
     if name in SHORT:
         raise ValueError(f"{cls.__name__}: {name!r} is short for {SHORT[name]!r}: take another name.")
-    for taken, key in ((_makers, name), (_classes, cls.__name__)):
+    for taken, key in ((_makers, name), (_classes(), cls.__name__)):
         other = taken.get(key)
         if other is not None and _home(other) != _home(cls):  # a reloaded module may register the same class again
             raise ValueError(f"{cls.__name__}: another method, {_home(other)}, is already called {key!r}.")
-    add(name, cls, cls)
+    add(name, cls)
     return cls
 
 
-def add(
-    name: str,
-    make: Callable[..., Method],
-    cls: Callable[..., Method] | None = None,
-    settings: Callable[[], dict[str, Any]] | None = None,
-) -> None:
-    """Add a name. cls: the class, if the name is its own. settings: the settings, if they are not make's parameters."""
+def add(name: str, make: Callable[..., Method]) -> None:
+    """Add a name, and what makes its method."""
     _makers[name] = make
-    if cls is not None:
-        _classes[cls.__name__] = cls
-    if settings is not None:
-        _settings[name] = settings
 
 
 def makers() -> Mapping[str, Callable[..., Method]]:
@@ -91,7 +80,11 @@ def list_methods() -> list[str]:
 def classes() -> Mapping[str, Callable[..., Method]]:
     """The classes of methods, and the function METR, by their Python names."""
     _load_packages()
-    return MappingProxyType(_classes)
+    return _classes()
+
+
+def _classes() -> dict[str, Callable[..., Method]]:
+    return {make.__name__: make for make in _makers.values() if not isinstance(make, partial)}
 
 
 def create_method(name: str, **settings: Any) -> Method:
@@ -145,10 +138,10 @@ def resolve(method: Method | str, exits: Exits | Sequence[int] | None, settings:
 
 def settings_of(name: str) -> dict[str, Any]:
     """The settings of a method by its name, with their defaults."""
-    name = SHORT.get(name, name)
-    if name in _settings:
-        return _settings[name]()
-    return {key: each.default for key, each in parameters(makers()[name]).items()}
+    make = makers()[SHORT.get(name, name)]
+    own = {key: each.default for key, each in parameters(make).items()}
+    passes_on = any(each.kind is each.VAR_KEYWORD for each in inspect.signature(make).parameters.values())
+    return own | settings_of(own["method"]) if passes_on else own  # METR, and those of the method that it takes
 
 
 def parameters(make: Callable[..., Method]) -> dict[str, inspect.Parameter]:
@@ -156,7 +149,8 @@ def parameters(make: Callable[..., Method]) -> dict[str, inspect.Parameter]:
     fixed = make.keywords if isinstance(make, partial) else {}
     beside = {"exits"} if isinstance(make.func if isinstance(make, partial) else make, type) else set()
     found = inspect.signature(make).parameters
-    return {key: each for key, each in found.items() if key not in fixed and key not in beside}
+    hidden = {*fixed, *beside}
+    return {key: each for key, each in found.items() if key not in hidden and each.kind is not each.VAR_KEYWORD}
 
 
 def _check_fixed(name: str, settings: Mapping[str, Any]) -> None:

@@ -24,7 +24,7 @@ from ..core import ops, schedule
 from ..core.amount import PerBlock
 from ..core.attention import Attention
 from ..core.choices import check_choice
-from ..core.matching import match
+from ..core.matching import match, match_macs
 from ..core.removing import RemovingMethod
 from ..core.spec import ViTSpec
 from ..core.tokens import Tokens
@@ -59,6 +59,7 @@ class ToFu(RemovingMethod):
 
     name = "tofu"
     R = PerBlock("r", "r {:g}", neutral=0, usual=13)
+    merges = drops = by_position = True
 
     merge_from: int | None = None
     norm: Norm = "mean"
@@ -69,24 +70,12 @@ class ToFu(RemovingMethod):
         if self.merge_from is not None and not (schedule.is_whole(self.merge_from) and self.merge_from >= 0):
             raise ValueError(f"{self.name}: merge_from is a block, 0 or more, not {self.merge_from!r}.")
 
-    @property
-    def merges(self) -> bool:
-        return True
-
-    @property
-    def drops(self) -> bool:
-        return True
-
-    @property
-    def by_position(self) -> bool:
-        return True
-
     def build(self, spec: ViTSpec) -> ToFu:
         built = super().build(spec)
         return built if self.merge_from is not None else replace(built, merge_from=spec.depth // 2 + 1)
 
     def extra_macs(self, layer: int, num_patches: int, spec: ViTSpec) -> int:
-        return self.matching_macs(num_patches, spec) if self.is_active(layer, num_patches) else 0
+        return match_macs(num_patches, spec.head_channels) if self.is_active(layer, num_patches) else 0
 
     def after_attention(self, layer: int, tokens: Tokens, attention: Attention) -> Tokens:
         assert self.merge_from is not None, "build() comes first"

@@ -51,6 +51,7 @@ class TokenMergence(ScoredMethod):
     """
 
     name = "token_mergence"
+    merges = True
 
     similarity: Similarity = "cosine"
     seed: int = 0
@@ -59,10 +60,6 @@ class TokenMergence(ScoredMethod):
         super().__post_init__()
         check_choice(self.similarity, Similarity, f"{self.name}: similarity")
         check_seed(self.seed, self.name)
-
-    @property
-    def merges(self) -> bool:
-        return True
 
     @property
     def by_position(self) -> bool:

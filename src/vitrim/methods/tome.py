@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from ..core import ops
 from ..core.amount import PerBlock
 from ..core.attention import Attention
-from ..core.matching import match
+from ..core.matching import match, match_macs
 from ..core.removing import RemovingMethod
 from ..core.spec import ViTSpec
 from ..core.tokens import Tokens
@@ -52,23 +52,12 @@ class ToMe(RemovingMethod):
 
     name = "tome"
     R = PerBlock("r", "r {:g}", neutral=0, usual=13)
+    merges = by_position = True
 
     prop_attn: bool = True
 
-    @property
-    def merges(self) -> bool:
-        return True
-
-    @property
-    def size_in_attention(self) -> bool:
-        return self.prop_attn
-
-    @property
-    def by_position(self) -> bool:
-        return True
-
     def extra_macs(self, layer: int, num_patches: int, spec: ViTSpec) -> int:
-        return self.matching_macs(num_patches, spec) if self.is_active(layer, num_patches) else 0
+        return match_macs(num_patches, spec.head_channels) if self.is_active(layer, num_patches) else 0
 
     def after_attention(self, layer: int, tokens: Tokens, attention: Attention) -> Tokens:
         num_removed = self.num_removed(layer, tokens.num_patches)

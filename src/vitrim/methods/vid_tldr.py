@@ -27,7 +27,7 @@ from torch import Tensor
 from ..core import ops, portable
 from ..core.amount import PerBlock
 from ..core.attention import Attention
-from ..core.matching import match
+from ..core.matching import match, match_macs
 from ..core.removing import RemovingMethod
 from ..core.spec import ViTSpec
 from ..core.tokens import Tokens
@@ -59,25 +59,10 @@ class VidTLDR(RemovingMethod):
 
     name = "vid_tldr"
     R = PerBlock("r", "r {:g}", neutral=0, usual=20)
+    merges = drops = by_position = True
 
     r: int | tuple[int, float] | Sequence[int] = 20
     prop_attn: bool = True
-
-    @property
-    def merges(self) -> bool:
-        return True
-
-    @property
-    def drops(self) -> bool:
-        return True
-
-    @property
-    def size_in_attention(self) -> bool:
-        return self.prop_attn
-
-    @property
-    def by_position(self) -> bool:
-        return True
 
     def default_layers(self, spec: ViTSpec) -> tuple[int, ...]:
         return tuple(range(spec.depth))[spec.first_reducible_layer :][:EARLY]
@@ -85,8 +70,8 @@ class VidTLDR(RemovingMethod):
     def extra_macs(self, layer: int, num_patches: int, spec: ViTSpec) -> int:
         if not self.is_active(layer, num_patches):
             return 0
-        matching = (num_patches // 2) * (num_patches - num_patches // 2) * spec.channels
-        return matching + num_patches * (num_patches + spec.num_prefix) * spec.attention_channels
+        entropies = num_patches * (num_patches + spec.num_prefix) * spec.attention_channels
+        return match_macs(num_patches, spec.channels) + entropies
 
     def after_attention(self, layer: int, tokens: Tokens, attention: Attention) -> Tokens:
         num_removed = self.num_removed(layer, tokens.num_patches)

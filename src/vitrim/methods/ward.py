@@ -27,7 +27,7 @@ from ..core import ops, schedule
 from ..core.amount import Amount, Share
 from ..core.attention import Attention
 from ..core.choices import check_choice
-from ..core.matching import match
+from ..core.matching import match, match_macs
 from ..core.method import Method
 from ..core.scored import WITHOUT_CLS, Scorer, check_scorer, patch_scores, score_macs
 from ..core.spec import ViTSpec
@@ -63,6 +63,7 @@ class Ward(Method):
     """
 
     name = "ward"
+    merges = drops = size_in_attention = by_position = True
 
     left: float = 0.4
     start: int | None = None
@@ -88,22 +89,6 @@ class Ward(Method):
     @property
     def amount(self) -> Amount | None:
         return LEFT if self.patches is None and self.speedup is None else None
-
-    @property
-    def merges(self) -> bool:
-        return True
-
-    @property
-    def drops(self) -> bool:
-        return True
-
-    @property
-    def size_in_attention(self) -> bool:
-        return True
-
-    @property
-    def by_position(self) -> bool:
-        return True
 
     def build(self, spec: ViTSpec) -> Ward:
         scorer: Scorer = self.scorer or ("cls" if spec.has_cls else WITHOUT_CLS)
@@ -178,7 +163,7 @@ class Ward(Method):
         assert self.scorer is not None, "build() comes first"
         macs = score_macs(self.scorer, num_patches, spec)
         if self._is_merged(layer, num_patches):
-            macs += (num_patches // 2) * (num_patches - num_patches // 2) * spec.channels
+            macs += match_macs(num_patches, spec.channels)
         return macs
 
     def after_attention(self, layer: int, tokens: Tokens, attention: Attention) -> Tokens:
