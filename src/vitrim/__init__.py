@@ -8,7 +8,7 @@ Names are imported on first use (`public.py`), so that the command line answers 
 
 from __future__ import annotations
 
-import importlib
+import importlib.util
 import warnings
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +23,8 @@ _RENAMED = {"method_from": "create_method"}  # old name: new name
 def __getattr__(name: str) -> Any:
     if name == "__all__":
         return __dir__()
+    if importlib.util.find_spec(f"{__name__}.{name}"):  # asked for before it is imported, by `from vitrim import draw`
+        raise AttributeError(f"module 'vitrim.{name}' is not imported yet.")
     if name in _RENAMED:
         warnings.warn(f"vitrim.{name} is now vitrim.{_RENAMED[name]}.", DeprecationWarning, stacklevel=2)
     try:
