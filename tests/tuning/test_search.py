@@ -13,11 +13,11 @@ from timm.models.vision_transformer import VisionTransformer
 import vitrim
 from vitrim.backbones.reader import read_backbone
 from vitrim.tuning.answers import Answers
-from vitrim.tuning.bench import ward
 from vitrim.tuning.cost import Macs, Milliseconds, measure_milliseconds
+from vitrim.tuning.families import Family, families
 from vitrim.tuning.resume import Resumable
 from vitrim.tuning.search import Candidate, Search
-from vitrim.tuning.shapes import Frame, agree_until, power
+from vitrim.tuning.shapes import Frame, Shape, agree_until, power
 from vitrim.tuning.target import target_of
 
 FRAME = Frame(num_patches=196, depth=12, first=0, drops_last=True)
@@ -70,34 +70,73 @@ def test_answers_of_classes_diverge_by_kullback_leibler_and_embeddings_by_angle(
         classes.read(logits * float("nan"))
 
 
-def small_search(seed: int, **settings: Any) -> tuple[Search, Candidate]:
+def small_model() -> VisionTransformer:
     torch.manual_seed(0)
     model = VisionTransformer(**SMALL).eval()
     for block in model.blocks:
         torch.nn.init.normal_(block.attn.qkv.weight, std=0.3)
+    return model
+
+
+def small_search(seed: int, only: str = "", **settings: Any) -> tuple[Search, Candidate]:
+    """A search by multiply-adds, among all families or those of one method."""
+    model = small_model()
     answers, spec = Answers(classes=True), read_backbone(model).spec
-    batches = [torch.randn(6, 3, 32, 32) for _ in range(2)]
+    batches = [torch.randn(6, 3, 32, 32) for _ in range(3)]
     with torch.no_grad():
         wanted = [answers.read(model(batch)) for batch in batches]
-    cost = Macs(spec, vitrim.count_macs(model), ward)
+    macs = vitrim.count_macs(model)
     resumable = Resumable(vitrim.reduce_tokens(model, "ward"), batches, answers)
-    budget = settings.pop("share", 0.7) * cost.unreduced
-    search = Search(resumable, wanted, Frame.of(spec), ward, cost, budget, seed, **settings)
+    kinds = [family for family in families(spec) if only in ("", family.method)]
+
+    def cost(family: Family, shares: Shape) -> Macs:
+        return Macs(spec, macs, lambda schedule: family.make(schedule, shares))
+
+    budget = settings.pop("share", 0.7) * macs / 1e9
+    search = Search(resumable, wanted, kinds, cost, budget, seed, **settings)
     return search, search.run()
 
 
-def test_a_search_improves_on_the_plain_shapes_and_repeats_itself() -> None:
+@pytest.mark.parametrize("family", families(read_backbone(small_model()).spec), ids=lambda family: str(family.name))
+@pytest.mark.parametrize("halved", [False, True])
+def test_every_family_follows_any_schedule_of_its_frame(family: Family, halved: bool) -> None:
+    spec = read_backbone(small_model()).spec
+    shape = power(family.frame.blocks, 0, 1.0) if not halved else (1.0,) * family.frame.blocks
+    schedule = family.frame.schedule(shape, 0.9)
+    method = family.make(schedule).built_for(spec)
+    assert [method.num_kept(layer, patches) for layer, patches in enumerate(schedule[:-1])] == list(schedule[1:])
+
+
+def test_the_search_is_among_methods_and_improves_on_their_plain_schedules() -> None:
     search, best = small_search(seed=3, tries=40)
     assert best.cost <= search.budget
-    assert best.divergence == min(each.divergence for each in search.tried)
-    assert best.divergence < min(each.divergence for each in search.tried if each.shape in list(search.frame.plain()))
-    again = small_search(seed=3, tries=40)[1]
-    assert again.schedule == best.schedule and torch.equal(again.divergence_I, best.divergence_I)
+    names = {each.family.method for each in search.tried}
+    assert names == {"ward", "tome", "tofu", "pitome", "ppt", "diffrate", "evit"}
+    whole = [each for each in search.tried if len(each.divergence_I) == len(best.divergence_I)]
+    assert best.divergence == min(each.divergence for each in whole if each.family == best.family)
+    plain = [each for each in whole if each.shape in list(each.family.frame.plain()) and each.shares == each.family.shares]
+    assert best.divergence < min(each.divergence for each in plain)
+    assert 3 * len(whole) < len(search.tried) + 3 * 40  # most of the race is run on a part of the images
 
 
-def test_a_search_that_is_out_of_time_gives_the_best_plain_shape() -> None:
+def test_the_same_seed_gives_the_same_schedule() -> None:
+    (one, best), (again, repeated) = (small_search(seed=3, tries=20) for _ in range(2))
+    assert repeated.family.name == best.family.name and repeated.schedule == best.schedule
+    assert torch.equal(repeated.divergence_I, best.divergence_I)
+    assert [each.content() for each in one.tried] == [each.content() for each in again.tried]
+
+
+def test_what_is_dropped_and_what_merges_is_searched_too() -> None:
+    search, best = small_search(seed=1, only="diffrate", tries=60)
+    assert len({each.shares for each in search.tried}) > 2
+    pruned, merged = best.settings["pruned_to"], best.settings["merged_to"]
+    assert all(after <= before for before, after in zip(pruned, merged, strict=True))
+
+
+def test_a_search_that_is_out_of_time_gives_a_plain_schedule() -> None:
     search, best = small_search(seed=3, tries=25, deadline=0.0)
-    assert search.num_tried <= 12 and best.schedule in [each.schedule for each in search.tried]
+    assert len(best.divergence_I) == 18 and best.shape in list(best.family.frame.plain())
+    assert search.num_tried == 1
 
 
 def test_a_budget_that_cannot_be_met_says_what_can() -> None:
@@ -108,6 +147,7 @@ def test_a_budget_that_cannot_be_met_says_what_can() -> None:
 def test_multiply_adds_of_a_schedule_are_those_that_are_counted() -> None:
     model = VisionTransformer(**SMALL).eval()
     spec, schedule = read_backbone(model).spec, (64, 64, 60, 50, 40, 30, 1)
+    ward = families(spec)[0].make
     cost = Macs(spec, vitrim.count_macs(model), ward)
     counted = vitrim.count_macs(vitrim.reduce_tokens(model, vitrim.Ward(patches=schedule)))
     assert cost(schedule) == pytest.approx(counted / 1e9, rel=1e-9)
@@ -123,7 +163,11 @@ def test_times_between_those_of_the_table_are_interpolated() -> None:
 def test_the_table_of_times_has_every_part_and_adds_up_to_the_model(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("vitrim.tuning.cost.TABLE_SECONDS", 0.2)
     model = vitrim.reduce_tokens(VisionTransformer(**SMALL).eval(), "ward")
-    table = measure_milliseconds(model, torch.randn(2, 3, 32, 32), ward)
+    kinds = families(read_backbone(vitrim.restore(model)).spec)
+    vitrim.reduce_tokens(model, "ward")
+    tables = measure_milliseconds(model, torch.randn(2, 3, 32, 32), {family.name: family.make for family in kinds})
+    table = tables["pitome"]
+    assert tables.keys() == {family.name for family in kinds} and tables["tome"].mlp == table.mlp
     assert set(table.attention) == set(table.mlp) >= {64, 1} and set(table.reducing) <= set(table.mlp)
     assert min(table.attention.values()) > 0 and table.rest >= 0
     assert isinstance(vitrim.method_of(model), vitrim.Ward) is False  # it was measured at every number of patches

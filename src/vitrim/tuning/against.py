@@ -25,7 +25,7 @@ from ..rivals import Rebuild, Rival, patch_size
 from .bench import Bench
 from .outcome import ANSWERS, METHOD, RIVAL, SIMILARITY, TUNED, UNREDUCED, Row
 from .sample import BATCH, answer
-from .shapes import Schedule
+from .search import Candidate
 from .timing import time_in_turns
 
 METHODS = ("tome", "evit", "token_mergence", "diffrate")
@@ -56,9 +56,9 @@ class Field:
         """The unreduced one."""
         return self.bench.unreduced
 
-    def contenders(self, schedule: Schedule) -> Iterator[Contender]:
+    def contenders(self, best: Candidate) -> Iterator[Contender]:
         """The unreduced and the tuned model, then methods and rivals that cost no more multiply-adds."""
-        tuned, gmacs = self.bench.make(schedule), self.bench.gmacs(schedule)
+        tuned, gmacs = best.method, self.bench.gmacs(best.method)
         yield Contender("unreduced", UNREDUCED, self.model)
         yield Contender(f"{tuned.name}, tuned", TUNED, reduce_tokens(copy.deepcopy(self.model), tuned))
         yield from self._methods(gmacs)

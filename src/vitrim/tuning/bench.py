@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -12,18 +13,20 @@ from torch import Tensor, nn
 
 from ..api import reduce_tokens
 from ..backbones.reader import read_backbone
+from ..core.method import Method
 from ..core.spec import ViTSpec
+from ..measure.budget.formula import reduced_macs
 from ..measure.forwards import dtype_of
 from ..measure.macs import count_macs
 from ..measure.noise import random_images
-from ..methods.ward import Ward
 from .answers import Answers
 from .cost import Cost, Macs, Milliseconds, measure_milliseconds
+from .families import Family, families
 from .outcome import ACCURACY, ANSWERS, SIMILARITY
 from .resume import Resumable
 from .sample import BATCH, Sample, answer, answers_for
 from .search import Candidate, Search
-from .shapes import Frame, Schedule
+from .shapes import Shape
 from .target import Target
 from .timing import time_in_turns
 
@@ -51,9 +54,8 @@ class Bench:
     spec: ViTSpec
     answers: Answers
     wanted_IK: Tensor  # the unreduced model's answers
-    frame: Frame
-    cost: Cost
-    macs: Macs
+    families: Sequence[Family]
+    costs: Mapping[str, Cost]  # by family; the shares that are dropped count in multiply-adds alone
     batch_size: int
     device: torch.device
 
@@ -70,34 +72,41 @@ class Bench:
         return ACCURACY if self.sample.labelled else ANSWERS
 
     @property
-    def block_ms(self) -> Mapping[str, Mapping[int, float]]:
-        """The measured times, if cost is time."""
-        cost = self.cost
+    def cost(self) -> Cost:
+        """The unit and the unreduced model's cost; the same for all families."""
+        return self.costs[self.families[0].name]
+
+    def cost_of(self, family: Family, shares: Shape) -> Cost:
+        """The cost of a family's schedules, with these shares of what is removed being dropped."""
+        cost = self.costs[family.name]
+        return replace(cost, make=partial(family.make, shares=shares)) if isinstance(cost, Macs) else cost
+
+    def block_ms(self, best: Candidate) -> Mapping[str, Mapping[int, float]]:
+        """The measured times of the candidate's family, if cost is time."""
+        cost = self.costs[best.family.name]
         if not isinstance(cost, Milliseconds):
             return {}
         return {"attention": cost.attention, "mlp": cost.mlp, "reducing": cost.reducing}
 
-    def make(self, schedule: Sequence[int]) -> Ward:
-        """The method of a schedule."""
-        return ward(schedule)
+    def gmacs(self, method: Method) -> float:
+        """1e9 multiply-adds under a method."""
+        model_macs = count_macs(self.unreduced, tuple(self.sample.x_ICHW.shape[1:]))  # type: ignore[arg-type]
+        return reduced_macs(model_macs, self.spec, method) / 1e9
 
-    def gmacs(self, schedule: Schedule) -> float:
-        """1e9 multiply-adds under a schedule."""
-        return self.macs(schedule)
-
-    def search(self, goal: Target, limits: Limits, say: Progress) -> tuple[Candidate, int]:
-        """The best schedule for the goal, and how many were tried."""
+    def search(self, goal: Target, limits: Limits, say: Progress) -> tuple[Candidate, list[Candidate]]:
+        """The best method and schedule for the goal, and all that were tried."""
         if goal.name == "max_loss":
             budget, tried = self._budget_for_loss(goal.value, limits, say)
         else:
-            budget, tried = goal.budget(self.cost.unreduced), 0
-        search = self._within(budget, limits, say)
+            budget, tried = goal.budget(self.cost.unreduced), []
+        search = self._within(budget, limits, say, self.families)
+        say(f"methods: {len(self.families)} kinds with plain schedules")
         best = search.run()
         if isinstance(self.cost, Milliseconds) and goal.name in ("speedup", "latency_ms"):
             best = self._corrected(goal, search, best, say)
-        return best, tried + search.num_tried
+        return best, tried + search.tried
 
-    def _within(self, budget: float, limits: Limits, say: Progress) -> Search:
+    def _within(self, budget: float, limits: Limits, say: Progress, families: Sequence[Family]) -> Search:
         def progress(done: int, total: int, best: float) -> None:
             say(f"schedules: {done} of {total} changes tried, divergence {best:.4f}")
 
@@ -105,9 +114,8 @@ class Bench:
         return Search(
             self.resumable,
             wanted,
-            self.frame,
-            self.make,
-            self.cost,
+            families,
+            self.cost_of,
             budget,
             limits.seed,
             limits.tries,
@@ -119,7 +127,7 @@ class Bench:
         """The same shape, with fewer or more patches if it is slower or faster in turns than the table says."""
         for _ in range(CORRECTIONS):
             say("speed in turns")
-            tuned = reduce_tokens(copy.deepcopy(self.unreduced), self.make(best.schedule))
+            tuned = reduce_tokens(copy.deepcopy(self.unreduced), best.method)
             turns = time_in_turns([self.unreduced, tuned], self.batch_size, self.device)
             reached = turns.ratio("1", "0") / goal.value
             if goal.name == "latency_ms":
@@ -127,18 +135,18 @@ class Bench:
             if CLOSE <= reached <= AMPLE:
                 break
             search.budget *= reached
-            found = search.run_one(best.shape)
+            found = search.run_one(best)
             if found is None:
                 break
             best = found
         return best
 
-    def _budget_for_loss(self, points: float, limits: Limits, say: Progress) -> tuple[float, int]:
-        """The smallest budget whose plain schedules lose no more on the images that are searched with."""
-        budget, tried = self.cost.unreduced, 0
+    def _budget_for_loss(self, points: float, limits: Limits, say: Progress) -> tuple[float, list[Candidate]]:
+        """The smallest budget whose plain schedules, of the first family, lose no more on the images that are searched with."""
+        budget, tried = self.cost.unreduced, list[Candidate]()
         for speed in SPEEDS:
             say(f"loss at {speed:g} times the speed")
-            search = self._within(self.cost.unreduced / speed, limits._replace(tries=0), say)
+            search = self._within(self.cost.unreduced / speed, limits._replace(tries=0), say, self.families[:1])
             try:
                 best = search.run()
             except ValueError as error:  # no schedule is so fast
@@ -147,7 +155,7 @@ class Bench:
                         f"no schedule is {speed:g} times as fast as the unreduced model: {error}"
                     ) from error
                 break
-            tried += search.num_tried
+            tried += search.tried
             if self._lost(best) > points:
                 break
             budget = search.budget
@@ -162,7 +170,7 @@ class Bench:
         """What is lost on the images that are searched with, in points or per cent."""
         if self.loss == SIMILARITY:
             return 100 * best.divergence
-        tuned = reduce_tokens(copy.deepcopy(self.unreduced), self.make(best.schedule))
+        tuned = reduce_tokens(copy.deepcopy(self.unreduced), best.method)
         found = answer(tuned, self.sample.x_ICHW[self.sample.searched], self.answers, self.device).argmax(dim=1)
         wanted = self.wanted_IK[self.sample.searched].argmax(dim=1)
         if self.loss == ANSWERS:
@@ -177,18 +185,16 @@ def prepare(model: nn.Module, sample: Sample, device: torch.device, by: str, bat
     answers = answers_for(model, spec.num_prefix)
     say("answers of the unreduced model")
     wanted_IK = answer(model, sample.x_ICHW, answers, device)
-    reduced = reduce_tokens(copy.deepcopy(model), Ward())
+    kinds = families(spec)
+    reduced = reduce_tokens(copy.deepcopy(model), kinds[0].method)
     batches = [part.to(device, dtype_of(model, part)) for part in torch.split(sample.x_ICHW[sample.searched], BATCH)]
-    macs = Macs(spec, count_macs(model, tuple(sample.x_ICHW.shape[1:])), ward)  # type: ignore[arg-type]
-    cost: Cost = macs
+    makes, costs = {family.name: family.make for family in kinds}, dict[str, Cost]()
     if by == "time":
         say("time per block and number of patches")
         x_BCHW = random_images(batch_size, tuple(sample.x_ICHW.shape[1:]))
-        cost = measure_milliseconds(reduced, x_BCHW.to(device, dtype_of(model, x_BCHW)), ward)
-    resumable, frame = Resumable(reduced, batches, answers), Frame.of(spec)
-    return Bench(model, resumable, sample, spec, answers, wanted_IK, frame, cost, macs, batch_size, device)
-
-
-def ward(schedule: Sequence[int]) -> Ward:
-    """The method of a schedule."""
-    return Ward(patches=tuple(schedule))
+        costs.update(measure_milliseconds(reduced, x_BCHW.to(device, dtype_of(model, x_BCHW)), makes))
+    else:
+        model_macs = count_macs(model, tuple(sample.x_ICHW.shape[1:]))  # type: ignore[arg-type]
+        costs.update({name: Macs(spec, model_macs, make) for name, make in makes.items()})
+    resumable = Resumable(reduced, batches, answers)
+    return Bench(model, resumable, sample, spec, answers, wanted_IK, kinds, costs, batch_size, device)

@@ -94,11 +94,11 @@ class Milliseconds:
 
 
 def measure_milliseconds(
-    model: nn.Module, images_BCHW: Tensor, make: Callable[[Sequence[int]], Method]
-) -> Milliseconds:
-    """The table for a reduced model and batches like this one, on the device where they are.
+    model: nn.Module, images_BCHW: Tensor, makes: Mapping[str, Callable[[Sequence[int]], Method]]
+) -> dict[str, Milliseconds]:
+    """The tables for a reduced model and batches like this one, on the device where they are.
 
-    One block stands for all. make: the method whose own work is timed, from a schedule.
+    One block stands for all. makes: the methods whose own work is timed, by name, each from a schedule.
     """
     with evaluating(model), torch.inference_mode():
         block = _Block(model, images_BCHW)
@@ -107,14 +107,15 @@ def measure_milliseconds(
         attention = {p: block.call(p, 1) for p in unreduced}
         fewer = {p: p - max(p // 10, 1) for p in list(unreduced)[:: max(len(unreduced) // 12, 1)] if p > 1}
         kept = {p: block.call(p, q) for p, q in fewer.items()}
-        reduced = {p: block.call(p, q, make) for p, q in fewer.items()}
-        times = _fastest({"all": unreduced, "one": attention, "kept": kept, "reduced": reduced})
+        reduced = {f"by {name}": {p: block.call(p, q, make) for p, q in fewer.items()} for name, make in makes.items()}
+        times = _fastest({"all": unreduced, "one": attention, "kept": kept} | reduced)
     mlp = {p: max(times["all"][p] - times["one"][p], 0.0) for p in unreduced}
-    reducing = {p: max(times["reduced"][p] - times["kept"][p], 0.0) for p in fewer}
-    table = Milliseconds(times["one"], mlp, reducing, 0.0, spec.depth, spec.num_patches)
+    reducing = {name: {p: max(times[f"by {name}"][p] - times["kept"][p], 0.0) for p in fewer} for name in makes}
+    table = Milliseconds(times["one"], mlp, {}, 0.0, spec.depth, spec.num_patches)
     with restored(model), evaluating(model), torch.inference_mode():
         whole = min(_milliseconds(lambda: model(images_BCHW)) for _ in range(ROUNDS))
-    return replace(table, rest=max(whole - table.unreduced, 0.0))
+    rest = max(whole - table.unreduced, 0.0)
+    return {name: replace(table, reducing=own, rest=rest) for name, own in reducing.items()}
 
 
 class _Block:

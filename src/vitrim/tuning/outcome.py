@@ -56,6 +56,7 @@ class Tuned:
     seed: int
     notes: Sequence[str] = field(default_factory=tuple)
     block_ms: Mapping[str, Mapping[int, float]] = field(default_factory=dict)  # measured, by part and patches
+    tried: Sequence[Mapping[str, Any]] = field(default_factory=tuple)  # every candidate of the search, see `Candidate`
 
     @property
     def best(self) -> Row:

@@ -124,27 +124,28 @@ def _tuned(model: nn.Module, goal: Target, settings: Settings, name: str | None,
     sample = load_sample(model, *chosen, skip_bad=settings.skip_bad)
     bench = prepare(model.to(place), sample, place, goal.cost(settings.by), settings.batch_size, say)
     limits = Limits(settings.tries, began + 60 * settings.minutes, settings.seed)
-    best, num_tried = bench.search(goal, limits, say)
+    best, tried = bench.search(goal, limits, say)
     field = Field(bench, settings.images, settings.limit, settings.skip_bad, settings.rebuild)
     found = Tuned(
         model=name or bench.spec.name,
-        method=bench.make(best.schedule).name,
-        settings={"patches": list(best.schedule)},
+        method=best.family.method,
+        settings=best.settings,
         target=(goal.name, goal.value),
         unit=bench.cost.unit,
         unreduced_cost=bench.cost.unreduced,
         cost=best.cost,
-        rows=field.rows(list(field.contenders(best.schedule)), say),
+        rows=field.rows(list(field.contenders(best)), say),
         schedule=best.schedule,
         num_searched=len(sample.searched),
         num_held_out=len(sample.held_out),
-        num_tried=num_tried,
+        num_tried=len(tried),
+        tried=[each.content() for each in tried],
         seconds=time.monotonic() - began,
         loss=bench.loss,
         divergence_unit=bench.answers.unit,
         batch_size=settings.batch_size,
         seed=settings.seed,
-        block_ms=bench.block_ms,
+        block_ms=bench.block_ms(best),
     )
     return replace(found, notes=tuple(_notes(found, goal)))
 

@@ -1,8 +1,10 @@
-"""The search for the schedule that changes a model's answers least within a budget.
+"""The search for the method and schedule that change a model's answers least within a budget.
 
-Plain shapes are raced first. From the best one, bumps are tried, each scaled to the budget again. A candidate is
-dropped as soon as the images seen so far speak against it, and taken only if it is better on all of them by more
-than chance would explain: the images are few, and what is best on them by a hair is worse on others.
+Every family races with plain shapes first: all on a few images, ever fewer on ever more of them. Then the best plan of
+each of the best families is refined: bumps are tried, each scaled to the budget again. A candidate is dropped as soon
+as the images seen so far speak against it. It is taken only if it is better on all of them by more than chance would
+explain, and better on the last quarter of them by itself: the images are few, and what is best on them by a hair is
+worse on others.
 """
 
 from __future__ import annotations
@@ -10,116 +12,208 @@ from __future__ import annotations
 import math
 import random
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..core.method import Method
 from .cost import Cost
+from .families import Family, Settings
 from .resume import Resumable
-from .shapes import Frame, Schedule, Shape, agree_until
+from .shapes import Schedule, Shape, agree_until
 
 SURE = 0.3  # standard errors by which a candidate must be better
+HOPE = 0.5  # standard errors by which it may be worse on the first images
+APART = 0.25  # of the images, the last ones, on which it must be better by itself
+SURVIVE = 0.35  # of the plans, in each round of the race
+RACE = 0.4  # of the time that is left, after which the race takes no more plans
+SHARED = 1 / 3  # of the bumps that go to the shares that are dropped, if there are such
+LEADERS = 3  # methods that are refined
+TRIAL = 0.4  # of the tries, shared by the leaders before the best one goes on alone
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """One schedule and how far the answers under it are from the unreduced model's, image by image."""
+    """One plan, and how far the answers under it are from the unreduced model's, image by image.
 
+    shares: of what each block removes, what is dropped, if the family has the choice. divergence_I: of the images that
+    it was tried on.
+    """
+
+    family: Family
     shape: Shape
+    shares: Shape
     schedule: Schedule
     cost: float
-    divergence_I: Tensor
+    divergence_I: Tensor = field(default_factory=lambda: torch.empty(0))
 
     @property
     def divergence(self) -> float:
         """Mean over the images."""
         return float(self.divergence_I.mean())
 
+    @property
+    def settings(self) -> Settings:
+        """Of the method, for `create_method`."""
+        return self.family.settings(self.schedule, self.shares)
+
+    @property
+    def method(self) -> Method:
+        """The method to apply."""
+        return self.family.make(self.schedule, self.shares)
+
+    def content(self) -> dict[str, Any]:
+        """Plain values, for tuned.json."""
+        found = {"divergence": self.divergence, "images": len(self.divergence_I)}
+        return {"name": self.family.name, "patches": list(self.schedule), "cost": self.cost} | found
+
 
 @dataclass
 class Search:
     """A search within one budget.
 
-    make: the method of a schedule. tries: bumps to try; fewer if the deadline (seconds of time.monotonic) comes first.
+    cost: of a family with these shares dropped. tries: bumps to try; fewer if the deadline (seconds of time.monotonic)
+    comes first.
     """
 
     resumable: Resumable
     wanted: list[Tensor]  # the unreduced model's answers, batch by batch
-    frame: Frame
-    make: Callable[[Schedule], Method]
-    cost: Cost
+    families: Sequence[Family]
+    cost: Callable[[Family, Shape], Cost]
     budget: float
     seed: int = 0
     tries: int = 200
     deadline: float = math.inf
     progress: Callable[[int, int, float], None] | None = None  # bumps done, bumps in all, divergence of the best
-    tried: list[Candidate] = field(default_factory=list)  # on all images, in order
-    num_tried: int = 0
-    _seen: set[Schedule] = field(default_factory=set)
+    tried: list[Candidate] = field(default_factory=list)  # each with the images that it was tried on
+    _seen: set[tuple[str, Schedule, Shape]] = field(default_factory=set)
+    _done: int = 0
 
-    def run(self, *shapes: Shape) -> Candidate:
-        """The best candidate, from these shapes or the plain ones; ValueError if the budget cannot be met."""
-        best: Candidate | None = None
-        for shape in shapes or self.frame.plain():
-            best = self._better(shape, best, sure=0.0) or best
-        if best is None:
-            lowest = min(self.cost(self.frame.schedule(shape, 1.0)) for shape in self.frame.plain())
-            unit = self.cost.unit
-            raise ValueError(
-                f"the budget of {self.budget:.4g} {unit} cannot be met: {lowest:.4g} {unit} is the least, and "
-                f"{self.cost.unreduced:.4g} {unit} the unreduced model."
-            )
-        rng = random.Random(self.seed)
-        self._keep(best)
-        for done in range(self.tries):
+    @property
+    def num_tried(self) -> int:
+        """Candidates that were tried on some images at least."""
+        return len(self.tried)
+
+    def run(self) -> Candidate:
+        """The best candidate; ValueError if the budget cannot be met."""
+        leaders, rng = self._race(list(self._plans())), random.Random(self.seed)
+        trial = int(TRIAL * self.tries / len(leaders)) if len(leaders) > 1 else 0
+        found = [self._climb(leader, trial, rng) for leader in leaders]
+        best = min(found, key=lambda each: each.divergence)
+        return self._climb(best, self.tries - trial * len(leaders), rng)
+
+    def run_one(self, like: Candidate) -> Candidate | None:
+        """A candidate's shape within the budget as it is now; None if that is not possible, or was tried."""
+        plan = self._fitted(like.family, like.shape, like.shares)
+        return None if plan is None else self._complete(plan)
+
+    def _plans(self) -> Iterator[Candidate]:
+        """Every family with every plain shape; ValueError if none meets the budget."""
+        shapes = [list(family.frame.plain()) for family in self.families]
+        pairs = [pair for row in zip(*shapes, strict=True) for pair in zip(self.families, row, strict=True)]
+        found = [plan for family, shape in pairs if (plan := self._fitted(family, shape, family.shares)) is not None]
+        if found:
+            yield from found
+            return
+        costs = ((self.cost(family, family.shares), family.frame.schedule(shape, 1.0)) for family, shape in pairs)
+        lowest, cost = min(cost(schedule) for cost, schedule in costs), self.cost(self.families[0], ())
+        raise ValueError(
+            f"the budget of {self.budget:.4g} {cost.unit} cannot be met: {lowest:.4g} {cost.unit} is the least, and "
+            f"{cost.unreduced:.4g} {cost.unit} the unreduced model."
+        )
+
+    def _fitted(self, family: Family, shape: Shape, shares: Shape) -> Candidate | None:
+        """The plan, scaled to the budget; None if it cannot meet it, or was tried."""
+        cost = self.cost(family, shares)
+        schedule = family.frame.fitted(shape, cost, self.budget)
+        if schedule is None or (family.name, schedule, shares) in self._seen:
+            return None
+        self._seen.add((family.name, schedule, shares))
+        return Candidate(family, shape, shares, schedule, cost(schedule))
+
+    def _race(self, plans: Sequence[Candidate]) -> list[Candidate]:
+        """The best plans, one of each method, on all images: all plans on few images, ever fewer on ever more."""
+        self._keep(replace(plans[0], schedule=(plans[0].schedule[0],) * len(plans[0].schedule), shares=()))
+        racing, seen, end = list(plans), 0, 1
+        half = time.monotonic() + RACE * (self.deadline - time.monotonic())
+        while True:
+            racing = [self._further(plan, range(seen, end)) for plan in racing[:1]] + [
+                self._further(plan, range(seen, end)) for plan in racing[1:] if time.monotonic() < half
+            ]
+            racing.sort(key=lambda each: each.divergence)
+            if end == len(self.wanted):
+                break
+            left = math.ceil(SURVIVE * len(racing))
+            self.tried += racing[left:]
+            racing, seen, end = racing[:left], end, min(2 * end, len(self.wanted))
+        self.tried += racing
+        best = {each.family.method: each for each in reversed(racing)}
+        return sorted(best.values(), key=lambda each: each.divergence)[:LEADERS]
+
+    def _further(self, plan: Candidate, batches: range, start: int | None = None) -> Candidate:
+        """The plan, tried on more images. start: the first block that must run; None for the first that reduces."""
+        if start is None:
+            start = agree_until((plan.schedule[0],) * len(plan.schedule), plan.schedule)
+        method = self._built(plan)
+        found = [self._divergence(method, batch, start) for batch in batches]
+        return replace(plan, divergence_I=torch.cat([plan.divergence_I, *found]))
+
+    def _divergence(self, method: Method, batch: int, start: int) -> Tensor:
+        found = self.resumable.forward(method, batch, start)
+        return self.resumable.answers.divergence(self.wanted[batch], found)
+
+    def _climb(self, best: Candidate, tries: int, rng: random.Random) -> Candidate:
+        """The best candidate after so many bumps."""
+        if tries:
+            self._keep(best)
+        for _ in range(tries):
             if time.monotonic() > self.deadline:
                 break
-            found = self._better(self.frame.bumped(best.shape, rng), best, sure=SURE)
+            found = self._better(self._bumped(best, rng), best)
             if found is not None:
                 best = found
                 self._keep(best)
+            self._done += 1
             if self.progress is not None:
-                self.progress(done + 1, self.tries, best.divergence)
+                self.progress(self._done, self.tries, best.divergence)
         return best
 
-    def run_one(self, shape: Shape) -> Candidate | None:
-        """The candidate of one shape; None if it cannot meet the budget, or was tried."""
-        return self._better(shape, None, sure=0.0)
+    def _bumped(self, best: Candidate, rng: random.Random) -> Candidate | None:
+        frame, shape, shares = best.family.frame, best.shape, best.shares
+        if shares and rng.random() < SHARED:
+            return self._fitted(best.family, shape, frame.bumped_shares(shares, rng))
+        return self._fitted(best.family, frame.bumped(shape, rng), shares)
 
-    def _better(self, shape: Shape, best: Candidate | None, sure: float) -> Candidate | None:
-        """The candidate of a shape, if it is better than the best one by so many standard errors."""
-        schedule = self.frame.fitted(shape, self.cost, self.budget)
-        if schedule is None or schedule in self._seen:
+    def _better(self, plan: Candidate | None, best: Candidate) -> Candidate | None:
+        """The plan, tried on all images, if it is better than the best one beyond chance."""
+        if plan is None:
             return None
-        self._seen.add(schedule)
-        self.num_tried += 1
-        method, start = self._built(schedule), 0 if best is None else agree_until(best.schedule, schedule)
-        parts: list[Tensor] = []
-        for batch, wanted in enumerate(self.wanted):
-            parts.append(self.resumable.answers.divergence(wanted, self.resumable.forward(method, batch, start)))
-            if best is not None and not _promising(torch.cat(parts), best.divergence_I):
-                return None
-        found = Candidate(shape, schedule, self.cost(schedule), torch.cat(parts))
-        self.tried.append(found)
-        if best is None:
-            return found
-        gain_I = best.divergence_I - found.divergence_I
-        return found if float(gain_I.mean()) > sure * _standard_error(gain_I) else None
+        start = min(agree_until(best.schedule, plan.schedule), agree_until((0, *best.shares), (0, *plan.shares)))
+        for batch in range(len(self.wanted)):
+            plan = self._further(plan, range(batch, batch + 1), start)
+            if not _promising(plan.divergence_I, best.divergence_I):
+                break
+        self.tried.append(plan)
+        if len(plan.divergence_I) < len(best.divergence_I):
+            return None
+        gain_I = best.divergence_I - plan.divergence_I
+        apart_I = gain_I[-max(round(APART * len(gain_I)), 1) :]
+        return plan if float(gain_I.mean()) > SURE * _standard_error(gain_I) and float(apart_I.mean()) > 0 else None
 
-    def _keep(self, best: Candidate) -> None:
-        self.resumable.keep(self._built(best.schedule))
+    def _keep(self, plan: Candidate) -> None:
+        self.resumable.keep(self._built(plan))
 
-    def _built(self, schedule: Schedule) -> Method:
-        return self.make(schedule).built_for(self.resumable.stack.spec)
+    def _built(self, plan: Candidate) -> Method:
+        return plan.method.built_for(self.resumable.stack.spec)
 
 
 def _promising(found_I: Tensor, best_I: Tensor) -> bool:
     """Whether the images seen so far leave hope that a candidate is better."""
     gain_I = best_I[: len(found_I)] - found_I
-    return len(found_I) < 2 or float(gain_I.mean()) > -0.5 * _standard_error(gain_I)
+    return len(found_I) < 2 or float(gain_I.mean()) > -HOPE * _standard_error(gain_I)
 
 
 def _standard_error(gain_I: Tensor) -> float:

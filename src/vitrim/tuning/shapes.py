@@ -19,8 +19,10 @@ Schedule = tuple[int, ...]
 
 STARTS = (1 / 12, 1 / 6, 1 / 4, 1 / 3)  # of the depth, where plain shapes begin
 CURVES = (0.5, 0.75, 1.0)  # their exponents, see `Ward`
+STEPS = ((1 / 4, 1 / 2, 3 / 4), (1 / 3, 7 / 12, 5 / 6))  # of the depth, where patches go in three steps
 WIDTHS = (1, 2, 3, 4)  # blocks over which a bump extends to each side
 HEIGHTS = (0.02, 0.04, 0.08, 0.15)
+SHARES = (0.1, 0.2, 0.4)  # heights of bumps in the share that is dropped
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,7 @@ class Frame:
     first: int  # first block that can reduce
     drops_last: bool  # whether the last block drops its patches, which nobody reads
     halves: bool = True  # whether no other block can remove more than half
+    least: int = 1  # patches that have to stay
 
     @classmethod
     def of(cls, spec: ViTSpec) -> Frame:
@@ -48,10 +51,10 @@ class Frame:
         """The shape with so large a share of the patches removed at its end."""
         counts = [self.num_patches]
         for gone in shape:
-            wanted = max(math.ceil(self.num_patches * (1 - scale * gone) - 1e-9), 1)
-            least = counts[-1] - counts[-1] // 2 if self.halves else 1
+            wanted = max(math.ceil(self.num_patches * (1 - scale * gone) - 1e-9), self.least)
+            least = counts[-1] - counts[-1] // 2 if self.halves else self.least
             counts.append(min(counts[-1], max(wanted, least)))
-        return (*counts, 1) if self.drops_last else tuple(counts)
+        return (*counts, self.least) if self.drops_last else tuple(counts)
 
     def fitted(self, shape: Shape, cost: Callable[[Schedule], float], budget: float) -> Schedule | None:
         """The schedule of that shape that removes the least within the budget; None if none does."""
@@ -64,20 +67,28 @@ class Frame:
         return self.schedule(shape, high)
 
     def plain(self) -> Iterator[Shape]:
-        """Shapes to begin with: from a block on, by a power."""
+        """Shapes to begin with: evenly in all blocks, from a block on by a power, and in three steps."""
+        yield power(self.blocks, self.first, 1.0)
+        for places in STEPS:
+            layers = sorted({max(round(place * self.depth), self.first) for place in places})
+            yield tuple(sum(i >= layer for layer in layers) / len(layers) for i in range(self.blocks))
         for start in dict.fromkeys(max(round(share * self.depth), self.first) for share in STARTS):
             for curve in CURVES:
                 yield power(self.blocks, start, curve)
 
     def bumped(self, shape: Shape, rng: random.Random) -> Shape:
         """The shape with a smooth bump, up or down, somewhere."""
+        moved = self._with_bump(shape, HEIGHTS, rng)
+        return normalised([0.0 if i < self.first else gone for i, gone in enumerate(moved)])
+
+    def bumped_shares(self, shares: Shape, rng: random.Random) -> Shape:
+        """Shares from 0 to 1, one for each block, with such a bump."""
+        return tuple(min(max(share, 0.0), 1.0) for share in self._with_bump(shares, SHARES, rng))
+
+    def _with_bump(self, values: Shape, heights: Sequence[float], rng: random.Random) -> list[float]:
         centre, width = rng.randrange(self.first, self.blocks), rng.choice(WIDTHS)
-        height = rng.choice(HEIGHTS) * rng.choice((-1, 1))
-        moved = [
-            0.0 if i < self.first else gone + height * max(0.0, 1 - abs(i - centre) / width)
-            for i, gone in enumerate(shape)
-        ]
-        return normalised(moved)
+        height = rng.choice(heights) * rng.choice((-1, 1))
+        return [value + height * max(0.0, 1 - abs(i - centre) / width) for i, value in enumerate(values)]
 
 
 def power(blocks: int, start: int, curve: float) -> Shape:
