@@ -142,7 +142,7 @@ class Bench:
         return best
 
     def _budget_for_loss(self, points: float, limits: Limits, say: Progress) -> tuple[float, list[Candidate]]:
-        """The smallest budget whose plain schedules, of the first family, lose no more on the images that are searched with."""
+        """The smallest budget whose plain schedules of the first family lose no more on the images of the search."""
         budget, tried = self.cost.unreduced, list[Candidate]()
         for speed in SPEEDS:
             say(f"loss at {speed:g} times the speed")

@@ -1,7 +1,7 @@
 """The methods that a search chooses among: each follows any schedule.
 
-A schedule is a tuple of patches: what enters the first block, then what leaves each. A family turns it into the settings
-of one method. Its frame says which schedules the method can follow.
+A schedule is a tuple of patches: what enters the first block, then what leaves each. A family turns it into the
+settings of one method. Its frame says which schedules the method can follow.
 """
 
 from __future__ import annotations

@@ -108,7 +108,10 @@ class Search:
     def run_one(self, like: Candidate) -> Candidate | None:
         """A candidate's shape within the budget as it is now; None if that is not possible, or was tried."""
         plan = self._fitted(like.family, like.shape, like.shares)
-        return None if plan is None else self._complete(plan)
+        if plan is None:
+            return None
+        self.tried.append(self._further(plan, range(len(self.wanted)), start=0))
+        return self.tried[-1]
 
     def _plans(self) -> Iterator[Candidate]:
         """Every family with every plain shape; ValueError if none meets the budget."""

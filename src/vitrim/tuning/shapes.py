@@ -106,6 +106,6 @@ def normalised(gone: Sequence[float]) -> Shape:
     return tuple(each / most for each in kept) if most > 0 else tuple(kept)
 
 
-def agree_until(one: Sequence[int], other: Sequence[int]) -> int:
+def agree_until(one: Sequence[float], other: Sequence[float]) -> int:
     """The first block in which two schedules differ; the depth if they are the same."""
     return next((i for i, (a, b) in enumerate(zip(one[1:], other[1:], strict=True)) if a != b), len(one) - 1)
