@@ -2,6 +2,7 @@
 
     python -m benchmarks NAME --help
     python -m benchmarks speed --model deit_tiny_patch16_224 --batch 1 32
+    python -m benchmarks gpu       # numbers, speed and kernels on a GPU, in a few minutes
     python -m benchmarks tables
 
 Rows are appended to results/<what>_torch<version>_<date>.csv. Cells that already have a row, of the same versions and
@@ -25,6 +26,9 @@ EXPERIMENTS = {
     "export_stability": "whether an exported model returns the same bits in every run",
     "export_kept": "whether runtimes keep the same tokens as eager",
     "imagenette": "accuracy after training",
+    "gpu_numbers": "whether a GPU keeps the tokens that the CPU keeps",
+    "gpu_speed": "speed and memory on a GPU",
+    "gpu_kernels": "the kernels that take the time on a GPU",
 }
 
 
@@ -34,6 +38,10 @@ def main() -> int:
         from .tables import main as write_tables
 
         return write_tables(arguments)
+    if name == "gpu":
+        from .gpu import main as measure_gpu
+
+        return measure_gpu(arguments)
     if name not in EXPERIMENTS:
         print(__doc__, *(f"    {each:18}{about}" for each, about in EXPERIMENTS.items()), sep="\n")
         return 0 if name in ("", "-h", "--help") else 2

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,7 +29,7 @@ def machine(cell: Cell) -> dict[str, object]:
 class Experiment:
     """The axes of an experiment, how to measure a cell, and the columns of a row.
 
-    The command-line options have the names of the columns: `--batch 1 32`.
+    The command-line options have the names of the columns: `--batch 1 32`. With `--minutes`, no cell is begun later.
     """
 
     about: str  # for --help
@@ -43,6 +44,7 @@ class Experiment:
     settles: Callable[[Row, Cell], bool] = lambda row, cell: True  # noqa: ARG005  whether an earlier row suffices
     holds: Callable[[Row], bool] = lambda row: True  # noqa: ARG005  False for a row that is a failure
     prepare: Callable[[Sequence[Cell]], None] = lambda cells: None  # noqa: ARG005  before the first cell
+    order: Callable[[Cell], int] = lambda cell: 0  # noqa: ARG005  cells with the lowest come first
 
 
 def run(experiment: Experiment, arguments: Sequence[str] | None = None) -> int:
@@ -50,7 +52,7 @@ def run(experiment: Experiment, arguments: Sequence[str] | None = None) -> int:
     options = parse(experiment, arguments)
     if "threads" not in experiment.together:
         torch.set_num_threads(options.threads)
-    cells = list(cells_of(experiment, options))
+    cells, start = sorted(cells_of(experiment, options), key=experiment.order), time.monotonic()
     todo = [cell for cell in cells if options.again or not is_settled(experiment, cell)]
     for cell in cells:
         if cell not in todo:
@@ -59,7 +61,10 @@ def run(experiment: Experiment, arguments: Sequence[str] | None = None) -> int:
         print(f"{len(cells) - len(todo)} of {len(cells)} cells skipped; --again measures them again")
     experiment.prepare(todo)
     failed = 0
-    for cell in todo:
+    for done, cell in enumerate(todo):
+        if options.minutes and time.monotonic() - start > 60 * options.minutes:
+            print(f"{len(todo) - done} cells are left after {options.minutes:g} minutes: the same command goes on")
+            break
         own, place = values_of(cell, experiment.axes), experiment.place(cell)
         rows = [
             {name: str(value) for name, value in {**own, **written(row), **place}.items()}
@@ -119,7 +124,7 @@ def parse(experiment: Experiment, arguments: Sequence[str] | None) -> argparse.N
     )
     for name, values in {**experiment.axes, **experiment.together}.items():
         add(parser, name, type(values[0]), experiment, nargs="+", default=list(values))
-    common = {"threads": torch.get_num_threads(), **experiment.options, "results": RESULTS}
+    common = {"threads": torch.get_num_threads(), **experiment.options, "minutes": 0.0, "results": RESULTS}
     for name, value in common.items():
         if name not in experiment.together:
             add(parser, name, Path if name == "results" else type(value), experiment, default=value)
