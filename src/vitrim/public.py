@@ -51,6 +51,7 @@ from .methods import AttentionMass as AttentionMass
 from .methods import BeyondAttentive as BeyondAttentive
 from .methods import DiffRate as DiffRate
 from .methods import EViT as EViT
+from .methods import MergeAlike as MergeAlike
 from .methods import PiToMe as PiToMe
 from .methods import Random as Random
 from .methods import ToFu as ToFu

@@ -10,7 +10,7 @@ import torch
 
 import vitrim
 from vitrim.core.schedule import round_share
-from vitrim.methods.diffrate import PUBLISHED
+from vitrim.methods.diffrate.method import PUBLISHED
 
 PLAIN = {"depth": 12, "num_patches": 196}
 

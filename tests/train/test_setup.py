@@ -7,8 +7,8 @@ from small_run import lines, recipe
 from timm.optim import create_optimizer_v2
 
 import vitrim
+from vitrim.train.learned import scale_learned
 from vitrim.train.run_recipe import run_recipe
-from vitrim.train.setup import scale_learned
 
 
 @pytest.mark.parametrize("layer_decay", [None, 0.7])

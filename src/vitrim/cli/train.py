@@ -147,4 +147,6 @@ def _show(summary: dict[str, Any], output: Path) -> None:
     typer.echo(f"{scores} on {summary['val_images']} images; {summary['updates']} updates, {summary['seconds']:.0f} s")
     if summary["unreadable_images"]:
         typer.echo(f"{summary['unreadable_images']} images could not be read: see {output / 'warnings.txt'}")
+    if "method" in summary:
+        typer.echo(f"learned, at {summary['gmacs']:g} GMACs: {summary['method']}")
     typer.echo(f"the model is in {output / 'model'}, the curves in {output / 'curves.svg'}")

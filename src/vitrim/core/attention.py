@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from . import packing, portable
+from .mask import Mask
 from .precision import at_least_fp32, has_bf16_matmul, matmul_fp32
 
 SCORE_CHUNK_SIZE = 64  # queries per chunk when rows of the attention matrix are only summed up
@@ -36,6 +37,7 @@ class Attention(NamedTuple):
     input_BNC: Tensor | None = None  # what queries, keys and values were made of
     mlp_input_BNC: Tensor | None = None  # features before the MLP, for a method that reduces after it
     density: float = 1.0  # share of each head's entries, the largest, that are kept after the softmax; the rest is 0
+    mask: Mask | None = None  # how keys are weighed while tokens are masked in training, not removed
 
     def output(self, *, max_chunked_tokens: int = 0) -> Tensor:
         """Softmax(q k^T) v: [B, H, N, D].
@@ -46,7 +48,7 @@ class Attention(NamedTuple):
             # Joined as [1, T, H, D], the order in which the kernel writes, so that whole rows are copied.
             mixed = [image.output(max_chunked_tokens=max_chunked_tokens).transpose(1, 2) for image in self.images()]
             return torch.cat(mixed, dim=1).transpose(1, 2)
-        if self.density < 1:
+        if self.density < 1 or self.mask is not None:
             return self.rows(0, self.q_BHND.shape[2]).to(self.v_BHND.dtype) @ self.v_BHND
         if self.q_BHND.shape[2] <= max_chunked_tokens and not self.dropout:
             return self._chunked_output()
@@ -87,11 +89,12 @@ class Attention(NamedTuple):
             return self._sparse_matrix()[:, :, start:stop]
         query = at_least_fp32(self.q_BHND[:, :, start:stop]) * self.scale
         logits = matmul_fp32(query, self.k_BHND.transpose(-2, -1))
-        return (logits if self.bias is None else logits + self.bias).softmax(dim=-1)
+        logits = logits if self.bias is None else logits + self.bias
+        return logits.softmax(dim=-1) if self.mask is None else self.mask.softmax(logits, start)
 
     def cls_row(self) -> Tensor:
         """Attention of the class token, which is the first, to all tokens: [B, H, N]."""
-        if self.density < 1:
+        if self.density < 1 or self.mask is not None:
             return self.rows(0, 1).squeeze(2)
         if self.lengths is not None:
             return self._of_each(Attention.cls_row)
@@ -106,9 +109,12 @@ class Attention(NamedTuple):
         return reduce(torch.add, heads) / len(heads)
 
     def received(self) -> Tensor:
-        """Mean attention that each token receives from all queries: [B, H, N]."""
+        """Mean attention that each token receives from all queries that are not masked: [B, H, N]."""
         if self.lengths is not None:
             return self._of_each(Attention.received)
+        if self.mask is not None:
+            live_BN = (self.mask.weight_BN.detach() > 0).to(self.mask.weight_BN.dtype)
+            return (live_BN[:, None, None] @ self.rows(0, live_BN.shape[1])).squeeze(2) / live_BN.sum(1)[:, None, None]
         return torch.stack([rows.sum(dim=2) for rows in self.row_chunks()]).sum(dim=0) / self.q_BHND.shape[2]
 
     def row_chunks(self, start: int = 0) -> Iterator[Tensor]:

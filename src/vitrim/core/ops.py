@@ -49,6 +49,7 @@ def select_images(tokens: Tokens, index_S: Tensor) -> Tokens:
         weight_BP=None if tokens.weight_BP is None else tokens.weight_BP[index_S],
         aux=None if tokens.aux is None else tuple(AuxOutput(each.method, each.value[index_S]) for each in tokens.aux),
         position_BK=None if tokens.position_BK is None else tokens.position_BK[index_S],
+        live_BN=None if tokens.live_BN is None else tokens.live_BN[index_S],
         memory=tuple(value[index_S] for value in tokens.memory),
     )
     return chosen if tokens.lengths is None else arrange(chosen, tuple(tokens.lengths[i] for i in index_S.tolist()))

@@ -95,8 +95,8 @@ class TokenBlock(BlockView):
         bias = attention.bias
         if method.size_in_attention and tokens.size_BN is not None:
             bias = tokens.size_BN.log()[:, None, None].to(attention.q_BHND.dtype)
-        density = method.attention_density
-        attention = attention._replace(bias=bias, lengths=tokens.lengths, input_BNC=x_BNC, density=density)
+        attention = attention._replace(bias=bias, lengths=tokens.lengths, input_BNC=x_BNC)
+        attention = attention._replace(density=method.attention_density, mask=method.mask(tokens.live_BN))
         if rotation is not None:
             attention = self.reader.apply_rope(self, attention, rotation.rows(rotary.positions(tokens)))
         mixed_BHND = attention.output(max_chunked_tokens=tokens.run.max_chunked_tokens)

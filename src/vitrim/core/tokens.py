@@ -40,6 +40,7 @@ class Tokens(NamedTuple):
     uses_rope: bool = False  # whether attention rotates patch tokens by their positions, see core/rotary.py
     position_BK: Tensor | None = None  # these positions, -1 for no position (None: not changed yet)
     lengths: packing.Lengths | None = None  # tokens of each image, prefix included, if packed (None: all have N)
+    live_BN: Tensor | None = None  # weight of each key in attention, 0 if masked, see core/masking.py (None: 1)
     memory: tuple[Tensor, ...] = ()  # what a method keeps from block to block, [B, ...] each
     run: Any = None  # the forward that they are part of, a `core.run.Run`
 

@@ -18,6 +18,7 @@ from .dtem import DTEM as DTEM
 from .evit import EViT as EViT
 from .gtp import GTP as GTP
 from .ltmp import LTMP as LTMP
+from .merge_alike import MergeAlike as MergeAlike
 from .metr import METR as METR
 from .metr import title as title
 from .pitome import PiToMe as PiToMe
@@ -48,7 +49,7 @@ def resolve_method(method: Method | str, exits: Exits | Sequence[int] | None, se
 
 
 PAPERS = (EViT, TokenMergence, BeyondAttentive, ToMe, DiffRate, PPT, PiToMe, ToFu, VidTLDR, GTP, ATC, DTEM, LTMP)
-for _cls in (*PAPERS, Ward, AttentionMass, Random):
+for _cls in (*PAPERS, Ward, AttentionMass, MergeAlike, Random):
     register_method(_cls)
 add("evit-nofuse", partial(EViT, fuse=False))
 add("evit+bat", partial(BeyondAttentive, inattentive="fuse"))

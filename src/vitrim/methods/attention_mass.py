@@ -6,9 +6,9 @@ kept until their scores sum to a share of the total.
 
     K = min k with a_(1) + ... + a_(k) ≥ mass Σ a_i    a_(1), a_(2), ...: the scores in falling order
 
-Related: ATS (ECCV 2022) samples a number of tokens per image from the class attention. Learned Thresholds (LTMP, WACV
-2024) and AS-ViT (IJCAI 2023) learn a threshold. Evo-ViT (AAAI 2022) ranks by class attention over layers. Here nothing
-is learned or random. The other patches are fused as in EViT (ICLR 2022), but by a weighted mean, so that little
+Related: ATS (ECCV 2022) samples a number of tokens per image from the class attention. LTMP (TMLR 2023) and
+Adaptive Sparse ViT (2022) learn a threshold. Evo-ViT (AAAI 2022) ranks by class attention over layers. Here nothing is
+learned or random. The other patches are fused as in EViT (ICLR 2022), but by a weighted mean, so that little
 attention does not make a small token.
 """
 

@@ -12,8 +12,10 @@ As in the official code: rows and columns of patches that are gone are cut out o
 again; sizes are no weights of the features; with density below 1, each head's smallest attention entries are put to 0
 after the softmax, in all blocks, and what is left is not normalised again.
 Different: patches of equal score go by their place, the later ones first, where the official code leaves it to an
-unstable sort. To know a patch's neighbours by place takes the rows of the image, so the graphs "mixed" (the paper's)
-and "spatial" want as many rows as columns. They are settings, and "semantic" is the default, which fits all images.
+unstable sort. The default graph is the paper's, of neighbours by place and by resemblance ("mixed"). With it the paper
+has DeiT-B off the shelf at 81.46 % for r = 8 (alpha 0.1, density 0.6), 81.04 % for 11 and 80.11 % for 14 (0.3 and 0.8).
+The official command makes no graph unless one is named. To know a patch's neighbours by place takes the rows of the
+image. They are taken to be as many as the columns; where the patches form no square, the default is "semantic".
 A trace calls the patches that go dropped: what they hand on flows into several tokens.
 """
 
@@ -53,7 +55,8 @@ class GTP(RemovingMethod):
         layers: the blocks that remove, 0-based and increasing; None means every block.
         clamp: whether a block that is asked for more leaves one patch; otherwise it is an error.
         graph: which patches are neighbours: semantic (those whose embeddings resemble it most), spatial (the eight
-            around it) or mixed (both, as in the paper). The last two need images of as many rows as columns.
+            around it) or mixed (both, as in the paper). The last two need images of as many rows as columns. None is
+            mixed for such images, and semantic for others.
         neighbours: how many patches resemble one most.
         alpha: how much of a patch that goes flows along each edge, 0 to 1; 0 drops it.
         density: share of each head's attention entries that stay, above 0, at most 1. Below 1 the whole attention is
@@ -68,7 +71,7 @@ class GTP(RemovingMethod):
     Source:
         Xu et al., WACV 2024, https://arxiv.org/abs/2311.03035.
 
-    >>> GTP(r=8).graph
+    >>> GTP(r=8, graph="semantic").graph
     'semantic'
     """
 
@@ -76,7 +79,7 @@ class GTP(RemovingMethod):
     R = PerBlock("r", "r {:g}", neutral=0, usual=8)
 
     r: int | tuple[int, float] | Sequence[int] = 8
-    graph: Graph = "semantic"
+    graph: Graph | None = None
     neighbours: int = 8
     alpha: float = 0.1
     density: float = 1.0
@@ -85,7 +88,8 @@ class GTP(RemovingMethod):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_choice(self.graph, Graph, f"{self.name}: graph")
+        if self.graph is not None:
+            check_choice(self.graph, Graph, f"{self.name}: graph")
         check_choice(self.score, GTPScorer, f"{self.name}: score")
         if not is_whole(self.neighbours) or self.neighbours < 1:
             raise ValueError(f"{self.name}: neighbours is a whole number of at least 1, not {self.neighbours!r}.")
@@ -114,9 +118,18 @@ class GTP(RemovingMethod):
     def build(self, spec: ViTSpec) -> GTP:
         if self.score == "cls" and not spec.has_cls:
             raise ValueError(f"{self.name}: score='cls' needs a class token, and {spec.name} has none: take 'mixed'.")
-        if self.graph != "semantic" and math.isqrt(spec.num_patches) ** 2 != spec.num_patches:
-            _refuse_grid(self, spec.num_patches)
+        self.graph_of(spec.num_patches)
         return super().build(spec)
+
+    def graph_of(self, num_patches: int) -> Graph:
+        """Which patches are neighbours in an image of so many. ValueError if their places are wanted and not known."""
+        square = math.isqrt(num_patches) ** 2 == num_patches
+        if self.graph in ("spatial", "mixed") and not square:
+            raise ValueError(
+                f"{self.name}: graph={self.graph!r} needs as many rows of patches as columns, and {num_patches} "
+                "patches are no square: take graph='semantic'."
+            )
+        return self.graph or ("mixed" if square else "semantic")
 
     def most_removed(self, num_patches: int) -> int:
         return num_patches - 1
@@ -156,14 +169,12 @@ class GTP(RemovingMethod):
         _, P, _ = x_BPC.shape
         place_P = torch.arange(P, device=x_BPC.device)
         similarity_BPP = cosines(x_BPC, x_BPC)
-        joined_BPP = torch.zeros_like(similarity_BPP, dtype=torch.bool)
-        if self.graph != "spatial":
+        graph, joined_BPP = self.graph_of(P), torch.zeros_like(similarity_BPP, dtype=torch.bool)
+        if graph != "spatial":
             others_BPP = similarity_BPP.masked_fill(place_P == place_P.unsqueeze(1), -torch.inf)
             least_BP1 = others_BPP.topk(min(self.neighbours, P - 1), dim=-1).values[..., -1:]
             joined_BPP = others_BPP >= least_BP1
-        if self.graph != "semantic":
-            if math.isqrt(P) ** 2 != P:
-                _refuse_grid(self, P)
+        if graph != "semantic":
             row_P, column_P = place_P // math.isqrt(P), place_P % math.isqrt(P)
             away_PP = torch.maximum((row_P - row_P.unsqueeze(1)).abs(), (column_P - column_P.unsqueeze(1)).abs())
             joined_BPP = joined_BPP | (away_PP == 1)
@@ -194,10 +205,3 @@ def own_and_received(attention: Attention) -> Tensor:
         received.append(rows_BHMN.sum(dim=2))
         start += M
     return torch.cat(own, dim=1) * torch.stack(received).sum(dim=0).amax(dim=1)
-
-
-def _refuse_grid(method: GTP, num_patches: int) -> None:
-    raise ValueError(
-        f"{method.name}: graph={method.graph!r} needs as many rows of patches as columns, and {num_patches} patches "
-        "are no square: take graph='semantic'."
-    )

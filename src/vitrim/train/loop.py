@@ -116,7 +116,7 @@ class Trainer:
     def _update(self, parts: list[Views]) -> None:
         """Run one optimiser step over the accumulated parts of a batch."""
         seed_all(self.recipe.seed, self.step, self.accelerator.process_index)
-        self.task.train()
+        self.setup.train()
         lr = self.setup.set_lr(self.step)
         keep_rate = self._set_keep_rate()
         for i, views in enumerate(parts):

@@ -41,6 +41,8 @@ class Recipe:
     # Token reduction
     method: str | None = None  # a name of list_methods(); None: all tokens
     settings: Mapping[str, Any] = field(default_factory=dict)  # of the method
+    gmacs: float | None = None  # target, in 1e9, of a method that learns how much to reduce (diffrate, ltmp)
+    frozen: bool = False  # train only what the method learns, with the model in eval mode
     keep_rate_start: float = 0  # epochs in which all tokens are kept
     keep_rate_epochs: float = 0  # epochs of the half cosine that follows, down to the method's keep rate; 0: at once
     # Optimisation
@@ -103,6 +105,10 @@ class Recipe:
     def _check_together(self) -> None:
         if self.method is None and (self.settings or self.keep_rate_start or self.keep_rate_epochs):
             raise ValueError("recipe: settings and a keep-rate warm-up need a method, but method is None.")
+        if self.method is None and (self.frozen or self.gmacs is not None):
+            raise ValueError("recipe: frozen and gmacs are for a method that learns, but method is None.")
+        if self.frozen and self.token_labeling:
+            raise ValueError("recipe: token_labeling trains the model, and frozen does not: set one of them false.")
         if self.batch_size % self.accumulate:
             raise ValueError(
                 f"recipe: {self.batch_size} images cannot be split evenly into {self.accumulate} accumulated parts."

@@ -45,6 +45,7 @@ LIMITS: Mapping[str, Kind] = {  # by field; None is allowed if the annotation al
     "img_size": COUNT,
     "num_classes": COUNT,
     "head": one_of("auto", "new"),
+    "gmacs": Kind("a number above 0", lambda value: value > 0),
     "keep_rate_start": NOT_NEGATIVE,
     "keep_rate_epochs": NOT_NEGATIVE,
     "epochs": _at_least(0.001),

@@ -56,7 +56,7 @@ def run_recipe(
         held.callback(folder.close)
         accuracy = _run(trainer)
         summary = _summary(trainer, accuracy)
-        save_model(setup, folder, summary)
+        summary |= save_model(setup, folder, summary)
         if main:
             save_curves(folder)
             folder.finish(summary)

@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from ..backbones.reader import find_stack, read_backbone
 from ..core.amount import KEEP_RATE
-from ..core.block_view import WEIGHTS
 from ..core.exits import TRAINING_ONLY
 from ..core.method import plain_settings
 from ..core.stack import TokenStack
@@ -21,6 +20,7 @@ from .class_folders import classes_of, digest, labelled_views
 from .data import TrainingImages, Transform
 from .evaluation import accuracies
 from .label_views import LabelMap, LabelViews
+from .learned import scale_learned, train_learned
 from .processes import from_all, make_accelerator, shard, unused_parameters
 from .recipe import Recipe
 from .start import NEW_HEAD, start_model, start_teacher
@@ -93,8 +93,7 @@ class Setup:
             weight_decay=recipe.weight_decay,
             layer_decay=recipe.layer_decay,
         )
-        if recipe.method_lr != 1:
-            scale_learned(self.bare_optimizer, self.model, recipe.method_lr)
+        scale_learned(self.bare_optimizer, self.model, recipe.method_lr)
         self.scheduler = self._scheduler()
         self.mixup = _mixup(recipe, self.num_classes)
         self.optimizer = self.accelerator.prepare(self.bare_optimizer)
@@ -125,6 +124,12 @@ class Setup:
         """Set the learning rate of an update, and return it without layer decay and method_lr."""
         self.scheduler.step_update(step)
         return max(group["lr"] / group.get("lr_scale", 1) for group in self.bare_optimizer.param_groups)
+
+    def train(self) -> None:
+        """Set the training mode: of the task, or of what the method learns alone, if the model is frozen."""
+        self.task.train()
+        if self.recipe.frozen:
+            train_learned(self.model)
 
     def set_keep_rate(self, rate: float | tuple[float, ...]) -> None:
         """Set the keep rate of all blocks."""
@@ -217,16 +222,6 @@ def _task(recipe: Recipe, model: nn.Module, teacher: nn.Module | None) -> Classi
         weight=recipe.distillation_weight,
         temperature=recipe.distillation_temperature,
     )
-
-
-def scale_learned(optimizer: Any, model: nn.Module, factor: float) -> None:
-    """Put the weights that the method learns into their own groups, with `factor` times the learning rate."""
-    learned = {id(weight) for name, weight in model.named_parameters() if f".{WEIGHTS}." in name}
-    for group in list(optimizer.param_groups):
-        apart = [weight for weight in group["params"] if id(weight) in learned]
-        if apart:
-            group["params"] = [weight for weight in group["params"] if id(weight) not in learned]
-            optimizer.add_param_group(group | {"params": apart, "lr_scale": group.get("lr_scale", 1) * factor})
 
 
 def _learns(stack: TokenStack | None) -> bool:

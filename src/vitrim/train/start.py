@@ -23,6 +23,7 @@ from ..loading.folder import WEIGHTS_FILE
 from ..loading.positions import adapting
 from ..loading.weights import fit, read_checkpoint
 from ..measure.class_names import imagenet_names
+from .learned import aimed, freeze
 from .recipe import Recipe
 
 PRETRAINED = "pretrained"  # the value of checkpoint that means timm's own weights
@@ -54,13 +55,15 @@ def start_model(recipe: Recipe, class_folders: Sequence[str]) -> tuple[nn.Module
     num_classes = recipe.num_classes or len(class_folders)
     model = _build(recipe, num_classes)
     if recipe.method is not None:
-        reduce_tokens(model, create_method(recipe.method, **recipe.settings))
+        reduce_tokens(model, aimed(create_method(recipe.method, **recipe.settings), model, recipe.gmacs))
     origin = "random weights"
     if recipe.checkpoint is not None:
         new = recipe.head == "new"
         origin = _load(
             model, Start(recipe.model, recipe.checkpoint, recipe.img_size, num_classes, class_folders, new_head=new)
         )
+    if recipe.frozen:
+        freeze(model)
     if recipe.grad_checkpointing:
         model.set_grad_checkpointing()  # type: ignore[operator]
     return model.train(), origin

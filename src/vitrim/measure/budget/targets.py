@@ -9,7 +9,7 @@ from dataclasses import replace
 from functools import cache
 from typing import Any, NamedTuple
 
-from torch import nn
+from torch import Tensor, nn
 
 from ...api import create_method
 from ...backbones.reader import read_backbone, restored
@@ -19,6 +19,7 @@ from ...core.scored import WITHOUT_CLS
 from ...core.spec import ViTSpec
 from ...heads import check_module
 from ..macs import count_macs
+from .adaptive import method_on_images
 from .formula import reduced_macs
 
 
@@ -29,6 +30,7 @@ def method_for_macs(
     *,
     input_size: tuple[int, int, int] | None = None,
     model_kwargs: Mapping[str, Any] | None = None,
+    images_ICHW: Tensor | None = None,
     **settings: Any,
 ) -> Method:
     """Find the setting of a method whose multiply-adds are closest to a target from below.
@@ -43,6 +45,8 @@ def method_for_macs(
         gmacs: target in 1e9 multiply-adds per image.
         input_size: channels, height and width of the images. None: the model's own.
         model_kwargs: passed to the forward, as in `count_macs`.
+        images_ICHW: images for the model. An input-adaptive method (attention_mass, ltmp, merge_alike) needs them: its
+            target holds for their mean.
         **settings: other settings of the method.
 
     Returns:
@@ -56,7 +60,12 @@ def method_for_macs(
     if isinstance(gmacs, bool) or not isinstance(gmacs, (int, float)) or not 0 < gmacs < math.inf:
         raise ValueError(f"a target must be a positive number of GMACs, not {gmacs!r}.")
     spec, model_macs = _unreduced(model, input_size, model_kwargs or {})
-    return _solve(create_method(name, **settings), spec, model_macs, round(gmacs * 1e9), settings)
+    method = create_method(name, **settings)
+    if images_ICHW is not None and method.amount is not None and not method.amount.solved:
+        if method.amount.setting in settings:
+            raise ValueError(f"{method.name}: a MACs target solves for {method.amount.setting}, so leave it out.")
+        return method_on_images(model, method, round(gmacs * 1e9), images_ICHW)
+    return _solve(method, spec, model_macs, round(gmacs * 1e9), settings)
 
 
 def method_for_keep_rate(
@@ -133,7 +142,7 @@ def _scale(method: Method, spec: ViTSpec, settings: dict[str, Any]) -> Scale:
     if not amount.solved:
         raise ValueError(
             f"{method.name}: no formula gives the cost of its {amount.setting}, so it cannot be solved for "
-            f"multiply-adds: set it, for example to {amount.usual:g}."
+            f"multiply-adds without images: pass images_ICHW, or set it, for example to {amount.usual:g}."
         )
     if amount.setting in settings:
         raise ValueError(f"{method.name}: a MACs target solves for {amount.setting}, so it cannot be set too.")

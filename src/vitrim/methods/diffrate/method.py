@@ -1,23 +1,4 @@
-"""DiffRate: Differentiable Compression Rate for Efficient Vision Transformers (Chen et al., ICCV 2023).
-
-Paper: https://arxiv.org/abs/2305.17997. Official code: https://github.com/OpenGVLab/DiffRate (no licence; this file is
-written from the paper and from what the code computes). Every block first drops the patches to which the class token
-attends least, down to one count, and then merges the least attended of the rest into the others, down to a second. The
-paper learns both counts for every block; here they are settings, and the published ones go by name.
-
-    c(i) = argmax_j cos(x_i, x_j)    of the more attended patches j, for each patch i to be merged
-    x_j = (x_j + Σ x_i) / (1 + |{i}|)    over the i with c(i) = j
-    s_j = s_j + Σ s_i cos(x_i, x_j)    the size, which attention adds as log s
-    kept = (published / published before)^strength    of the patches that enter a step
-
-As in the official code: features x after the attention residual are compared; merged ones are plain means, whatever
-their sizes; sizes grow by the similarity, so that they are fractions; what is dropped takes its size along.
-Different: blocks that remove nothing leave the order of the tokens alone, which changes no output. A size that would
-not be positive, where all that merged is the opposite of its token, is a tiny one, not the logarithm of nothing.
-Sizes take no gradient, so that training runs the fused attention kernel.
-The published schedules are for 12 blocks, 196 patches and a class token. `strength` bends them, models of another depth
-or resolution take them in proportion, and where the head reads patches, the last block keeps what the one before does.
-"""
+"""The method: published counts, counts of one's own, and counts that training learns."""
 
 from __future__ import annotations
 
@@ -26,16 +7,21 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
+from torch import Tensor, nn
 
-from ..core import ops, schedule
-from ..core.amount import Strength
-from ..core.attention import Attention
-from ..core.choices import check_choice
-from ..core.matching import cosines
-from ..core.method import Method
-from ..core.scored import Scorer, check_scorer, patch_scores, score_macs
-from ..core.spec import ViTSpec
-from ..core.tokens import Tokens
+from ...core import ops, schedule
+from ...core.amount import Strength
+from ...core.attention import Attention
+from ...core.choices import check_choice
+from ...core.cost import block_costs, check_masks, check_target
+from ...core.exits import Criterion
+from ...core.mask import Mask
+from ...core.matching import cosines
+from ...core.method import Method
+from ...core.scored import Scorer, check_scorer, patch_scores, score_macs
+from ...core.spec import ViTSpec
+from ...core.tokens import Tokens
+from .search import EPS, WEIGHT, Rates, search_step
 
 Schedule = Literal["deit_small_2.9", "deit_small_2.3", "deit_base_11.5", "deit_tiny_0.8"]
 Counts = tuple[int, ...]
@@ -73,6 +59,8 @@ class DiffRate(Method):
         pruned_to: counts of your own in place of the schedule: patches after pruning, one number per block.
         merged_to: patches after merging, one number per block.
         patches: patches that enter the first block where these counts are reached; None means the model's.
+        target: learn the counts instead, for this share of the multiply-adds of all blocks, above 0 and below 1.
+            `vitrim train --gmacs` sets it.
         scorer: cls, received or norm, see `patch_scores`; a model without a class token needs one of the last two.
         prop_attn: whether attention adds log(size) to the logits.
 
@@ -95,6 +83,7 @@ class DiffRate(Method):
     pruned_to: Sequence[int] | None = None
     merged_to: Sequence[int] | None = None
     patches: int | None = None
+    target: float | None = None
     scorer: Scorer = "cls"
     prop_attn: bool = True
 
@@ -109,11 +98,17 @@ class DiffRate(Method):
             raise ValueError(f"{self.name}: patches is a whole number of at least 1, not {self.patches!r}.")
         if self.patches is not None and self.pruned_to is None:
             raise ValueError(f"{self.name}: patches says of how many pruned_to and merged_to are, so give these too.")
+        check_target(self.target, self.name)
+        if self.target is not None and (self.pruned_to is not None or self.strength != 1):
+            raise ValueError(f"{self.name}: target learns the counts: leave pruned_to, merged_to and strength out.")
         if self.pruned_to is not None and self.merged_to is not None:
             _check_counts(self.name, self.pruned_to, self.merged_to, self.patches)
 
     def build(self, spec: ViTSpec) -> DiffRate:
         check_scorer(self, self.scorer, spec)
+        if self.target is not None:
+            check_masks(self, spec)
+            return self
         if self.pruned_to is None or self.merged_to is None:
             pruned_to, merged_to = (_for_model(counts, spec) for counts in PUBLISHED[self.schedule])
             entering = (PATCHES, *merged_to)
@@ -130,6 +125,9 @@ class DiffRate(Method):
 
     def counts(self, layer: int, num_patches: int) -> tuple[int, int]:
         """Patches that block `layer` has after pruning and after merging, when num_patches enter it."""
+        if self.target is not None:  # not learned yet, or in this block
+            pruned, merged = self.weights.kept() if isinstance(self.weights, Rates) else (num_patches, num_patches)
+            return min(pruned, num_patches), min(merged, num_patches)
         assert self.pruned_to is not None and self.merged_to is not None and self.patches is not None, "build() first"
         before = self.merged_to[layer - 1] if layer else self.patches
         pruned, merged = self.pruned_to[layer], self.merged_to[layer]
@@ -140,7 +138,7 @@ class DiffRate(Method):
         return self.counts(layer, num_patches)[1]
 
     def is_active(self, layer: int, num_patches: int) -> bool:
-        return self.num_kept(layer, num_patches) < num_patches
+        return isinstance(self.weights, Rates) or self.num_kept(layer, num_patches) < num_patches
 
     def extra_macs(self, layer: int, num_patches: int, spec: ViTSpec) -> int:
         pruned, merged = self.counts(layer, num_patches)
@@ -148,7 +146,38 @@ class DiffRate(Method):
             return 0
         return score_macs(self.scorer, num_patches, spec) + (pruned - merged) * merged * spec.channels
 
+    def make_weights(self, layer: int, spec: ViTSpec) -> nn.Module | None:
+        learning = range(max(1, spec.first_reducible_layer), spec.depth)
+        if self.target is None or layer not in learning:
+            return None
+        return Rates(spec.num_patches, block_costs(learning, spec)[layer])
+
+    def mask(self, live_BN: Tensor | None) -> Mask | None:
+        return None if live_BN is None else Mask(live_BN, eps=EPS, sees_itself=True)
+
+    def losses(self, collected: tuple[Tensor, ...], logits_BK: Tensor, criterion: Criterion) -> dict[str, Tensor]:
+        return {"cost": WEIGHT * torch.stack(collected).sum().square()}
+
+    def settled(self, weights: Sequence[nn.Module | None]) -> DiffRate:
+        rates = [each for each in weights if isinstance(each, Rates)]
+        if not rates:
+            return self
+        left, pruned_to, merged_to = rates[0].prune_scores.numel(), list[int](), list[int]()
+        for each in weights:
+            pruned, merged = each.kept() if isinstance(each, Rates) else (left, left)
+            pruned_to.append(min(left, pruned))
+            merged_to.append(left := min(left, merged))
+        patches = rates[0].prune_scores.numel()
+        return replace(self, target=None, pruned_to=tuple(pruned_to), merged_to=tuple(merged_to), patches=patches)
+
     def after_attention(self, layer: int, tokens: Tokens, attention: Attention) -> Tokens:
+        rates = self.weights
+        if isinstance(rates, Rates) and rates.training:
+            score_BP = patch_scores(self.scorer, tokens, attention)
+            tokens, entering, leaving = search_step(tokens, score_BP, rates)
+            assert self.target is not None
+            excess = rates.cost.share(entering, leaving) - self.target / rates.cost.parts
+            return tokens.collect(self.name, excess * (rates.cost.total / 1e9))
         pruned, merged = self.counts(layer, tokens.num_patches)
         kept_BX, _ = ops.rank(patch_scores(self.scorer, tokens, attention), pruned)
         keep_BK, rest_BM = kept_BX[:, :merged], kept_BX[:, merged:]
