@@ -69,3 +69,13 @@ def test_what_is_kept_from_block_to_block_goes_with_its_image() -> None:
     chosen = ops.select_images(seen[1], torch.tensor([2, 0]))
     for ours, all_of in zip(chosen.memory, seen[1].memory, strict=True):
         assert ours.equal(all_of[[2, 0]])
+
+
+@torch.no_grad()
+def test_the_graph_is_the_papers_where_patches_form_a_square_and_semantic_elsewhere() -> None:
+    for family, graph in (("vit", "mixed"), ("dynamic_size", "semantic")):
+        images = families.small_images(family)
+        ours = families.reduced(family, "gtp")(images)
+        assert ours.equal(families.reduced(family, "gtp", graph=graph)(images))
+    with pytest.raises(ValueError, match=r"mixed.*60 patches are no square"):
+        families.reduced("dynamic_size", "gtp", graph="mixed")(families.small_images("dynamic_size"))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from torch import nn
@@ -60,9 +60,8 @@ def fit(model: nn.Module, configurations: Sequence[Configuration], seed: int = 0
         else:
             methods[each.key] = method
     check_any(methods, refused)
-    return Fit(
-        methods, tuple(refused), _assumption(spec, {taken: one for taken, one in given.items() if taken.key in methods})
-    )
+    scored = _assumption(spec, {taken: one for taken, one in given.items() if taken.key in methods})
+    return Fit(methods, tuple(refused), " ".join(filter(None, (scored, _untrained(methods.values())))))
 
 
 def check_any(measured: object, refused: Sequence[Refusal]) -> None:
@@ -83,6 +82,17 @@ def _assumption(spec: ViTSpec, given: Mapping[Configuration, Configuration]) -> 
         cost = f"{solved} cost{'' if ',' in solved else 's'} as much as EViT with"
         parts.append(f"{cost} it" if ranked else f"{cost} {by}")
     return f"{spec.name} has no class token: {'; '.join(parts)}." if parts else ""
+
+
+def _untrained(methods: Iterable[Method]) -> str:
+    """Name the methods whose weights mean nothing yet, since they are new here."""
+    names = list(dict.fromkeys(method.name for method in methods if method.needs_training))
+    if not names:
+        return ""
+    return (
+        f"{', '.join(names)} must be trained first, and runs here with weights that are not: train with `vitrim train` "
+        "(recipes/learned), and pass the folder of the trained model as --model."
+    )
 
 
 def _names(configurations: Sequence[Configuration]) -> str:

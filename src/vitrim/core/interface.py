@@ -51,6 +51,11 @@ class MethodInterface:
         return False
 
     @property
+    def needs_training(self) -> bool:
+        """Whether the method's own weights mean nothing until they are trained."""
+        return False
+
+    @property
     def by_position(self) -> bool:
         """Whether a patch's fate depends, by design, on its position in the sequence."""
         return False

@@ -13,7 +13,9 @@ As in the official code: the features after the attention residual are compared,
 dropped, and sizes are fractions from then on.
 Different: the prefix is never merged, where the official code protects no token. Entropies are taken over all keys,
 the prefix among them. Where no patch stands out, what would have merged is dropped; there is no division by 0.
-The code was made for video models; which blocks of an image model merge how many patches is a setting of ours.
+The code was made for video models; which blocks of an image model merge how many patches is a setting of ours. So is
+`prop_attn`: that attention adds the log of the fractional sizes, as ToMe's does, is our reading, and the oracles of its
+merge do not show it.
 """
 
 from __future__ import annotations
@@ -45,7 +47,7 @@ class VidTLDR(RemovingMethod):
             remove more than half of its patches.
         layers: the blocks that merge, 0-based and increasing; None means the first four.
         clamp: whether a block that is asked for more removes that half; otherwise it is an error.
-        prop_attn: whether attention adds log(size) to the logits.
+        prop_attn: whether attention adds log(size) to the logits (our reading).
 
     Raises:
         ValueError: for a setting that no model could take. Where it does not fit a model, `reduce_tokens` says so.

@@ -96,6 +96,10 @@ class BeyondAttentive(ScoredMethod):
         return self.inattentive == "fuse"
 
     @property
+    def needs_training(self) -> bool:
+        return self.inattentive in ("conv", "mlp")
+
+    @property
     def by_position(self) -> bool:
         return self.inattentive in ("spatial", "conv")
 
