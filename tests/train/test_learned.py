@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,7 +16,9 @@ from timm.optim import create_optimizer_v2
 import vitrim
 from vitrim.compare.method_text import read_methods
 from vitrim.train.learned import scale_learned
+from vitrim.train.recipe import changed_fields, load_recipe
 from vitrim.train.run_recipe import run_recipe
+from vitrim.train.start import start_model
 
 RUNS: dict[str, dict[str, Any]] = {
     "diffrate": {"method": "diffrate", "gmacs": 0.006},
@@ -80,3 +83,19 @@ def test_a_recipe_that_learns_nothing_or_cannot_meet_its_target_is_refused(
     with pytest.raises(ValueError, match=message) as error:
         run_recipe(recipe(img_size=64, **fields), images, tmp_path / "out", cpu=True)
     assert "\n" not in str(error.value)
+
+
+def test_a_run_of_before_these_fields_goes_on() -> None:
+    now = recipe().as_json()
+    before = {name: value for name, value in now.items() if name not in ("gmacs", "frozen")}
+    assert changed_fields(before, now) == []
+    assert changed_fields(before, now | {"frozen": True}) == ["frozen was False and is True"]
+
+
+@pytest.mark.parametrize("name", ["diffrate", "ltmp", "dtem"])
+def test_the_recipes_that_come_with_the_library_train_what_the_method_learns(name: str) -> None:
+    wanted = load_recipe(Path(__file__).resolve().parents[2] / "recipes" / "learned" / f"{name}.py")
+    assert wanted.method == name and wanted.frozen
+    model, _ = start_model(wanted.override({"checkpoint": "none"}), [f"class {i}" for i in range(10)])
+    learning = [key for key, weight in model.named_parameters() if weight.requires_grad]
+    assert learning and all(".method." in key for key in learning)

@@ -150,24 +150,42 @@ class KeepRateMethod(Method):
 
     keep_rate: share of the patches that enter a reducing block, one number or one per layer; above 0, at most 1.
     layers: reducing blocks, 0-based and increasing; None means a quarter of the depth apart (3, 6, 9 of 12).
+    r: patches that go in each of these blocks, one number or one per layer, in place of a keep rate.
     """
 
-    keep_rate: float | Sequence[float] = 0.7
+    keep_rate: float | Sequence[float] = KEEP_RATE.usual
     layers: Sequence[int] | None = None
+    r: int | Sequence[int] | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         super().__post_init__()
         schedule.check_reducing(self.layers, self.name)
         schedule.check_shares(self.keep_rate, self.name)
+        schedule.check_removed(self.r, self.name)
+        if self.r is not None and self.keep_rate not in (KEEP_RATE.usual, ()):
+            raise ValueError(f"{self.name}: r says how many patches go: leave keep_rate out.")
 
     def build(self: K, spec: ViTSpec) -> K:
         layers = schedule.default_layers(spec.depth) if self.layers is None else self.layers
         layers = schedule.check_layers(layers, spec.depth, self.name)
-        return replace(self, layers=layers, keep_rate=schedule.check_rates(self.keep_rate, len(layers), self.name))
+        if self.r is None:
+            return replace(self, layers=layers, keep_rate=schedule.check_rates(self.keep_rate, len(layers), self.name))
+        return replace(self, layers=layers, r=schedule.check_each(self.r, len(layers), self.name)).fits(spec)
 
     @property
     def amount(self) -> Amount | None:
-        return KEEP_RATE
+        return KEEP_RATE if self.r is None else None  # patches are set one by one
+
+    def num_removed(self, layer: int, num_patches: int) -> int:
+        """How many patches go in block `layer` where r says so. ValueError if none would be left."""
+        assert isinstance(self.layers, tuple) and isinstance(self.r, Sequence), "build() comes first"
+        removed = self.r[self.layers.index(layer)] if layer in self.layers else 0
+        if removed >= num_patches:
+            raise ValueError(
+                f"{self.name}: r = {removed} in block {layer} is too large: {num_patches} patches enter it, and one "
+                "must be left."
+            )
+        return removed
 
     def rate(self, layer: int) -> float:
         """Keep rate of block `layer`; 1 if it is not a reducing block."""
@@ -177,6 +195,8 @@ class KeepRateMethod(Method):
     def num_attentive(self, layer: int, num_patches: int) -> int:
         """Patches that block `layer` keeps unchanged: ceil(keep_rate * num_patches)."""
         assert isinstance(self.layers, tuple), "build() comes first"
+        if self.r is not None:
+            return num_patches - self.num_removed(layer, num_patches)
         if layer not in self.layers or (rate := self.rate(layer)) == 1:
             return num_patches
         return schedule.ceil_share(rate, num_patches)

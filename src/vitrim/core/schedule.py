@@ -70,6 +70,23 @@ def check_counts(counts: object, who: str, what: str) -> None:
         raise ValueError(f"{who}: {what} must be whole numbers of at least 1, or None, not {tuple(counts)}.")
 
 
+def check_removed(r: object, who: str) -> None:
+    """ValueError unless r is None, or a whole number of at least 0, or a sequence of them."""
+    several = tuple(r) if isinstance(r, Sequence) and not isinstance(r, str) else (r,)
+    if r is not None and not all(is_whole(each) and each >= 0 for each in several):
+        raise ValueError(f"{who}: r is a number of patches, at least 0, or one for each layer, not {r!r}.")
+
+
+def check_each(count: int | Sequence[int], num_layers: int, who: str) -> tuple[int, ...]:
+    """One r for each reducing layer. ValueError if there are too few or too many."""
+    each = tuple(count) if isinstance(count, Sequence) else (count,) * num_layers
+    if len(each) != num_layers:
+        raise ValueError(
+            f"{who}: {num_layers} reducing layers need {num_layers} numbers in r, not {len(each)} of them."
+        )
+    return each
+
+
 def ceil_share(rate: float, count: int) -> int:
     """ceil(rate * count), at least 1. Exact for rates with up to five decimals, while 0.55 * 100 is above 55 in floats.
 

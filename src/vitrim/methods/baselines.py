@@ -19,6 +19,7 @@ class Random(KeepRateMethod):
     Args:
         keep_rate: share of the patches that enter a reducing block, one number or one per layer; above 0, at most 1.
         layers: reducing blocks, 0-based and increasing; None means a quarter of the depth apart (3, 6, 9 of 12).
+        r: patches that go in each of these blocks, one number or one per layer, in place of keep_rate.
         seed: seed of the positions.
 
     Raises:

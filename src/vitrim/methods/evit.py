@@ -32,6 +32,7 @@ class EViT(ScoredMethod):
     Args:
         keep_rate: share of the patches that enter a reducing block, one number or one per layer; above 0, at most 1.
         layers: reducing blocks, 0-based and increasing; None means a quarter of the depth apart (3, 6, 9 of 12).
+        r: patches that go in each of these blocks, one number or one per layer, in place of keep_rate.
         scorer: cls, received, norm or shift, see `patch_scores`. cls needs a class token.
         fuse: whether the others are fused (EViT) or dropped (its Table 1 and 2a).
         tokens: patches to keep in each block, without the fused token, one entry per block. Entries of None follow
@@ -81,6 +82,9 @@ class EViT(ScoredMethod):
 
     def num_attentive(self, layer: int, num_patches: int) -> int:
         count = None if self.tokens is None else self.tokens[layer]
+        if count is None and self.r is not None:  # the fused token is one of those that are left
+            removed = self.num_removed(layer, num_patches + self.fuse - 1)
+            return num_patches - removed - self.fuse if removed else num_patches
         if count is None:
             return super().num_attentive(layer, num_patches)
         if count > num_patches:

@@ -39,6 +39,7 @@ class TokenMergence(ScoredMethod):
     Args:
         keep_rate: share of the patches that enter a reducing block, one number or one per layer; above 0, at most 1.
         layers: reducing blocks, 0-based and increasing; None means a quarter of the depth apart (3, 6, 9 of 12).
+        r: patches that go in each of these blocks, one number or one per layer, in place of keep_rate.
         scorer: cls, received, norm or shift, see `patch_scores`. cls needs a class token.
         similarity: cosine, l1, l2, attention or random (Table 4 of the paper).
         seed: seed of the random similarity, which depends on positions only.

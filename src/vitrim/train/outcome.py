@@ -58,7 +58,8 @@ def settled_model(setup: Setup, tensors: Mapping[str, Tensor]) -> tuple[nn.Modul
     found = find_stack(model)
     if found is None:
         return model, None
-    settled = found.stack.method.settled([block.weights for block in found.stack])
+    blocks: list[Any] = list(found.stack)
+    settled = found.stack.method.settled([block.weights for block in blocks])
     if settled is found.stack.method:
         return model, None
     assert isinstance(settled, Method)

@@ -194,7 +194,11 @@ def load_recipe(path: Path | str) -> Recipe:
 
 
 def changed_fields(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """For example ['lr was 0.1 and is 0.2'], for each field that changes the results."""
+    """For example ['lr was 0.1 and is 0.2'], for each field that changes the results.
+
+    A field that an old recipe lacks, since it came later, has its default there.
+    """
+    old = {entry.name: entry.default for entry in fields(Recipe) if entry.name in new} | dict(old)
     names = sorted((old.keys() | new.keys()) - MACHINE_FIELDS)
     return [
         f"{shown(name, 60)} was {shown(repr(old.get(name)))} and is {shown(repr(new.get(name)))}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, TypeVar
+from typing import Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -18,33 +18,12 @@ from ...core.scored import ScoredMethod, patch_scores
 from ...core.spec import ViTSpec
 from ...core.tokens import Tokens
 from . import grouping
+from .counts import Split, attentive_of, share_logged
 from .subsample import Convolution, Gate
 
 Inattentive = Literal["cluster", "kmeans", "average", "max", "spatial", "conv", "mlp", "fuse", "drop"]
 
-# Keep rate -> share of the patches that leaves a reducing layer, with clusters and pairs. DeiT-S then has the logged
-# MACs: 3.0048 G at 0.7, 2.5832 at 0.6, 2.3444 at 0.5, 2.0830 at 0.4, 1.8233 at 0.3, 1.6451 at 0.2.
-LOGGED_SHARE = (
-    (0.0, 0.0),
-    (0.2, 0.208),
-    (0.3, 0.308),
-    (0.4, 0.424),
-    (0.5, 0.516),
-    (0.6, 0.588),
-    (0.7, 0.702),
-    (1.0, 1.0),
-)
-
 L = TypeVar("L", Convolution, Gate)
-
-
-class Split(NamedTuple):
-    """Counts of one reducing layer."""
-
-    attentive: int
-    inattentive: int
-    clusters: int  # tokens that the inattentive patches become
-    pairs: int  # attentive patches that merge into another one
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +33,7 @@ class BeyondAttentive(ScoredMethod):
     Args:
         keep_rate: share of the patches that enter a reducing block, one number or one per layer; above 0, at most 1.
         layers: reducing blocks, 0-based and increasing; None means a quarter of the depth apart (3, 6, 9 of 12).
+        r: patches that go in each of these blocks, one number or one per layer, in place of keep_rate.
         scorer: cls, received, norm or shift, see `patch_scores`. cls needs a class token.
         inattentive: what happens to inattentive patches. cluster uses density peaks. The others are from the paper's
             Tables 3 and 4: drop; fuse (one token, as in EViT); average and max (groups of neighbours in rank); spatial
@@ -121,16 +101,16 @@ class BeyondAttentive(ScoredMethod):
 
     def split(self, layer: int, num_patches: int) -> Split:
         """The counts of one reducing layer. ValueError if clusters or pairs do not fit."""
-        attentive = self.num_attentive(layer, num_patches)
+        attentive, wanted = self._leaving(layer, num_patches)
         inattentive = num_patches - attentive
         if inattentive == 0:
             return Split(attentive, 0, 0, 0)
-        wanted = round(_interpolate(self.rate(layer)) * num_patches)  # tokens that leave this layer in the logs
         clusters = {"drop": 0, "fuse": 1}.get(self.inattentive)
         if clusters is None:
             clusters = self._setting(self.clusters, layer)
         if clusters is None:
-            clusters = min(inattentive, max(1, wanted - attentive, round(inattentive / 10)))
+            share = round(inattentive / 10) if self.r is None or self.match else 0
+            clusters = min(inattentive, max(1, wanted - attentive, share))
         pairs = self._setting(self.pairs, layer) if self.match else 0
         if pairs is None:
             pairs = min(attentive - 1, max(0, attentive + clusters - wanted))
@@ -139,7 +119,24 @@ class BeyondAttentive(ScoredMethod):
                 f"{self.name}: block {layer} splits {num_patches} patches into {attentive} attentive and {inattentive} "
                 f"inattentive ones, which is too few for {pairs} pairs and {clusters} clusters."
             )
+        if self.r is not None and attentive - pairs + clusters != wanted:
+            raise ValueError(
+                f"{self.name}: with {clusters} clusters and {pairs} pairs, block {layer} leaves "
+                f"{attentive - pairs + clusters} of {num_patches} patches, not {wanted} as r wants: "
+                "leave clusters and pairs out."
+            )
         return Split(attentive, inattentive, clusters, pairs)
+
+    def _leaving(self, layer: int, num_patches: int) -> tuple[int, int]:
+        """How many patches are attentive, and how many tokens leave this layer, as in the logs or as r says."""
+        if self.r is None:
+            return self.num_attentive(layer, num_patches), round(share_logged(self.rate(layer)) * num_patches)
+        removed = self.num_removed(layer, num_patches)
+        wanted = num_patches - removed
+        if removed == 0 or self.match:
+            return attentive_of(wanted, num_patches), wanted
+        clusters = {"drop": 0, "fuse": 1}.get(self.inattentive, self._setting(self.clusters, layer))
+        return wanted - (max(1, round(removed / 10)) if clusters is None else clusters), wanted
 
     def num_kept(self, layer: int, num_patches: int) -> int:
         split = self.split(layer, num_patches)
@@ -228,10 +225,3 @@ class BeyondAttentive(ScoredMethod):
         if len(setting) != len(self.layers):
             raise ValueError(f"{self.name}: {len(self.layers)} reducing layers need one entry each, not {setting}.")
         return setting[self.layers.index(layer)]
-
-
-def _interpolate(rate: float) -> float:
-    """Share of the patches that leaves at a keep rate, interpolated between the logged ones."""
-    steps = zip(LOGGED_SHARE, LOGGED_SHARE[1:], strict=False)
-    (low, at_low), (high, at_high) = next(step for step in steps if rate <= step[1][0])
-    return at_low + (at_high - at_low) * (rate - low) / (high - low)
