@@ -6,7 +6,6 @@ finish                                                                after the 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import ClassVar
 
 from torch import Tensor, nn
@@ -14,7 +13,6 @@ from torch import Tensor, nn
 from .amount import Amount
 from .attention import Attention
 from .exits import Criterion
-from .mask import Mask
 from .spec import ViTSpec
 from .tokens import Tokens
 
@@ -51,11 +49,6 @@ class MethodInterface:
         return False
 
     @property
-    def needs_training(self) -> bool:
-        """Whether the method's own weights mean nothing until they are trained."""
-        return False
-
-    @property
     def by_position(self) -> bool:
         """Whether a patch's fate depends, by design, on its position in the sequence."""
         return False
@@ -84,14 +77,6 @@ class MethodInterface:
     def make_weights(self, layer: int, spec: ViTSpec) -> nn.Module | None:
         """The weights to learn in block `layer`: `self.weights` in hooks. A child named `exit` is for training only."""
         return None
-
-    def mask(self, live_BN: Tensor | None) -> Mask | None:
-        """How attention weighs keys while tokens are masked in training (core/masking.py); None if none is."""
-        return None if live_BN is None else Mask(live_BN)
-
-    def settled(self, weights: Sequence[nn.Module | None]) -> MethodInterface:
-        """The method that training ends in, given what each block learned; settings can take it over."""
-        return self
 
     def before_block(self, layer: int, tokens: Tokens) -> Tokens:
         """Called with the input of block `layer`."""

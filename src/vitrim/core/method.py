@@ -13,6 +13,7 @@ from . import schedule
 from .amount import KEEP_RATE, Amount
 from .exits import Criterion, Exits
 from .interface import MethodInterface
+from .mask import Mask
 from .renamed import alias, bridge
 from .spec import ViTSpec
 from .tokens import Tokens
@@ -64,9 +65,22 @@ class Method(MethodInterface):
         return False
 
     @property
+    def needs_training(self) -> bool:
+        """Whether the method's own weights mean nothing until they are trained."""
+        return False
+
+    @property
     def has_keep_rate(self) -> bool:
         """Whether a keep rate sets how much is reduced."""
         return self.amount == KEEP_RATE
+
+    def mask(self, live_BN: Tensor | None) -> Mask | None:
+        """How attention weighs keys while tokens are masked in training (core/masking.py); None if none is."""
+        return None if live_BN is None else Mask(live_BN)
+
+    def settled(self, weights: Sequence[nn.Module | None]) -> Method:
+        """The method that training ends in, given what each block learned; settings can take it over."""
+        return self
 
     def built_for(self: M, spec: ViTSpec) -> M:
         """Resolve every default for one model, those of the exits included. ValueError if something does not fit it."""

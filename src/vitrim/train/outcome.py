@@ -62,7 +62,6 @@ def settled_model(setup: Setup, tensors: Mapping[str, Tensor]) -> tuple[nn.Modul
     settled = found.stack.method.settled([block.weights for block in blocks])
     if settled is found.stack.method:
         return model, None
-    assert isinstance(settled, Method)
     reduce_tokens(model, settled)
     own = model.state_dict()
     model.load_state_dict({name: value for name, value in tensors.items() if name in own})
