@@ -57,7 +57,7 @@ def test_bats_groups_leave_what_r_says(inattentive: Any, match: bool, r: int) ->
         ({"r": [1, 2], "layers": (1,)}, "1 reducing layers need 1 numbers in r, not 2"),
         ({"r": -1}, "r is a number of patches"),
         ({"r": "few"}, "r is a number of patches"),
-        ({"r": 4, "clusters": 9, "pairs": 1}, "leave clusters and pairs out"),
+        ({"r": 4, "clusters": 3, "pairs": 2}, "leave clusters and pairs out"),
     ],
 )
 def test_steps_that_do_not_fit_are_refused(settings: dict[str, Any], message: str) -> None:

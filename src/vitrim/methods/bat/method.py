@@ -109,7 +109,9 @@ class BeyondAttentive(ScoredMethod):
         if clusters is None:
             clusters = self._setting(self.clusters, layer)
         if clusters is None:
-            share = round(inattentive / 10) if self.r is None or self.match else 0
+            share = round(inattentive / 10)
+            if self.r is not None:  # the count is exact, and an attentive patch is left
+                share = min(share, wanted - 1) if self.match else 0
             clusters = min(inattentive, max(1, wanted - attentive, share))
         pairs = self._setting(self.pairs, layer) if self.match else 0
         if pairs is None:
@@ -123,7 +125,7 @@ class BeyondAttentive(ScoredMethod):
             raise ValueError(
                 f"{self.name}: with {clusters} clusters and {pairs} pairs, block {layer} leaves "
                 f"{attentive - pairs + clusters} of {num_patches} patches, not {wanted} as r wants: "
-                "leave clusters and pairs out."
+                "take a smaller r, or leave clusters and pairs out."
             )
         return Split(attentive, inattentive, clusters, pairs)
 
@@ -133,10 +135,12 @@ class BeyondAttentive(ScoredMethod):
             return self.num_attentive(layer, num_patches), round(share_logged(self.rate(layer)) * num_patches)
         removed = self.num_removed(layer, num_patches)
         wanted = num_patches - removed
+        fixed = {"drop": 0, "fuse": 1}.get(self.inattentive)
         if removed == 0 or self.match:
-            return attentive_of(wanted, num_patches), wanted
-        clusters = {"drop": 0, "fuse": 1}.get(self.inattentive, self._setting(self.clusters, layer))
-        return wanted - (max(1, round(removed / 10)) if clusters is None else clusters), wanted
+            least = 1 if fixed is None else wanted - fixed
+            return max(least, attentive_of(wanted, num_patches)), wanted
+        clusters = self._setting(self.clusters, layer) if fixed is None else fixed
+        return wanted - (max(1, min(round(removed / 10), wanted - 1)) if clusters is None else clusters), wanted
 
     def num_kept(self, layer: int, num_patches: int) -> int:
         split = self.split(layer, num_patches)
