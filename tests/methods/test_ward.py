@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import vitrim
-from vitrim.core.matching import match
+from vitrim.core.matching import lighter_strips, match, match_heavier
 
 NEVER_GROW = "whole numbers of at least 1 that do not grow"
 
@@ -65,6 +65,46 @@ def test_mass_decides_which_of_two_alike_pairs_merges() -> None:
     assert keep_BK[0, slot_BM[0, 0]] == 3
 
 
+def costs_of(metric_BNC: torch.Tensor, mass_BN: torch.Tensor) -> torch.Tensor:
+    """What it costs to merge each patch into each other one, by the definition."""
+    unit = torch.nn.functional.normalize(metric_BNC, dim=-1)
+    a, b = mass_BN.unsqueeze(2), mass_BN.unsqueeze(1)
+    return (1 - unit @ unit.transpose(1, 2)) * a * b / (a + b)
+
+
+@pytest.mark.parametrize("num_patches", [2, 3, 4, 5, 14, 33])
+def test_the_lighter_half_merges_into_the_cheapest_heavier_patches_that_stay(num_patches: int) -> None:
+    torch.manual_seed(0)
+    metric, mass = torch.randn(3, num_patches + 1, 8).double(), torch.rand(3, num_patches).double() + 0.1
+    keep_BK, rest_BM, slot_BM = match_heavier(metric, 1, num_patches // 3 or 1, mass)
+    for costs, own, keep, rest, slot in zip(
+        costs_of(metric[:, 1:], mass), mass, keep_BK, rest_BM, slot_BM, strict=True
+    ):
+        assert sorted(keep.tolist() + rest.tolist()) == list(range(num_patches))
+        cheapest = costs.masked_fill(own.unsqueeze(0) <= own.unsqueeze(1), torch.inf).amin(dim=1)
+        lighter = own.argsort()[: num_patches // 2]
+        wanted = lighter[cheapest[lighter].argsort()[: len(rest)]]
+        assert set(rest.tolist()) == set(wanted.tolist())
+        for patch, place in zip(rest.tolist(), slot.tolist(), strict=True):
+            choices = [other for other in keep.tolist() if own[other] > own[patch]]
+            assert keep[place] == min(choices, key=lambda other: float(costs[patch, other]))
+
+
+def test_the_order_of_the_patches_decides_nothing_among_heavier_ones() -> None:
+    torch.manual_seed(0)
+    metric, mass, order = torch.randn(1, 16, 8), torch.rand(1, 16) + 0.1, torch.randperm(16)
+    keep, rest, slot = (each[0] for each in match_heavier(metric, 0, 5, mass))
+    mixed = [each[0] for each in match_heavier(metric[:, order], 0, 5, mass[:, order])]
+    pairs = {(int(a), int(keep[b])) for a, b in zip(rest, slot, strict=True)}
+    assert {(int(order[a]), int(order[mixed[0][b]])) for a, b in zip(*mixed[1:], strict=True)} == pairs
+
+
+def test_all_but_the_heaviest_of_equal_masses_propose() -> None:
+    keep_BK, rest_BM, slot_BM = match_heavier(torch.ones(1, 4, 2), 0, 2, torch.ones(1, 4))
+    assert (rest_BM.tolist(), keep_BK.tolist(), slot_BM.tolist()) == ([[2, 3]], [[0, 1]], [[0, 0]])
+    assert lighter_strips(1) == ()
+
+
 def test_equal_masses_merge_as_tome_does() -> None:
     torch.manual_seed(0)
     metric = torch.randn(2, 17, 8)
@@ -85,6 +125,7 @@ def test_equal_masses_merge_as_tome_does() -> None:
         ({"patches": [4, 0]}, NEVER_GROW),
         ({"patches": "196"}, NEVER_GROW),
         ({"scorer": "best"}, "scorer"),
+        ({"partner": "even"}, "partner"),
     ],
 )
 def test_settings_that_no_model_could_take_are_refused(settings: dict[str, Any], words: str) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 from torch import Tensor
 
-from . import portable
+from . import ops, portable
 from .precision import at_least_fp32, matmul_fp32
 
 
@@ -43,6 +45,53 @@ def match(
 def match_macs(num_patches: int, channels: int) -> int:
     """Multiply-adds of `match` for one image. channels: of the metric."""
     return (num_patches // 2) * (num_patches - num_patches // 2) * channels
+
+
+def match_heavier(
+    metric_BND: Tensor, num_prefix: int, num_removed: int, mass_BP: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Pairs of a lighter patch and any heavier one, by Ward's criterion, as arguments for `ops.merge`.
+
+    Each patch of the lighter half proposes to the heavier patch, of either half, that it costs least to merge with. The
+    num_removed cheapest proposals are taken, and each goes to the cheapest of the heavier patches that stay. The order
+    of the patches does not matter. Equal masses and costs go to the lower index.
+
+    mass_BP: a positive weight of each patch.
+    """
+    P = mass_BP.shape[1]
+    order_BP = portable.order(mass_BP)
+    unit_BPD = ops.take(portable.unit(at_least_fp32(metric_BND[:, num_prefix:])), order_BP)
+    mass_BP = mass_BP.gather(1, order_BP)
+    costs = [_costs(unit_BPD, mass_BP, *strip) for strip in lighter_strips(P)]
+    cheapest_BS = torch.cat([cost.amin(dim=2) for cost in costs], dim=1)
+    first = P - cheapest_BS.shape[1]
+    taken_BM = portable.ascending(portable.order(-cheapest_BS)[:, :num_removed] + first)
+    goes_BP = torch.zeros_like(mass_BP, dtype=torch.bool).scatter(1, taken_BM, True)
+    partners = [cost.masked_fill(goes_BP[:, None, : cost.shape[2]], torch.inf).argmin(dim=2) for cost in costs]
+    partner_BM = torch.cat(partners, dim=1).gather(1, taken_BM - first)
+    keep_BK = portable.flagged_last(goes_BP)[:, : P - num_removed]
+    slot_BM = (torch.cumsum(~goes_BP, dim=1) - 1).gather(1, partner_BM)
+    return order_BP.gather(1, keep_BK), order_BP.gather(1, taken_BM), slot_BM
+
+
+def match_heavier_macs(num_patches: int, channels: int) -> int:
+    """Multiply-adds of `match_heavier` for one image. channels: of the metric."""
+    return sum((last - first) * last for first, last in lighter_strips(num_patches)) * channels
+
+
+def lighter_strips(num_patches: int) -> tuple[tuple[int, int], ...]:
+    """Ranks by mass, [first, last), of the patches that propose. A strip is compared with all ranks before its end."""
+    ends = [num_patches - num_patches // 2, num_patches - num_patches // 4, num_patches]
+    return tuple(strip for strip in pairwise(ends) if strip[0] < strip[1])
+
+
+def _costs(unit_BPD: Tensor, mass_BP: Tensor, first: int, last: int) -> Tensor:
+    """What it costs to merge patches of ranks [first, last) into heavier ones, of lower rank; infinite for others."""
+    similarity_BSR = matmul_fp32(unit_BPD[:, first:last], unit_BPD[:, :last].transpose(1, 2))
+    own_BS1, other_B1R = mass_BP[:, first:last].unsqueeze(2), mass_BP[:, :last].unsqueeze(1)
+    cost_BSR = (1 - similarity_BSR) * (own_BS1 * other_B1R / (own_BS1 + other_B1R))
+    rank_R = torch.arange(last, device=mass_BP.device)
+    return cost_BSR.masked_fill(rank_R >= rank_R[first:last].unsqueeze(1), torch.inf)
 
 
 def cosines(a_BMC: Tensor, b_BKC: Tensor) -> Tensor:

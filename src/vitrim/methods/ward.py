@@ -9,7 +9,9 @@ because the other patches read it too.
     m_i = a_i / mean(a) + 0.3                                 a: class attention, mean over heads
 
 Each patch at an even position proposes to the cheapest one at an odd position, and the cheapest proposals are taken
-(ToMe, Bolya et al., ICLR 2023, section 3.2). Means are weighted by size, and attention by log size (eq. 1 there).
+(ToMe, Bolya et al., ICLR 2023, section 3.2). With partner="heavier", each of the lighter half proposes to the cheapest
+patch of more mass instead, so that any two patches of the background can merge, and the order of the patches does not
+matter. That takes 1.75 times the multiply-adds. Means are weighted by size, and attention by log size (eq. 1 there).
 
 The first third of the blocks keeps all patches. From then on patches go quickly at first and slowly later. If the head
 reads no patches, the last block drops them after its attention, since nothing reads what its MLP would make of them.
@@ -20,6 +22,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
+from typing import Literal
 
 import torch
 
@@ -27,11 +30,13 @@ from ..core import ops, schedule
 from ..core.amount import Amount, Share
 from ..core.attention import Attention
 from ..core.choices import check_choice
-from ..core.matching import match, match_macs
+from ..core.matching import match, match_heavier, match_heavier_macs, match_macs
 from ..core.method import Method
 from ..core.scored import WITHOUT_CLS, Scorer, check_scorer, patch_scores, score_macs
 from ..core.spec import ViTSpec
 from ..core.tokens import Tokens
+
+Partner = Literal["odd", "heavier"]
 
 LEFT = Share("left", "left {:g}", neutral=1.0, usual=0.4)
 LEFT_STEPS = 1000  # to which `left` is solved
@@ -53,13 +58,15 @@ class Ward(Method):
         speedup: how many times fewer multiply-adds the blocks take; `left` is solved for it, and so not given.
         patches: the number that enters the first block, then the number that leaves each block, as `vitrim tune` finds
             them; takes the place of left, speedup, start and curve. Where another number enters, the same shares stay.
+        partner: whom a patch can merge into: each at an even position into one at an odd position (odd), as in ToMe, or
+            each of the lighter half into any patch of more mass (heavier).
         scorer: cls, received, norm or shift, see `patch_scores`; None for cls, or received if there is no class token.
 
     Raises:
         ValueError: for a setting that no model could take. Where it does not fit a model, `reduce_tokens` says so.
 
     >>> Ward(left=0.5)
-    Ward(left=0.5, start=None, curve=None, speedup=None, patches=None, scorer=None)
+    Ward(left=0.5, start=None, curve=None, speedup=None, patches=None, partner='odd', scorer=None)
     """
 
     name = "ward"
@@ -70,12 +77,14 @@ class Ward(Method):
     curve: float | None = None
     speedup: float | None = None
     patches: Sequence[int] | None = None
+    partner: Partner = "odd"
     scorer: Scorer | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.scorer is not None:
             check_choice(self.scorer, Scorer, f"{self.name}: scorer")
+        check_choice(self.partner, Partner, f"{self.name}: partner")
         LEFT.check(self.left, self.name)
         if self.start is not None and not (schedule.is_whole(self.start) and self.start >= 0):
             raise ValueError(f"{self.name}: start is the index of a block, at least 0, not {self.start!r}.")
@@ -163,7 +172,8 @@ class Ward(Method):
         assert self.scorer is not None, "build() comes first"
         macs = score_macs(self.scorer, num_patches, spec)
         if self._is_merged(layer, num_patches):
-            macs += match_macs(num_patches, spec.channels)
+            counted = match_heavier_macs if self.partner == "heavier" else match_macs
+            macs += counted(num_patches, spec.channels)
         return macs
 
     def after_attention(self, layer: int, tokens: Tokens, attention: Attention) -> Tokens:
@@ -176,8 +186,9 @@ class Ward(Method):
         mass_BP = (
             score_BP / score_BP.mean(dim=1, keepdim=True).clamp(min=torch.finfo(score_BP.dtype).tiny) + SHARED_MASS
         )
-        matched = match(tokens.x_BNC, tokens.num_prefix, num_patches - num_kept, mass_BP)
-        return ops.merge(tokens, *matched, None)
+        matching = match_heavier if self.partner == "heavier" else match
+        keep_BK, rest_BM, slot_BM = matching(tokens.x_BNC, tokens.num_prefix, num_patches - num_kept, mass_BP)
+        return ops.merge(tokens, keep_BK, rest_BM, slot_BM, None)
 
     def _is_merged(self, layer: int, num_patches: int) -> bool:
         """Whether patches merge in block `layer`; where more than half go, they are dropped."""

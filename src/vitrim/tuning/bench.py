@@ -24,7 +24,7 @@ from .cost import Cost, Macs, Milliseconds, measure_milliseconds
 from .families import Family, families
 from .outcome import ACCURACY, ANSWERS, SIMILARITY
 from .resume import Resumable
-from .sample import BATCH, Sample, answer, answers_for
+from .sample import Sample, answer, answers_for, for_search
 from .search import Candidate, Search
 from .shapes import Shape
 from .target import Target
@@ -110,7 +110,7 @@ class Bench:
         def progress(done: int, total: int, best: float) -> None:
             say(f"schedules: {done} of {total} changes tried, divergence {best:.4f}")
 
-        wanted = list(torch.split(self.wanted_IK[self.sample.searched], BATCH))
+        wanted = for_search(self.wanted_IK[self.sample.searched])
         return Search(
             self.resumable,
             wanted,
@@ -187,7 +187,7 @@ def prepare(model: nn.Module, sample: Sample, device: torch.device, by: str, bat
     wanted_IK = answer(model, sample.x_ICHW, answers, device)
     kinds = families(spec)
     reduced = reduce_tokens(copy.deepcopy(model), kinds[0].method)
-    batches = [part.to(device, dtype_of(model, part)) for part in torch.split(sample.x_ICHW[sample.searched], BATCH)]
+    batches = [part.to(device, dtype_of(model, part)) for part in for_search(sample.x_ICHW[sample.searched])]
     makes, costs = {family.name: family.make for family in kinds}, dict[str, Cost]()
     if by == "time":
         say("time per block and number of patches")

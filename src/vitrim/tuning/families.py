@@ -61,8 +61,11 @@ def _all(spec: ViTSpec) -> Iterator[Family]:
     frame = Frame.of(spec)
     drops, merges = replace(frame, halves=False), replace(frame, drops_last=False)
     fuses = replace(drops, least=2)  # a patch and the fused token
-    for each in dict.fromkeys((scorer, WITHOUT_CLS)):
-        yield Family(f"ward, {each}", "ward", frame, _ward(each))
+    yield Family("ward", "ward", frame, lambda schedule, _: {"patches": list(schedule)})
+    yield Family("ward, heavier", "ward", frame, lambda schedule, _: {"patches": list(schedule), "partner": "heavier"})
+    if scorer != WITHOUT_CLS:
+        received = {"scorer": WITHOUT_CLS}
+        yield Family("ward, received", "ward", frame, lambda schedule, _: {"patches": list(schedule), **received})
     for name in ("tome", "tofu"):
         yield Family(name, name, merges, lambda schedule, _: {"r": _removed(schedule)})
     yield Family("pitome", "pitome", merges, lambda schedule, _: {"ratio": [*map(_ratio, *_sides(schedule))]})
@@ -88,10 +91,6 @@ def _removed(schedule: Schedule) -> list[int]:
 def _ratio(entering: int, leaving: int) -> float:
     """A share that PiToMe rounds up to this number of patches; at least half."""
     return 1.0 if leaving == entering else max(round((leaving - 0.5) / entering, 5), 0.5)
-
-
-def _ward(scorer: Scorer) -> Callable[[Schedule, Shape], Settings]:
-    return lambda schedule, _: {"patches": list(schedule), "scorer": scorer}
 
 
 def _ppt(scorer: Scorer, threshold: float) -> Callable[[Schedule, Shape], Settings]:

@@ -17,6 +17,7 @@ from .answers import Answers
 
 BATCH = 32  # images at a time while answers are computed
 LEAST = 8  # images that a search can begin with
+FIRST = (8, 8, 16)  # batches of a search to begin with: most candidates are dropped after the first ones
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,15 @@ def load_sample(
     if len(order) - first < LEAST // 2:
         raise ValueError(f"{first} of {len(order)} images are to be searched with: leave at least {LEAST // 2} others.")
     return Sample(x_ICHW, labels_I, batches.images, order[:first], order[first:])
+
+
+def for_search(rows: Tensor) -> list[Tensor]:
+    """Images or answers in the batches of a search, small ones first."""
+    rest, parts = rows, []
+    for size in FIRST:
+        parts.append(rest[:size])
+        rest = rest[size:]
+    return [part for part in (*parts, *torch.split(rest, BATCH)) if len(part)]
 
 
 def answers_for(model: nn.Module, num_prefix: int) -> Answers:

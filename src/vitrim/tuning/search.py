@@ -28,10 +28,10 @@ from .shapes import Schedule, Shape, agree_until
 SURE = 0.3  # standard errors by which a candidate must be better
 HOPE = 0.5  # standard errors by which it may be worse on the first images
 APART = 0.25  # of the images, the last ones, on which it must be better by itself
-SURVIVE = 0.35  # of the plans, in each round of the race
+SURVIVE = 0.5  # of the plans, in each round of the race
 RACE = 0.4  # of the time that is left, after which the race takes no more plans
 SHARED = 1 / 3  # of the bumps that go to the shares that are dropped, if there are such
-LEADERS = 3  # methods that are refined
+LEADERS = 3  # families that are refined
 TRIAL = 0.4  # of the tries, shared by the leaders before the best one goes on alone
 
 
@@ -138,7 +138,7 @@ class Search:
         return Candidate(family, shape, shares, schedule, cost(schedule))
 
     def _race(self, plans: Sequence[Candidate]) -> list[Candidate]:
-        """The best plans, one of each method, on all images: all plans on few images, ever fewer on ever more."""
+        """The best plan of each of the best families, on all images: all on few images, ever fewer on ever more."""
         self._keep(replace(plans[0], schedule=(plans[0].schedule[0],) * len(plans[0].schedule), shares=()))
         racing, seen, end = list(plans), 0, 1
         half = time.monotonic() + RACE * (self.deadline - time.monotonic())
@@ -151,10 +151,15 @@ class Search:
                 break
             left = math.ceil(SURVIVE * len(racing))
             self.tried += racing[left:]
-            racing, seen, end = racing[:left], end, min(2 * end, len(self.wanted))
+            racing, seen, end = racing[:left], end, self._doubled(end)
         self.tried += racing
-        best = {each.family.method: each for each in reversed(racing)}
+        best = {each.family.name: each for each in reversed(racing)}
         return sorted(best.values(), key=lambda each: each.divergence)[:LEADERS]
+
+    def _doubled(self, end: int) -> int:
+        """So many batches that they have twice the images of the first `end` ones, or all batches."""
+        images = [len(wanted) for wanted in self.wanted]
+        return next((i for i in range(end, len(images)) if sum(images[:i]) >= 2 * sum(images[:end])), len(images))
 
     def _further(self, plan: Candidate, batches: range, start: int | None = None) -> Candidate:
         """The plan, tried on more images. start: the first block that must run; None for the first that reduces."""
