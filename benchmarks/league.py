@@ -29,7 +29,7 @@ A method of your own gets its row by its name, and a file that registers it (or 
     python -m benchmarks league ... --plugin mine.py --method mine
     python -m benchmarks league_speed --plugin mine.py --method mine
 
-Ratio 1 is for the unreduced model and the rivals that have no ratio.
+Target 1 is for the unreduced model and the rivals that have no ratio.
 """
 ANSWERS = Answers(classes=True)
 OPTIONS = {"checkpoint": "", "plugin": ""}
@@ -38,7 +38,7 @@ OPTIONS = {"checkpoint": "", "plugin": ""}
 def measure(cell: Cell) -> Iterator[dict[str, object]]:
     load_plugin(cell.plugin)
     base = base_model(cell.model, cell.checkpoint)
-    made = make(base, cell.method, cell.ratio)
+    made = make(base, cell.method, cell.target)
     row = {**column_values(made, vitrim.count_macs(base)), **dict.fromkeys(EMPTY)}
     if made.model is not None:
         before, after = unreduced_answers(cell), _answers(cell, made.model)
@@ -109,12 +109,12 @@ EXPERIMENT = Experiment(
     axes={
         "model": ("deit_tiny_patch16_224",),
         "dtype": ("fp32",),
-        "ratio": (1.0, 1.25, 1.5, 2.0),
+        "target": (1.0, 1.25, 1.5, 2.0),
         "method": names(),
     },
     options={"data": "imagenet/val", "limit": 1300, **OPTIONS},
     choices={"dtype": ("fp32",)},
-    applies=lambda cell: applies(cell.method, cell.ratio),
+    applies=lambda cell: applies(cell.method, cell.target),
     place=place,
     measure=measure,
 )

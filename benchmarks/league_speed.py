@@ -31,7 +31,7 @@ def measure(cell: Cell) -> Iterator[dict[str, object]]:
     torch.manual_seed(0)
     base = base_model(cell.model, cell.checkpoint) if cell.checkpoint else vitrim.build_model(cell.model)
     full = vitrim.count_macs(base)
-    made = [make(base, name, cell.ratio) for name in cell.method if name not in (UNREDUCED, *LEFT_OUT)]
+    made = [make(base, name, cell.target) for name in cell.method if name not in (UNREDUCED, *LEFT_OUT)]
     models = {UNREDUCED: base, **{each.name: each.model for each in made if each.model is not None}}
     sizes = {name: input_size_of(model) for name, model in models.items()}
     timings = vitrim.benchmark(models, sizes, batch_size=cell.batch, rounds=cell.rounds, dtype=cell.dtype)
@@ -58,7 +58,7 @@ EXPERIMENT = Experiment(
     axes={
         "model": ("deit_tiny_patch16_224",),
         "dtype": ("fp32",),
-        "ratio": (1.25, 1.5, 2.0),
+        "target": (1.25, 1.5, 2.0),
         "batch": (1, 32),
     },
     together={"method": [name for name in names() if timed(name)]},

@@ -5,6 +5,7 @@ One that cannot run offline says so in a comment behind its fence; then its opti
 
 from __future__ import annotations
 
+import importlib
 import re
 import shlex
 import shutil
@@ -116,6 +117,14 @@ def test_a_command_that_needs_the_network_is_understood(command: list[str]) -> N
         group = get_command(app)
         name, *rest = command[1:]
         group.commands[name].make_context(name, rest)  # type: ignore[attr-defined]
+    elif command[:3] == ["python", "-m", "benchmarks"]:
+        from benchmarks.__main__ import EXPERIMENTS
+        from benchmarks.experiment import parse
+
+        name, *rest = command[3:]
+        assert name in EXPERIMENTS or (name, rest) == ("tables", [])
+        if name in EXPERIMENTS:
+            parse(importlib.import_module(f"benchmarks.{name}").EXPERIMENT, rest)
     else:
         assert command[:2] == ["pip", "install"]
         extras = re.findall(r"\[(.*?)\]", command[2])

@@ -77,6 +77,20 @@ def test_training_wins_back_what_docs_training_says() -> None:
     assert min(early["token_mergence"], early["beyond_attentive"]) > early["evit"] + 0.2
 
 
+def test_the_league_says_how_many_methods_lose_more_than_a_smaller_input() -> None:
+    rows, text = rows_of("league_accuracy"), (ROOT / "docs/league.md").read_text()
+    last = {(row["target"], row["method"]): row for row in rows}
+    for ratio in ("1.25", "1.5", "2.0"):
+        here = {name: row for (target, name), row in last.items() if target == ratio and row["lost_points"]}
+        lost = {name: float(row["lost_points"]) for name, row in here.items()}
+        if "resolution" not in lost:
+            continue
+        methods = {name: points for name, points in lost.items() if here[name]["kind"] == "method"}
+        behind = sum(points > lost["resolution"] for points in methods.values())
+        sentence = f"loses {lost['resolution']:.1f} points; {behind} of the {len(methods)} methods here lose more."
+        assert sentence in text, ratio
+
+
 def test_exits_lose_less_than_a_lower_keep_rate_as_docs_training_says() -> None:
     anytime = [(line[0], float(line[1].strip(" %")), line[4]) for line in table_with("setting", "docs/training.md")[2:]]
     speeds = {name: (top1, float(speed.split("**")[1])) for name, top1, speed in anytime}

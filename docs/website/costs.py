@@ -17,6 +17,7 @@ def costs(facts: Facts, results: Path = RESULTS) -> list[str]:
     sections = []
     for pattern, title, table in (
         ("accuracy_*.csv", "Accuracy, without any training", _accuracy),
+        ("league_accuracy_*.csv", "In the league: off the shelf, at equal multiply-adds", _league),
         ("speed_*.csv", "Speed of a forward", _speed),
         ("training_speed_*.csv", "Speed of a training update", _speed),
         ("export_speed_*.csv", "Speed of exported models, over the unreduced model exported", _speed),
@@ -44,6 +45,20 @@ def _accuracy(rows: list[Row]) -> list[str]:
     for row in sorted(rows, key=lambda row: (row["method"], float(row["drop"]))):
         numbers = f"{float(row['drop']):.1f} | {float(row['gmacs']):.2f} | {float(row['mac_ratio']):.2f}"
         lines.append(f"| `{row['method']}` | {row['setting']} | {numbers} |")
+    return lines
+
+
+def _league(rows: list[Row]) -> list[str]:
+    last = {(row["method"], float(row["target"])): row for row in rows}
+    lines = [
+        "DeiT-Tiny on ImageNet validation images, against the unreduced model ([all methods](docs/league.md)).\n",
+        "| method | times fewer multiply-adds | top-1 lost, points (95 % interval) | images |",
+        "|---|---|---|---|",
+    ]
+    for (name, ratio), row in sorted(last.items()):
+        numbers = [f"{float(row[key] or 0):.1f}" for key in ("lost_points", "interval_low", "interval_high")]
+        cell = "{} ({} to {})".format(*numbers) if row["lost_points"] else row["reason"]
+        lines.append(f"| `{name}` | {ratio:g} | {cell} | {row['num_images']} |")
     return lines
 
 

@@ -28,7 +28,7 @@ SECTIONS = {
         "dense-features",
         "attribution",
     ],
-    "Reference": ["reference/index", "command-line", "speed", "results"],
+    "Reference": ["reference/index", "command-line", "league", "speed", "results"],
     "Project": [
         *("contributing", "design", "style", "adding-a-method", "adding-a-backbone"),
         *("log", "findings", "changelog"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ import vitrim
 from benchmarks import contenders, league, league_speed
 from benchmarks.experiment import run
 from benchmarks.rows import read
+from benchmarks.tables import league as tables
 from small_job import save_checkpoint, save_images
 from vitrim.backbones.reader import read_backbone
 
@@ -50,17 +52,19 @@ def test_no_method_is_credited_for_the_work_that_nobody_reads(model: torch.nn.Mo
     assert full <= contenders.charged(full, spec, unread) < full + skipped / 10
 
 
-def test_a_league_has_rows_and_reasons_and_a_method_of_somebody_else(tmp_path: Path) -> None:
+def test_a_league_has_rows_and_reasons_and_a_method_of_somebody_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     checkpoint, data = save_checkpoint(tmp_path / "weights.safetensors"), save_images(tmp_path / "images")
     (tmp_path / "mine.py").write_text(MINE)
     shared = ["--model", "test_vit", "--checkpoint", str(checkpoint), "--plugin", str(tmp_path / "mine.py")]
-    shared += ["--threads", "1", "--results", str(tmp_path / "rows"), "--ratio", "1.5"]
+    shared += ["--threads", "1", "--results", str(tmp_path / "rows"), "--target", "1.5"]
     names = ["tome", "halves_of_others", "resolution", "ltmp", "dtem", "metr"]
     assert run(league.EXPERIMENT, [*shared, "1.0", "--data", str(data), "--method", *names, "unread"]) == 0
     (path,) = (tmp_path / "rows").glob("league_accuracy_*")
     rows = {row["method"]: row for row in read(path)}
     assert {name for name, row in rows.items() if row["reason"]} == {"ltmp", "dtem", "metr"}
-    assert (rows["unread"]["ratio"], rows["unread"]["lost_points"], rows["unread"]["images_lost"]) == (
+    assert (rows["unread"]["target"], rows["unread"]["lost_points"], rows["unread"]["images_lost"]) == (
         "1.0",
         "0.000",
         "0",
@@ -76,3 +80,11 @@ def test_a_league_has_rows_and_reasons_and_a_method_of_somebody_else(tmp_path: P
         "resolution": True,
         "ltmp": False,
     }
+    monkeypatch.setattr("benchmarks.rows.RESULTS", tmp_path / "rows")
+    text = tables.TABLES["league_1.5"].text()
+    (line,) = (line for line in text.splitlines() if line.startswith("| `tome` |"))
+    *_, at_32, at_1, end = line.split("|")
+    assert (at_32.strip(), at_1.strip()[:2], end) == ("", "**", "")
+    assert re.search(r"plain input of \d+ px, .*; \d of the 2 methods here lose more", text)
+    assert "*rival:* last MLP on the class token alone" in tables.TABLES["league_always"].text()
+    assert "- `ltmp` at 1.5x: its cost varies" in tables.TABLES["league_always"].text()
