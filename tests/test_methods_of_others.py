@@ -122,8 +122,7 @@ def test_a_package_that_fails_is_left_out_with_a_warning(tmp_path: Path) -> None
 def unregistered(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is registered meanwhile is forgotten afterwards."""
     registry.makers()
-    for name in ("_makers", "_classes"):
-        monkeypatch.setattr(registry, name, dict(getattr(registry, name)))
+    monkeypatch.setattr(registry, "_makers", dict(registry._makers))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -64,8 +64,7 @@ def found() -> dict[str, Facts]:
 def new_method(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Facts:
     """A method that a program registers, forgotten afterwards."""
     registry.makers()
-    for name in ("_makers", "_classes"):
-        monkeypatch.setattr(registry, name, dict(getattr(registry, name)))
+    monkeypatch.setattr(registry, "_makers", dict(registry._makers))
     (tmp_path / "keep_few.py").write_text(NEW_METHOD.strip())
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(sys.modules, "keep_few", raising=False)
