@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
+from PIL import Image
 from timm.models.vision_transformer import VisionTransformer
 
 import vitrim
 from vitrim.measure.model_input import preparation_of
-from vitrim.rivals import Rival, beats, fewer_blocks, read_rivals, smaller_input, without_unread
+from vitrim.rivals import Rival, beats, check_rivals, fewer_blocks, read_rivals, smaller_input, without_unread
 
 SMALL = {"img_size": 32, "patch_size": 8, "embed_dim": 24, "depth": 3, "num_heads": 3, "num_classes": 5}
 
@@ -94,6 +97,22 @@ def test_text_that_names_no_rival_is_refused(text: str, wanted: str) -> None:
 def test_a_model_with_other_classes_is_no_rival(model: VisionTransformer) -> None:
     with pytest.raises(ValueError, match="10 classes and the model 5"):
         Rival("model", "vitrim_fashion_tiny").make(model)
+
+
+def test_a_named_model_counts_the_classes_of_the_folder_in_the_same_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("cat", "dog"):
+        (tmp_path / name).mkdir()
+        Image.new("RGB", (32, 32)).save(tmp_path / name / "0.png")
+    one, other = (VisionTransformer(**SMALL | {"num_classes": 2}).eval() for _ in range(2))
+    for each, names in ((one, ["cat", "dog"]), (other, ["dog", "cat"])):
+        each.pretrained_cfg = {"label_names": names, "input_size": (3, 32, 32)}
+    monkeypatch.setattr("vitrim.rivals.load_model", lambda _: other)
+    with pytest.raises(ValueError, match="another order"):
+        check_rivals([Rival("model", "other")], one, tmp_path, None)
+    other.pretrained_cfg["label_names"] = ["cat", "dog"]
+    check_rivals([Rival("model", "other")], one, tmp_path, None)
 
 
 def test_a_rival_is_better_if_it_loses_less_in_at_most_the_time_up_to_noise() -> None:

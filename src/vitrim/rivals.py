@@ -6,8 +6,9 @@ Each rival is a model of its own, measured like any other. `vitrim compare` and 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal, get_args
 
 from torch import nn
@@ -17,7 +18,7 @@ from .backbones.reader import read_backbone
 from .facts import image_size_of
 from .kinds import is_whole
 from .loading.build import load_model
-from .measure.folder import num_classes_of
+from .measure.folder import load_images, num_classes_of
 from .measure.model_input import input_size_of
 from .methods.ward import Ward
 from .quantize import INT8, quantize_int8
@@ -46,6 +47,9 @@ class Rival:
     kind: Kind
     value: int | str | None = None
 
+    def __str__(self) -> str:
+        return self.kind if self.value is None else f"{self.kind}={self.value}"
+
     @property
     def key(self) -> tuple[str, str]:
         """The key of its row: ("smaller input", "176 px")."""
@@ -72,6 +76,23 @@ class Rival:
             "unread": lambda _: _some(without_unread(model)),
         }
         return makers[self.kind](self.value)
+
+
+def check_rivals(
+    rivals: Sequence[Rival], model: nn.Module, folder: Path, limit: int | None, rebuild: Rebuild | None = None
+) -> None:
+    """Make each rival once, before long work starts.
+
+    Raises:
+        ValueError: For one that this model cannot have, or that counts the classes of the folder in another order.
+        OSError: If the weights of a named model cannot be found or downloaded.
+    """
+    for rival in rivals:
+        made = rival.make(model, rebuild)
+        if rival.kind == "model":
+            there, here = (load_images(each, folder, limit=limit, max_bytes=0).images for each in (made, model))
+            if (there.files, there.labels) != (here.files, here.labels):
+                raise ValueError(f"the rival {rival.value} counts the classes of {folder} in another order.")
 
 
 def read_rivals(text: str) -> tuple[Rival, ...]:

@@ -12,7 +12,7 @@ import typer
 from . import options
 from .border import keeping
 from .options import DEFAULT_MODEL
-from .reduction import COMPARED, PANEL, Reduction, reducing
+from .reduction import COMPARED, Reduction, reducing
 
 if TYPE_CHECKING:
     from ..compare.run_folder import Run
@@ -25,14 +25,7 @@ def compare(
     checkpoint: options.Checkpoint = None,
     data: options.Data = None,
     reduction: Reduction = COMPARED,
-    rivals: Annotated[
-        str | None,
-        typer.Option(
-            help="What one would do instead, as rows of the table: a smaller input, only the first blocks, another "
-            'model, int8, or no work that nobody reads: "resolution=208,176; depth=10; model=NAME; int8; unread".',
-            rich_help_panel=PANEL,
-        ),
-    ] = None,
+    rivals: options.Rivals = None,
     limit: options.Limit = None,
     batch_size: options.BatchSize = 32,
     rounds: options.Rounds = 10,

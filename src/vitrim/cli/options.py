@@ -86,6 +86,14 @@ Int8 = Annotated[
         "--int8", help="Quantize linear layers to int8 by torchao. compare measures both.", rich_help_panel=MEASURING
     ),
 ]
+Rivals = Annotated[
+    str | None,
+    typer.Option(
+        help="What one would do instead, as rows of the table: a smaller input, only the first blocks, another model, "
+        'int8, or no work that nobody reads: "resolution=208,176; depth=10; model=NAME; int8; unread".',
+        rich_help_panel=MEASURING,
+    ),
+]
 Seed = Annotated[
     int,
     typer.Option(parser=whole(0, SEEDS[-1]), help="Seed of random methods.", rich_help_panel=MEASURING),

@@ -24,12 +24,12 @@ from ..measure.images import LabelledImages
 from ..measure.model_input import preparation_of
 from ..measure.preparation import Preparation
 from ..quantize import check_torchao, quantize_int8
-from ..rivals import Rival
+from ..rivals import Rival, check_rivals
 from .configuration import Configuration
 from .fitting import Fit, fit
 from .identity import identity
 from .job import Job
-from .rival_rows import check_rivals, make_rival, rivals_by_key
+from .rival_rows import rebuilding, rivals_by_key
 from .row import UNREDUCED, Key, int8_key
 from .run_folder import check_output
 
@@ -77,7 +77,7 @@ class Bench:
             return self.model
         plain = self.keys[key]
         if plain in self.rivals:
-            model = make_rival(self.rivals[plain], self.job, self.model)
+            model = self.rivals[plain].make(self.model, rebuilding(self.job))
         else:
             model = copy.deepcopy(self.model)
             if plain != UNREDUCED_KEY:
@@ -100,7 +100,7 @@ def prepare(job: Job) -> Bench:
     preparation = preparation_of(model)
     shared = identity(job, model, images, preparation, device)
     model = model.to(device, DTYPES[job.dtype])
-    check_rivals(job, model, images)
+    check_rivals(job.rivals, model, job.data, job.limit, rebuilding(job))
     return Bench(job, device, model, spec, fitting, images, preparation, shared)
 
 

@@ -12,28 +12,16 @@ from ..backbones.reader import read_backbone
 from ..loading.build import load_model
 from ..measure.batches import ImageBatches, image_batches
 from ..measure.budget.formula import token_counts
-from ..measure.folder import labelled_images
-from ..measure.images import LabelledImages
 from ..measure.model_input import preparation_of
 from ..measure.preparation import Preparation
-from ..rivals import Rival
+from ..rivals import Rebuild, Rival
 from .job import Job
 from .row import Key
 
 
-def make_rival(rival: Rival, job: Job, model: nn.Module) -> nn.Module:
-    """The model of a rival."""
-    return rival.make(model, lambda size: load_model(job.model, job.checkpoint, img_size=size))
-
-
-def check_rivals(job: Job, model: nn.Module, images: LabelledImages) -> None:
-    """Make each rival once. Raises ValueError or OSError for one that this model cannot have."""
-    for rival in job.rivals:
-        made = make_rival(rival, job, model)
-        if rival.kind == "model" and labelled_images(made, job.data, job.limit).labels != images.labels:
-            raise ValueError(
-                f"the rival {rival.value} has the classes of {job.data} in another order than {job.model}."
-            )
+def rebuilding(job: Job) -> Rebuild:
+    """Make the job's model for images of another size."""
+    return lambda size: load_model(job.model, job.checkpoint, img_size=size)
 
 
 def rivals_by_key(job: Job) -> Mapping[Key, Rival]:
