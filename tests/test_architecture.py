@@ -15,9 +15,9 @@ from packaging.specifiers import SpecifierSet
 SRC = Path(__file__).resolve().parents[1] / "src" / "vitrim"
 FILES = sorted(SRC.rglob("*.py"))
 FLOORS = (  # a part imports from floors below its own, and from itself
-    ("errors", "facts", "failures", "temporary", "text", "version"),
+    ("errors", "facts", "failures", "method_looks", "temporary", "text", "version"),
     ("extras", "store"),
-    ("core", "heads", "kinds", "models", "panels", "picture_file"),
+    ("core", "heads", "kinds", "models", "panels", "picture_file", "report"),
     ("tuned_folder",),
     ("backbones", "following", "methods", "patch_maps"),
     ("api", "dense", "quantize", "tracing"),
@@ -30,7 +30,7 @@ FLOORS = (  # a part imports from floors below its own, and from itself
     ("__main__", ""),  # the package itself, which has every public name
 )
 FIRST = ("api", "core/tokens", "core/interface", "core/token_block", "methods/evit")  # to be read, in this order
-UNAWARE = ("draw", "compare.charts", "compare.report", "measure")  # of methods and backbones
+UNAWARE = ("draw", "report", "compare.report", "compare.view", "measure")  # of methods and backbones
 MAX_FILE_LINES = 250
 MAX_FUNCTION_LINES = 40
 

@@ -69,7 +69,8 @@ def test_compare_prints_a_line_per_row_where_there_is_no_terminal(job, vitrim):
     out = vitrim(*arguments(job), "--methods", "evit,tome", "--keep-rates", "0.5").splitlines()
     assert out[0] == "3 rows"
     assert [line.split(":")[0] for line in out[1:4]] == ["unreduced", "evit keep 0.5", "tome keep 0.5"]
-    assert all(name in out[4] for name in (str(job.output / "report.html"), "results.csv", "results.json"))
+    assert [line.split(":")[0] for line in out[4:-1]] == ["batch 1", "batch 4"]
+    assert all(name in out[-1] for name in (str(job.output / "report.html"), "results.csv", "results.json"))
 
 
 @pytest.mark.skipif(not embedded.WEIGHTS.exists(), reason="the packaged weights are not there yet")
@@ -254,10 +255,10 @@ def test_tome_merges_what_it_can_where_that_is_asked_for(vitrim, capsys):
     assert "r 9, clamp true" in vitrim("macs", *SMALL, "--methods", "tome", "--r", "9", "--clamp")
 
 
-def drawn(height: int, num_rows: int, num_finished: int) -> list[str]:
+def drawn(height: int, num_rows: int, num_finished: int, width: int = 120, method: str = "evit") -> list[str]:
     """The lines of the live table when so many rows are finished and the next one is running."""
-    console = Console(file=io.StringIO(), force_terminal=True, color_system=None, width=120, height=height)
-    keys = [("unreduced", ""), *(("evit", f"keep 0.{i}") for i in range(1, num_rows))]
+    console = Console(file=io.StringIO(), force_terminal=True, color_system=None, width=width, height=height)
+    keys = [("unreduced", ""), *((method, f"keep 0.{i}") for i in range(1, num_rows))]
     table = LiveTable(Live(console=console, auto_refresh=False))
     table.begins(keys, Run({}, {}, (), rows=[make_row(*key) for key in keys[:num_finished]]))
     table.works(keys[num_finished], "accuracy", 3, 9)
@@ -273,6 +274,20 @@ def test_the_live_table_fills_up_and_shows_what_is_at_work():
     assert [line.split()[0] for line in lines[1:]] == ["method", "unreduced", "evit", "evit", "evit"]
     assert "80.00" in lines[3]
     assert lines[4].endswith("running")
+
+
+def test_a_narrow_terminal_shows_whole_names_and_numbers():
+    lines = drawn(height=30, num_rows=4, num_finished=3, width=80, method="beyond_attentive")
+    assert all(len(line) <= 80 and "…" not in line for line in lines)
+    assert lines[3].split() == [
+        "beyond_attentive",
+        "keep",
+        "0.1",
+        "80.00",
+        "+0.00",
+        "1.0000",
+        *["1.00x", "(0.90", "to", "1.10)"],
+    ]
 
 
 def test_a_table_longer_than_the_terminal_keeps_the_row_at_work_in_sight():

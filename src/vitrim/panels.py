@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from .method_looks import look_of
 from .text import shown
 
 if TYPE_CHECKING:
@@ -78,6 +79,7 @@ def arrange(rows: Sequence[Sequence[Pixels]], first: str, titles: Mapping[str, S
         label = shown(method)
         fontsize = min(10.0, 90 * (right - left) / max(1, len(label)))  # so that a long name fits over its columns
         write(left, HEAD - 0.28, label, fontsize=fontsize, fontweight="bold", color="#111111")
-        figure.add_artist(Line2D((left / width, right / width), (y, y), linewidth=0.6, color="#bbbbbb"))
+        color = look_of(method.partition(" ")[0]).light
+        figure.add_artist(Line2D((left / width, right / width), (y, y), linewidth=1.4, color=color))
         at += len(columns)
     return figure

@@ -19,6 +19,7 @@ from vitrim.models.embedded import demo_images
 from vitrim.tuning.cost import Milliseconds
 from vitrim.tuning.files import check_output, render, write
 from vitrim.tuning.outcome import Row, Tuned
+from vitrim.tuning.stored import found_in
 
 MODEL = "vitrim_fashion_tiny"
 
@@ -75,7 +76,24 @@ def test_tuned_json_and_the_report_say_the_same(tuned: tuple[Tuned, Path]) -> No
     page = (folder / "report.html").read_text()
     for row in found.rows:
         assert row.name in page and f"{row.gmacs:.4f}" in page
-    assert found.answer in page and "<script" not in page and "http" not in page.replace("http://www.w3.org", "")
+    assert found.answer in page and page.count("<script") == 1
+    assert "http" not in page.replace("http://www.w3.org", "")
+    assert page.count('<svg class="chart"') == 2 and "use this</span>" in page
+
+
+def test_the_report_is_made_again_from_the_folder(tuned: tuple[Tuned, Path], tmp_path: Path) -> None:
+    found, folder = tuned
+    assert render(found_in(folder)) == (folder / "report.html").read_text()
+    said = CliRunner().invoke(app, ["report", str(folder), "--format", "markdown"])
+    assert [line.split(" | ")[0] for line in said.output.splitlines()[2:4]] == [
+        "| unreduced",
+        f"| {found.rows[1].name}",
+    ]
+    content = json.loads((folder / "tuned.json").read_text())
+    for change in ({"rows": []}, {"model": 3}, {"block_ms": 5}, {"schedule": [None, 2]}):
+        (tmp_path / "tuned.json").write_text(json.dumps(content | change))
+        with pytest.raises(ValueError, match=r"tuned\.json is not what"):
+            found_in(tmp_path)
 
 
 def test_the_line_to_use_runs(tuned: tuple[Tuned, Path]) -> None:

@@ -15,6 +15,7 @@ from .compare import compare
 from .export import export
 from .features import features
 from .measure import benchmark, evaluate, macs
+from .report import report
 from .show import doctor, draw, methods
 from .train import EXTRA, TrainCommand, train
 from .tune import tune
@@ -50,6 +51,6 @@ def _main(
 
 
 MEASURING = (tune, compare, evaluate, benchmark, anytime, macs, cls_quality)
-for command in (*MEASURING, export, draw, features, doctor, methods):
+for command in (*MEASURING, report, export, draw, features, doctor, methods):
     app.command()(command)
 app.command(cls=TrainCommand, context_settings=EXTRA)(train)

@@ -45,7 +45,6 @@ def compare(
     """
     from ..compare import run
     from ..compare.job import Job
-    from ..compare.verdict import verdicts
     from ..rivals import read_rivals
     from .live import watcher_for_terminal
 
@@ -75,9 +74,19 @@ def compare(
         with keeping(f"finished rows are kept in {output}; the same command continues from there."):
             finished = run.compare(job, watcher)
     options.note(finished.assumption)
-    for verdict in verdicts(finished.rows, finished.predictions):
-        typer.echo(verdict.sentence)
+    _answer(finished)
     typer.echo(f"wrote {output / 'report.html'}, results.csv and results.json.{_skipped(finished)}")
+
+
+def _answer(run: Run) -> None:
+    """Print what the report begins with."""
+    from ..compare.answer import answers
+    from ..compare.verdict import verdicts
+
+    for answer in answers(run.rows):
+        typer.echo(f"batch {answer.batch}: {answer.sentence} {answer.more}".rstrip())
+    for verdict in verdicts(run.rows, run.predictions):
+        typer.echo(verdict.sentence)
 
 
 def _skipped(run: Run) -> str:

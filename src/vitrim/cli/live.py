@@ -17,6 +17,7 @@ from ..compare.row import Key, Refusal, Row
 from ..compare.run_folder import Run
 from . import terminal
 
+SPARE = ("images/s", "ratio", "GMACs")  # columns that a narrow terminal leaves out, in this order
 AROUND = 7  # lines of the terminal without a row: header, rules, progress
 
 
@@ -115,13 +116,14 @@ class LiveTable(Watcher):
     def _table(self) -> Table:
         numbers = ("top-1 %", "change", "GMACs", "ratio", "images/s", "speed-up")
         table = terminal.table("method", "setting", numbers=numbers)
+        table.columns[1].no_wrap = False
         for key in self._visible():
             if key in self.rows:
                 table.add_row(*_cells(self.rows[key]))
             else:
                 working = self.current is not None and self.current[0] == key
                 table.add_row(*key, *[""] * 5, "running" if working else "", style=None if working else "dim")
-        return table
+        return terminal.fitted(table, self.live.console, SPARE)
 
     def _visible(self) -> Sequence[Key]:
         """All rows if they fit the terminal or all are finished; else the rows up to just past the current one."""

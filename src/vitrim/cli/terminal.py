@@ -33,10 +33,26 @@ def plain(text: str) -> Text:
     return Text(text, style="dim")
 
 
-def show(filled: Table) -> None:
-    """Print a table: as wide as the terminal, or without line breaks into a file or a pipe."""
+def fitted(filled: Table, console: Console, spare: Sequence[str]) -> Table:
+    """Remove columns from a table until it fits the console, the first of the spare ones first. Returns the table.
+
+    What is then still too wide is folded in the columns that may be.
+    """
+    for title in spare:
+        if console.measure(filled).minimum <= console.width:
+            break
+        filled.columns[:] = [column for column in filled.columns if column.header != title]
+    return filled
+
+
+def show(filled: Table, spare: Sequence[str] = ()) -> None:
+    """Print a table: as wide as the terminal, or without line breaks into a file or a pipe.
+
+    spare: columns that a narrow terminal leaves out, the least needed first.
+    """
     if sys.stdout.isatty():
-        Console().print(filled)
+        console = Console()
+        console.print(fitted(filled, console, spare))
         return
     console = Console(width=PLAIN_WIDTH)
     with console.capture() as text:

@@ -2,119 +2,105 @@
 
 from __future__ import annotations
 
-import base64
-import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
+from ..report.page import MOST_BYTES
+from ..report.page import render as render_page
 from ..store import replace_file
-from .charts import accuracy_chart, method_colors, pareto_front, sampling_error
-from .row import UNREDUCED, Row
+from . import view
+from .answer import Answer, answers
+from .row import UNREDUCED, Row, sampling_error
 from .run_folder import REPORT, Run
-from .stored import picture_bytes
+from .showcase import showcase
+from .usage import use_lines
+from .verdict import verdicts
 
-TEMPLATE = "report.html.jinja"
-CONTROL = re.compile(  # characters that a file name may hold, but a page must not
-    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\ud800-\udfff]"
-)
-SMALL_LOSS = 1.0  # points of top-1
-GOOD_SPEEDUP = 1.5
-
-
-class Finding(NamedTuple):
-    """One card at the top of the report."""
-
-    title: str
-    value: str
-    detail: str
-    method: str | None = None  # sets its colour
+TEMPLATE = Path(__file__).parent / "compared.html.jinja"
+PICTURE_BYTES = (2_200_000, 1_000_000, 300_000, 0)  # of all pictures: as many as leave the page below its limit
+DRIFT = 1.5  # times that the unreduced model's own speed may differ between rows
 
 
-def write_report(folder: Path, run: Run) -> Path:
-    """Write report.html, with the pictures embedded, into the folder of the run. Returns its path."""
+def write_report(folder: Path, run: Run, missing: int = 0) -> Path:
+    """Write report.html, with the pictures embedded, into the folder of the run. Returns its path.
+
+    missing: rows that are still to be measured.
+    """
     path = folder / REPORT
-    replace_file(path, render(run, folder))
+    replace_file(path, render(run, [folder], missing=missing))
     return path
 
 
-def render(run: Run, folder: Path) -> str:
-    """Render the page. folder: contains the pictures of the run."""
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-    from markupsafe import Markup
-
+def render(run: Run, folders: Sequence[Path], notes: Sequence[str] = (), missing: int = 0) -> str:
+    """Render the page. folders: contain the pictures of the run, or of the runs that it joins."""
     if not run.rows or run.rows[0].method != UNREDUCED:
         raise ValueError("the first row of a report must be the unreduced model.")
-    jinja = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    jinja.filters["points"] = points
-    jinja.filters["inlined"] = lambda name: _data_uri(picture_bytes(folder, name))
-    page = jinja.get_template(TEMPLATE).render(
-        run=run,
-        rows=run.rows,
-        unreduced=run.rows[0],
-        findings=findings(run.rows),
-        charts=[Markup(accuracy_chart(run.rows, cost)) for cost in ("gmacs", "speedup")],
-        colors=method_colors(run.rows),
-        front={cost: {row.key for row in pareto_front(run.rows, cost)} for cost in ("gmacs", "speedup")},
-        sampling_error=sampling_error(run.rows[0]),
-        num_configurations=len({(row.method, row.setting) for row in run.rows}) - 1,
-        int8=any(row.int8 for row in run.rows),
-    )
-    return CONTROL.sub(lambda found: ascii(found[0])[1:-1], page)
+    found = answers(run.rows)
+    recommended = [each.row for each in found if each.row is not None]
+    values = {
+        "run": run,
+        "unreduced": run.rows[0],
+        "answers": [(each, view.look(each.row).color if each.row else "") for each in found],
+        "uses": list(_uses(run, found)),
+        "warnings": [*notes, *_warnings(run, missing)],
+        "verdicts": [each.sentence for each in verdicts(run.rows, run.predictions)],
+        "figures": view.figures(run.rows),
+        "legend": view.legend(run.rows),
+        "table": view.table(run, recommended, linked=bool(run.predictions.rows)),
+        "look": view.look,
+        "paired": any(row.paired for row in run.rows[1:]),
+        "sampling_error": sampling_error(run.rows[0]),
+        "num_configurations": len({(row.method, row.setting) for row in run.rows if not row.rival}) - 1,
+        "num_rivals": sum(bool(row.rival) for row in run.rows),
+        "int8": any(row.int8 for row in run.rows),
+    }
+    for most in PICTURE_BYTES:
+        page = render_page(TEMPLATE, shown=showcase(run, folders, most, recommended), **values)
+        if len(page.encode()) <= MOST_BYTES:
+            break
+    return page
 
 
-def findings(rows: Sequence[Row]) -> list[Finding]:
-    """Pick the main results. The first row is the unreduced model."""
-    unreduced, reduced = rows[0], rows[1:]
-    cards = [
-        Finding(
-            "Unreduced model",
-            f"{unreduced.top1:.1f} %",
-            f"top-1 · {unreduced.gmacs:.4g} GMACs · {unreduced.images_per_s:.3g} images/s",
+def _uses(run: Run, found: Sequence[Answer]) -> Iterator[tuple[str, list[tuple[str, str]]]]:
+    """A title and lines for each row that is recommended."""
+    rows = {each.row.key: each.row for each in found if each.row is not None}
+    for row in rows.values():
+        own = [each for each in found if each.row is row]
+        batches = " and ".join(str(each.batch) for each in own)
+        title = "Use this" if all(each.sure for each in own) else "The best guess"
+        yield f"{title} for batch {batches}: {row.name}", use_lines(run, row)
+
+
+def _warnings(run: Run, missing: int) -> Iterator[str]:
+    """What a reader of the figures must know first."""
+    if missing:
+        rows = "row is" if missing == 1 else "rows are"
+        yield f"This run is not finished: {missing} {rows} still to be measured. The answer may change."
+    noisy = [row for row in run.rows if row.noisy]
+    if noisy:
+        yield (
+            f"The machine was too busy for {_listed(noisy)}: rounds differ by more than 30 %, in each of "
+            f"{max(row.timings for row in noisy)} measurements. The same command with a new --output measures again."
         )
-    ]
-    if not reduced:
-        return cards
-    close = _fastest(row for row in reduced if row.drop <= SMALL_LOSS)
-    if close is not None:
-        cards.append(_speed_card(f"Fastest within {SMALL_LOSS:g} point", close))
-    else:
-        close = min(reduced, key=lambda row: row.drop)
-        detail = f"{_name(close)} · {close.speedup:.2f}x"
-        cards.append(Finding("Smallest loss", f"{points(close)} points", detail, close.method))
-    best = min((row for row in reduced if row.speedup >= GOOD_SPEEDUP), key=lambda row: row.drop, default=close)
-    if best is not close:
-        detail = f"{_name(best)} · {best.speedup:.2f}x · {points(best)} points"
-        title = f"Most accurate at {GOOD_SPEEDUP:g}x or more"
-        cards.append(Finding(title, f"{best.top1:.1f} %", detail, best.method))
-    fastest = _fastest(reduced)
-    if fastest is not None and fastest not in (close, best):
-        cards.append(_speed_card("Fastest of all", fastest))
-    return cards
+    drifted = [row for row in run.rows[1:] if not row.noisy and _drifted(row, run.rows[0])]
+    if drifted:
+        yield (
+            f"While {_listed(drifted)} was measured, the unreduced model ran at another speed than in its own row. "
+            "Compare the speed-ups, not milliseconds or images/s."
+        )
+    if any(row.paired is None for row in run.rows):
+        yield "Some rows are of an older version, which kept no predictions, so their intervals are wide."
+    if run.assumption:
+        yield f"Note: {run.assumption}"
 
 
-def points(row: Row) -> str:
-    """Change of top-1 relative to the unreduced model, with a typographic minus: '\u22120.7'."""
-    return f"{round(-row.drop, 1) or 0.0:+.1f}".replace("-", "\u2212")
+def _drifted(row: Row, first: Row) -> bool:
+    """Whether the machine was faster or slower than in the first row, by the unreduced model's speed in between."""
+    paces = row.latency_1_ms * row.speedup_1 / first.latency_1_ms, first.images_per_s * row.speedup / row.images_per_s
+    same = row.batch == first.batch and row.device == first.device
+    return same and any(not 1 / DRIFT < pace < DRIFT for pace in paces)
 
 
-def _fastest(rows: Iterable[Row]) -> Row | None:
-    return max(rows, key=lambda row: row.speedup, default=None)
-
-
-def _speed_card(title: str, row: Row) -> Finding:
-    return Finding(title, f"{row.speedup:.2f}x", f"{_name(row)} · {points(row)} points", row.method)
-
-
-def _name(row: Row) -> str:
-    return ", ".join(row.key)
-
-
-def _data_uri(content: bytes) -> str:
-    return "data:image/png;base64," + base64.b64encode(content).decode()
+def _listed(rows: Sequence[Row], most: int = 4) -> str:
+    more = f" and {len(rows) - most} more" if len(rows) > most else ""
+    return ", ".join(row.name for row in rows[:most]) + more

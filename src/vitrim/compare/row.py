@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..measure.paired import PairedLoss
+from ..measure.paired import PairedLoss, wilson
 from ..measure.turns import Spread
 from ..quantize import INT8
 from ..rivals import UNREDUCED as UNREDUCED  # the method of the first row
@@ -103,6 +103,12 @@ class Refusal:
     def not_measured(self) -> str:
         """Text to show instead of numbers."""
         return f"not measured: {self.reason}"
+
+
+def sampling_error(row: Row) -> float:
+    """Half the 95 % interval of top-1 from sampling the images, in points."""
+    low, high = wilson(row.num_right, row.num_images)
+    return 50 * (high - low)
 
 
 def name_of(key: Key) -> str:

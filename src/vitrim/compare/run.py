@@ -75,7 +75,7 @@ def _measure_all(bench: Bench, run: Run, todo: Sequence[Key], watcher: Watcher) 
         progress=partial(watcher.works, todo[0], "images"),
     )
     samples = choose_samples(bench.images, bench.preparation, NUM_SAMPLES)
-    for key in todo:
+    for number, key in enumerate(todo, 1):
         try:
             run = _measure(bench, run, key, batches, samples, watcher)
         except ImageDataError:
@@ -85,7 +85,8 @@ def _measure_all(bench: Bench, run: Run, todo: Sequence[Key], watcher: Watcher) 
                 raise
             run = run.refusing(Refusal(*key, shown(error, LONGEST)))
         write_run(job.output, run)
-        write_report(job.output, run)
+        if run.rows:
+            write_report(job.output, run, missing=len(todo) - number)
         row = run.row(key)
         watcher.refuses(run.refused[-1]) if row is None else watcher.finishes(row)
     return run

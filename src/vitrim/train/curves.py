@@ -6,7 +6,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from ..compare.charts import FONT, PALETTE, plain_frame, svg_style, svg_text
+from ..method_looks import COLORS
+from ..report.charts import FONT, plain_frame, svg_style, svg_text
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -72,9 +73,7 @@ def _panels(entries: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Line]]:
 def _draw(axes: Axes, title: str, lines: Mapping[str, Line]) -> None:
     for i, (name, (steps, values)) in enumerate(lines.items()):
         marker = "o" if len(steps) <= MARKED else ""
-        axes.plot(
-            steps, values, color=PALETTE[i % len(PALETTE)], linewidth=1.4, marker=marker, markersize=3, label=name
-        )
+        axes.plot(steps, values, color=COLORS[i % len(COLORS)], linewidth=1.4, marker=marker, markersize=3, label=name)
     axes.set_title(title, fontsize=9, loc="left")
     axes.set_xlabel("updates")
     plain_frame(axes, FAINT, pad=5)

@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import copy
 import json
+import shlex
 from pathlib import Path
 
 from torch import nn
 
 from ..api import reduce_tokens
+from ..compare.method_text import assigned
+from ..report.page import render as render_page
 from ..saving.write import save_pretrained
 from ..store import replacing_folder, writing
 from ..tuned_folder import RESULT
 from ..version import __version__
-from . import figures
-from .outcome import METHOD, RIVAL, TUNED, UNREDUCED, Tuned
+from . import view
+from .outcome import Tuned
 from .target import Target
 
 REPORT = "report.html"
-KINDS = {TUNED: "tuned", METHOD: "methods at as many multiply-adds", RIVAL: "rivals", UNREDUCED: "unreduced"}
+TEMPLATE = Path(__file__).parent / "tuned.html.jinja"
 
 
 def write(found: Tuned, model: nn.Module, folder: Path) -> None:
@@ -47,19 +50,22 @@ def check_output(folder: Path) -> None:
 
 def render(found: Tuned) -> str:
     """The page."""
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-    from markupsafe import Markup
-
-    jinja = Environment(
-        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True
-    )
     name, value = found.target
-    return jinja.get_template("report.html.jinja").render(
+    return render_page(
+        TEMPLATE,
         found=found,
         goal=str(Target(name, value)),  # type: ignore[arg-type]
-        kinds=KINDS,
-        front=Markup(figures.front(found)),
-        schedule=Markup(figures.schedule(found)),
-        times=Markup(figures.times(found.block_ms)),
+        color=view.look_of(found.method).color,
+        uses=use_lines(found),
+        figures=view.figures(found),
+        legend=view.legend(found),
+        table=view.table(found),
         version=__version__,
     )
+
+
+def use_lines(found: Tuned) -> list[tuple[str, str]]:
+    """Where each line goes, and the line."""
+    method = f"{found.method} {assigned(found.settings)}"
+    command = shlex.join(("vitrim", "evaluate", "--model", found.model, "--method", method))
+    return [("Python", found.use), ("Command line", command)]

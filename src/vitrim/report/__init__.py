@@ -1,0 +1,1 @@
+"""What all reports share: the page with its styles and script, charts, tables, and files to download."""
