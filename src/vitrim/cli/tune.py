@@ -117,7 +117,8 @@ def _show(found: Tuned) -> None:
         low, high = row.interval
         numbers = (f"{row.speedup.median:.2f}x", row.speedup.range, f"{row.gmacs:.4f}")
         rows.add_row(row.name, *numbers, f"{row.lost:.2f}", f"{low:.2f} to {high:.2f}")
-    terminal.show(rows)
+    rows.columns[0].no_wrap = False
+    terminal.show(rows, spare=("p10 to p90", "GMACs"))
     for note in found.notes:
         options.note(note)
     typer.echo(found.answer)
