@@ -15,9 +15,9 @@ from packaging.specifiers import SpecifierSet
 SRC = Path(__file__).resolve().parents[1] / "src" / "vitrim"
 FILES = sorted(SRC.rglob("*.py"))
 FLOORS = (  # a part imports from floors below its own, and from itself
-    ("errors", "facts", "failures", "method_looks", "temporary", "text", "version"),
-    ("extras", "store"),
-    ("core", "heads", "kinds", "models", "panels", "picture_file", "report"),
+    ("errors", "facts", "failures", "method_looks", "quiet", "temporary", "text", "version"),
+    ("store",),
+    ("core", "heads", "kinds", "models", "panels", "report"),
     ("tuned_folder",),
     ("backbones", "following", "methods", "patch_maps"),
     ("api", "dense", "quantize", "tracing"),

@@ -8,7 +8,7 @@ import typing
 import pytest
 
 from vitrim.cli import app
-from vitrim.cli.values import Numbers, Several, number, numbers, whole, wholes
+from vitrim.cli.values import Numbers, Several, number, whole
 
 NONSENSE = ("nan", "inf", "-inf", "1e999", "9" * 400, "9" * 5000, "many", "")
 
@@ -62,6 +62,6 @@ def test_numbers_that_make_no_sense_are_refused_in_one_line(command, option, cap
 def test_what_is_wanted_is_told_in_words():
     assert whole(1).wanted == "a whole number of at least 1 and at most 2147483647"
     assert number(0, above=True).wanted == "a number above 0"
-    assert numbers(0, 1, above=True).wanted == "numbers above 0 and at most 1, separated by commas"
-    assert wholes()(" 3, 4,") == Several((3, 4))
-    assert wholes()(Several((3, 4))) == (3, 4)
+    assert number(0, 1, above=True, several=True).wanted == "numbers above 0 and at most 1, separated by commas"
+    assert whole(several=True)(" 3, 4,") == Several((3, 4))
+    assert whole(several=True)(Several((3, 4))) == (3, 4)

@@ -18,8 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from .kinds import is_whole
-from .panels import SHORT_SIDE, Pixels, arrange, check_images, enlarged, per_pixel
-from .picture_file import picture_file
+from .panels import SHORT_SIDE, Pixels, arrange, check_images, enlarged, per_pixel, picture_file
 from .text import shown
 from .tracing import LayerTrace, Trace
 

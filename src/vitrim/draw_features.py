@@ -16,8 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from .panels import SHORT_SIDE, Pixels, arrange, check_images, enlarged, per_pixel
-from .picture_file import picture_file
+from .panels import SHORT_SIDE, Pixels, arrange, check_images, enlarged, per_pixel, picture_file
 
 Maps = NDArray[np.float32]
 CAPTION = "Colours: first three principal components of the features, those of the first column of maps."

@@ -6,6 +6,7 @@ by the module that defines a class, so none is imported here.
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import chain
@@ -109,3 +110,13 @@ def image_size_of(model: nn.Module) -> ImageSize | None:
     """The image size that a model was built for; None if it does not say."""
     found = (facts.image_size(model) for facts in FACTS.values())
     return next((each for each in found if each is not None), None)
+
+
+def import_module(name: str) -> Any:
+    """Import an optional library, or a module of one. If that fails, a ValueError says how to install it."""
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        library = name.partition(".")[0]
+        package = f'"vitrim[{library}]"' if library in FACTS and FACTS[library].is_extra else library
+        raise ValueError(f"{library} is not installed: pip install {package}.") from error

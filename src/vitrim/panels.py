@@ -5,7 +5,9 @@ Shape letters: Y X pixels, 3 colours.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,6 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from .method_looks import look_of
+from .store import replacing
 from .text import shown
 
 if TYPE_CHECKING:
@@ -20,8 +23,21 @@ if TYPE_CHECKING:
 
 Pixels = NDArray[np.uint8]
 
+SUFFIXES = (".png", ".svg", ".pdf")
 SHORT_SIDE = 400  # a picture has at least so many pixels; it is enlarged by whole numbers
 PANEL, GAP, METHOD_GAP, HEAD, FOOT, MARGIN = 2.0, 0.06, 0.22, 0.52, 0.32, 0.12  # inches
+
+
+@contextmanager
+def picture_file(path: Path | str) -> Iterator[Path]:
+    """A file that replaces `path` at the end. Refuses unknown suffixes and missing folders."""
+    path = Path(path)
+    if path.suffix.lower() not in SUFFIXES:
+        raise ValueError(f"a picture must be a {' or '.join(SUFFIXES)} file, not {path.name!r}.")
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"there is no folder {str(path.parent)!r} to write {path.name} into.")
+    with replacing(path) as new:
+        yield new
 
 
 def check_images(images: Sequence[Image.Image]) -> None:

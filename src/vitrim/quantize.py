@@ -10,12 +10,11 @@ the logits' mean cosine to fp32 is 0.9992 with it and 0.9986 without.
 from __future__ import annotations
 
 import importlib.metadata
-import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from torch import nn
+
+from .quiet import quiet
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -68,7 +67,7 @@ def torchao_version() -> str:
 def _torchao() -> tuple[Any, Any]:
     """torchao's function and its configuration."""
     try:
-        with _silent_about_its_enum():
+        with quiet():  # torchao registers an Enum in a way that torch logs as deprecated
             from torchao.quantization import Int8DynamicActivationInt8WeightConfig, MappingType, quantize_
     except ImportError as error:
         raise ValueError('int8 needs torchao: pip install "vitrim[int8]".') from error
@@ -83,18 +82,3 @@ def _is_linear(module: nn.Module) -> bool:
 
 def _is_int8(module: Any) -> bool:
     return type(module.weight.data).__module__.partition(".")[0] == "torchao"
-
-
-@contextmanager
-def _silent_about_its_enum() -> Iterator[None]:
-    """Suppress one line: torchao registers an Enum in a way that torch logs as deprecated."""
-    logger = logging.getLogger("torch.utils._pytree")
-
-    def passes(record: logging.LogRecord) -> bool:
-        return "is an Enum subclass" not in str(record.msg)
-
-    logger.addFilter(passes)
-    try:
-        yield
-    finally:
-        logger.removeFilter(passes)

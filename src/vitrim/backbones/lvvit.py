@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from torch import Tensor, nn
 
-from ..core.spec import ViTSpec
-from ..heads import num_classes
 from ..models.lvvit import Block, LVViT
 from .reader import Backbone, BlocksLocation, UnsupportedModel, blocks_in, linear_macs
-from .timm import PreNormReader, TimmAttention
+from .timm import PreNormReader, TimmAttention, spec_of
 
 REFUSED = {
     "reset_classifier": "what a method learns depends on the classes: restore(model), then reduce again.",
@@ -44,21 +43,6 @@ def read(model: LVViT) -> Backbone:
         if [type(part) for part in parts] != [Block, TimmAttention]:
             names = " with a ".join(type(part).__name__ for part in parts)
             raise UnsupportedModel(f"block {i} is a {names}, but vitrim reads LV-ViT's Block with timm's Attention.")
-    cfg = getattr(model, "pretrained_cfg", None) or {}
-    classes = num_classes(model) or 0
-    spec = ViTSpec(
-        name=cfg.get("architecture") or type(model).__name__,
-        depth=len(blocks),
-        num_prefix=model.num_prefix_tokens,
-        has_cls=True,
-        pools_patches=classes == 0,  # the head takes a maximum, for which sizes do not matter
-        num_patches=model.patch_embed.num_patches,
-        channels=model.embed_dim,
-        num_heads=blocks[0].attn.num_heads,
-        attention_channels=blocks[0].attn.proj.in_features,
-        attention_macs=linear_macs(blocks[0].attn),
-        mlp_macs=linear_macs(blocks[0].mlp),
-        num_classes=classes,
-        head_macs=linear_macs(model.aux_head),
-    )
+    plain = spec_of(model, pools_patches=False)  # the head takes a maximum, for which sizes do not matter
+    spec = replace(plain, head_macs=linear_macs(model.aux_head))
     return Backbone("vitrim", BlocksLocation(model, "blocks", REFUSED), model.blocks, [READER] * len(blocks), spec)

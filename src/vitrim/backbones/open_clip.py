@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ..core.attention import Attention
 from ..core.block_reader import BlockReader
-from ..core.multihead import join_multihead, multihead_macs, split_multihead, why_unreadable
+from ..core.multihead import MultiheadReader, multihead_macs, why_unreadable
 from ..core.spec import ViTSpec
 from . import timm
 from .reader import Backbone, BlocksLocation, UnsupportedModel, blocks_in, check_pooling, linear_macs, version
@@ -20,22 +20,8 @@ from .reader import Backbone, BlocksLocation, UnsupportedModel, blocks_in, check
 REFUSED = {name: timm.REFUSED[name] for name in ("forward_intermediates", "prune_intermediate_layers")}
 
 
-class ResidualReader(BlockReader):
+class ResidualReader(MultiheadReader):
     """x + ls_1(attn(ln_1(x))), then x + ls_2(mlp(ln_2(x))), with torch's nn.MultiheadAttention."""
-
-    inputs, pairs = 3, True
-
-    def enter(self, block: Any, x_BNC: Tensor) -> Tensor:
-        return block.ln_1(x_BNC)
-
-    def is_exact(self, block: Any) -> bool:
-        return False
-
-    def attention(self, block: Any, x_BNC: Tensor) -> Attention:
-        return split_multihead(block.attn, x_BNC)
-
-    def leave(self, block: Any, mixed_BHND: Tensor) -> Tensor:
-        return join_multihead(block.attn, mixed_BHND)
 
     def add_attention(self, block: Any, x_BNC: Tensor, out_BNC: Tensor) -> Tensor:
         return x_BNC + block.ls_1(out_BNC)

@@ -32,20 +32,11 @@ REFUSED = {
 }
 
 
-class PreNormReader(BlockReader):
+class PreNormReader(timm_eva.PreNorm):
     """timm's Block: x + ls1(attn(norm1(x))), then x + ls2(mlp(norm2(x)))."""
-
-    def is_exact(self, block: Any) -> bool:
-        return timm_eva.is_fused(block.attn)
-
-    def enter(self, block: Any, x_BNC: Tensor) -> Tensor:
-        return block.norm1(x_BNC)
 
     def attention(self, block: Any, x_BNC: Tensor) -> Attention:
         return _split(block.attn, x_BNC)
-
-    def leave(self, block: Any, mixed_BHND: Tensor) -> Tensor:
-        return timm_eva.project(block.attn, mixed_BHND)
 
     def add_attention(self, block: Any, x_BNC: Tensor, out_BNC: Tensor) -> Tensor:
         return x_BNC + through(out_BNC, block.ls1, block.drop_path1)
@@ -104,22 +95,26 @@ def read(model: nn.Module, readers_of: Mapping[type[nn.Module], BlockReader] = R
         raise UnsupportedModel(
             f"{name}: vitrim cannot read a model whose blocks differ in how many heads share keys and values."
         )
-    classes = num_classes(model) or 0
-    spec = ViTSpec(
-        name=name,
-        depth=len(blocks),
+    return Backbone("timm", where, model.blocks, readers, spec_of(model, pools(model)))
+
+
+def spec_of(model: Any, pools_patches: bool) -> ViTSpec:
+    """The facts about a model with timm's names. Without classes, it returns all patches, as if it pooled them."""
+    block, classes = next(iter(model.blocks)), num_classes(model) or 0
+    return ViTSpec(
+        name=_name(model),
+        depth=len(model.blocks),
         num_prefix=model.num_prefix_tokens,
         has_cls=model.cls_token is not None,
-        pools_patches=pools(model) or classes == 0,
+        pools_patches=pools_patches or classes == 0,
         num_patches=model.patch_embed.num_patches,
         channels=model.embed_dim,
-        num_heads=blocks[0].attn.num_heads,
-        attention_channels=blocks[0].attn.proj.in_features,
-        attention_macs=linear_macs(blocks[0].attn),
-        mlp_macs=linear_macs(blocks[0].mlp),
+        num_heads=block.attn.num_heads,
+        attention_channels=block.attn.proj.in_features,
+        attention_macs=linear_macs(block.attn),
+        mlp_macs=linear_macs(block.mlp),
         num_classes=classes,
     )
-    return Backbone("timm", where, model.blocks, readers, spec)
 
 
 def _reader(block: Any, index: int, name: str, readers_of: Mapping[type[nn.Module], BlockReader]) -> BlockReader:

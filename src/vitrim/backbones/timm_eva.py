@@ -23,23 +23,27 @@ from ..core.rotary import Rotation
 ATTENTIONS = (EvaAttention, AttentionRope)
 
 
-class EvaReader(BlockReader):
-    """EvaBlock: x + gamma_1 * attn(norm1(x)), then x + gamma_2 * mlp(norm2(x)). The scales are optional."""
+class PreNorm(BlockReader):
+    """The norm before an attention of timm, and the end of that attention."""
 
     def is_exact(self, block: Any) -> bool:
         return is_fused(block.attn)
 
-    def own_output(self, block: Any, x_BNC: Tensor, rotation: Rotation | None = None) -> Tensor:
-        return own_forward(block)(x_BNC, rope=None if rotation is None else rotation.table)
-
     def enter(self, block: Any, x_BNC: Tensor) -> Tensor:
         return block.norm1(x_BNC)
 
-    def attention(self, block: Any, x_BNC: Tensor) -> Attention:
-        return _split(block.attn, x_BNC)
-
     def leave(self, block: Any, mixed_BHND: Tensor) -> Tensor:
         return project(block.attn, mixed_BHND)
+
+
+class EvaReader(PreNorm):
+    """EvaBlock: x + gamma_1 * attn(norm1(x)), then x + gamma_2 * mlp(norm2(x)). The scales are optional."""
+
+    def own_output(self, block: Any, x_BNC: Tensor, rotation: Rotation | None = None) -> Tensor:
+        return own_forward(block)(x_BNC, rope=None if rotation is None else rotation.table)
+
+    def attention(self, block: Any, x_BNC: Tensor) -> Attention:
+        return _split(block.attn, x_BNC)
 
     def add_attention(self, block: Any, x_BNC: Tensor, out_BNC: Tensor) -> Tensor:
         return x_BNC + through(_scaled(block.gamma_1, out_BNC), block.drop_path1)

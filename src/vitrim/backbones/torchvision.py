@@ -7,30 +7,16 @@ from typing import Any
 from torch import Tensor, nn
 from torchvision.models.vision_transformer import EncoderBlock, VisionTransformer
 
-from ..core.attention import Attention
-from ..core.block_reader import BlockReader
-from ..core.multihead import join_multihead, multihead_macs, split_multihead, why_unreadable
+from ..core.multihead import MultiheadReader, multihead_macs, why_unreadable
 from ..core.spec import ViTSpec
 from ..heads import num_classes
 from .reader import Backbone, BlocksLocation, UnsupportedModel, blocks_in, linear_macs, version
 
 
-class EncoderBlockReader(BlockReader):
+class EncoderBlockReader(MultiheadReader):
     """x + dropout(self_attention(ln_1(x))), then x + mlp(ln_2(x))."""
 
-    attention_name, inputs, pairs = "self_attention", 3, True
-
-    def is_exact(self, block: Any) -> bool:
-        return False
-
-    def enter(self, block: Any, x_BNC: Tensor) -> Tensor:
-        return block.ln_1(x_BNC)
-
-    def attention(self, block: Any, x_BNC: Tensor) -> Attention:
-        return split_multihead(block.self_attention, x_BNC)
-
-    def leave(self, block: Any, mixed_BHND: Tensor) -> Tensor:
-        return join_multihead(block.self_attention, mixed_BHND)
+    attention_name = "self_attention"
 
     def add_attention(self, block: Any, x_BNC: Tensor, out_BNC: Tensor) -> Tensor:
         return x_BNC + block.dropout(out_BNC)

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from . import options, tables, terminal
+from . import files, options, terminal
 from .models import load_with_exits
 from .reduction import ONE, Reduction, reducing
-from .values import LIST, SHARES, Several, number, numbers, whole
+from .values import LIST, SHARES, Several, number, whole
 
 if TYPE_CHECKING:
     from torch import nn
@@ -44,7 +44,11 @@ def anytime(
     thresholds: Annotated[
         Several | None,
         typer.Option(
-            "--thresholds", "--threshold", parser=numbers(0), metavar=LIST, help="Exit thresholds: 0.5,0.7,0.9"
+            "--thresholds",
+            "--threshold",
+            parser=number(0, several=True),
+            metavar=LIST,
+            help="Exit thresholds: 0.5,0.7,0.9",
         ),
     ] = None,
     by: Annotated[str, typer.Option(help="Exit criterion: confidence or entropy.")] = "confidence",
@@ -80,7 +84,7 @@ def anytime(
     from ..measure.benchmark import benchmark
 
     wanted = thresholds or (() if target_drop is not None else (0.5, 0.7, 0.9))
-    tables.check_output(output, ".csv")
+    files.check_output(output, ".csv")
     if images is None:
         raise ValueError("pass --images FOLDER: images with a labels.csv, or one sub-folder of images per class.")
     net = load_with_exits(model, checkpoint, reduction, img_size)
@@ -109,7 +113,7 @@ def anytime(
     typer.echo(f"{len(record.right_IF)} images; speed on {len(sample_ICHW)} of them, against the model without exits.")
     if target_drop is not None:
         _show_cheapest(scores[-1], target_drop)
-    tables.write_csv(output, [_record(row, timings[row.setting], record) for row in rows])
+    files.write_csv(output, [_record(row, timings[row.setting], record) for row in rows])
 
 
 def _without_exits(
@@ -122,7 +126,7 @@ def _without_exits(
     from ..measure.macs import count_macs
 
     macs = count_macs(net, images_ICHW=images_to_count_on(net, batches))
-    rows = [Variant("no exits", net, record.at(_never(record)).top1, None, macs / 1e9)]
+    rows = [Variant("no exits", net, record.at(math.inf).full_top1, None, macs / 1e9)]
     for rate in rates:
         other = copy.deepcopy(net)
         found = find_stack(other)
@@ -139,11 +143,6 @@ def _with_exits(net: nn.Module, score: AnytimeScore) -> Variant:
 
     name = f"{score.by} {score.thresholds[0]:.4g}" if math.isfinite(score.thresholds[0]) else f"{score.by} never"
     return Variant(name, anytime(net, score.thresholds, score.by), score.top1, score.shares, score.macs / 1e9)
-
-
-def _never(record: ExitRecord) -> float:
-    """Return the threshold at which no image leaves early."""
-    return math.inf if record.by == "confidence" else -math.inf
 
 
 def _show(rows: Sequence[Variant], timings: dict[str, Timing], record: ExitRecord) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from . import options, tables, terminal
+from . import files, options, terminal
 from .options import DEFAULT_MODEL, LIST
 from .values import SHARES, Several
 
@@ -40,18 +40,21 @@ def cls_quality(
     with standard errors. The model keeps all its tokens. Exit heads and other weights of a method are ignored.
     """
     from .. import class_attention
-    from ..loading.trained import load_without_method
+    from ..loading.build import load_model, load_trained
 
-    tables.check_output(output, ".csv")
+    files.check_output(output, ".csv")
     with options.image_folder(model, images) as folder:
-        net = load_without_method(model, checkpoint, img_size)
+        if checkpoint is None:
+            net = load_model(model, img_size=img_size)
+        else:
+            net = load_trained(model, checkpoint, img_size, keep="model")
         batches = options.batches_for(net, folder, limit, batch_size, skip_bad, max_bytes=0)
         with terminal.progress_bar("images") as progress:
             rows = class_attention.cls_quality(
                 net, batches, keep_rates=keep_rates, device=device, amp=amp, progress=progress
             )
     _show(rows)
-    tables.write_csv(output, [_record(row) for row in rows])
+    files.write_csv(output, [_record(row) for row in rows])
 
 
 def _show(rows: tuple[ClsQuality, ...]) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from . import options, pictures, tables
+from . import files, options
 from .models import load_and_fit
 from .options import DEFAULT_MODEL
 from .reduction import DRAWN, Reduction, reducing
@@ -22,7 +22,7 @@ TENSORS = ".safetensors"
 
 @reducing
 def features(
-    images: pictures.Pictures,
+    images: files.Pictures,
     output: Annotated[
         Path,
         typer.Option(help="Picture (.png, .svg or .pdf) or feature maps (.safetensors).", show_default=False),
@@ -36,7 +36,7 @@ def features(
     shared: Annotated[
         str | None, typer.Option(help="Fill merged patches by offset, token or fill. Default: by method")
     ] = None,
-    limit: pictures.OfFolder = 4,
+    limit: files.OfFolder = 4,
     seed: options.Seed = 0,
     img_size: options.ImgSize = None,
 ) -> None:
@@ -51,11 +51,11 @@ def features(
     from ..measure.folder import prepared_files
     from ..measure.model_input import eval_transform
     from ..measure.preparation import as_seen
-    from ..picture_file import SUFFIXES
+    from ..panels import SUFFIXES
 
-    tables.check_output(output, *SUFFIXES, TENSORS)
+    files.check_output(output, *SUFFIXES, TENSORS)
     wanted = reduction.configurations()
-    images = pictures.files(images, limit)
+    images = files.chosen(images, limit)
     net, fitting = load_and_fit(model, checkpoint, img_size, wanted, seed)
     options.show_notes(fitting)
     transform, x_BCHW = eval_transform(net), prepared_files(net, images)

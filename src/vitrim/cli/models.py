@@ -71,8 +71,12 @@ def load_with_exits(model: str, checkpoint: Path | None, reduction: Reduction, i
     Without a method in `reduction`, it is that of the saved folder, or EViT for a checkpoint. Raises ValueError for a
     checkpoint without exit heads, and for settings that do not fit.
     """
+    from ..api import reduce_tokens
+    from ..core.exits import Exits
+    from ..loading.build import build_for
     from ..loading.names import is_saved
-    from ..loading.trained import load_exits
+    from ..loading.positions import adapting
+    from ..loading.weights import exits_in, fit, read_checkpoint
 
     if checkpoint is None and is_saved(model):
         return _saved_with_exits(model, reduction, img_size)
@@ -80,7 +84,13 @@ def load_with_exits(model: str, checkpoint: Path | None, reduction: Reduction, i
         raise ValueError("pass --checkpoint FILE: the weights of a model trained with METR.")
     wanted = replace(reduction, methods=reduction.methods or "evit").configuration()
     assert wanted is not None
-    return load_exits(model, checkpoint, wanted.make, img_size)
+    state = read_checkpoint(checkpoint)
+    if not (exits := exits_in(state)):
+        raise ValueError(f"{checkpoint} has no exit heads (keys blocks.N.method.exit.*): train the model with METR.")
+    net = build_for(model, state, img_size)
+    reduce_tokens(net, wanted.make(net), exits=Exits(layers=exits))
+    fit(net, state, model, checkpoint, adapt=adapting(img_size))
+    return net
 
 
 def _saved_with_exits(model: str, reduction: Reduction, img_size: int | None) -> nn.Module:

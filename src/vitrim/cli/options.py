@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..core.schedule import SEEDS
-from .values import LIST, Several, whole, wholes
+from .values import LIST, Several, whole
 
 if TYPE_CHECKING:
     from torch import nn
@@ -21,83 +21,50 @@ if TYPE_CHECKING:
 DEFAULT_MODEL = "vitrim_fashion_tiny"
 WHAT, MEASURING = "Model and images", "Measuring"
 
-Model = Annotated[
-    str,
-    typer.Option(
-        help="Name of a timm model, torchvision:NAME, transformers:NAME, open_clip:NAME, or a folder written by "
-        "save_pretrained. The default is the small model in the package.",
-        rich_help_panel=WHAT,
-    ),
-]
+LABELLED = "Folder with labels.csv, or with one sub-folder of images per class."
+
+
+def what(*names: str, **settings: Any) -> Any:
+    """An option on the model and its images."""
+    return typer.Option(*names, rich_help_panel=WHAT, **settings)
+
+
+def measuring(*names: str, **settings: Any) -> Any:
+    """An option on how to measure."""
+    return typer.Option(*names, rich_help_panel=MEASURING, **settings)
+
+
+NAME = (
+    "Name of a timm model, torchvision:NAME, transformers:NAME, open_clip:NAME, or a folder written by "
+    "save_pretrained. The default is the small model in the package."
+)
+Model = Annotated[str, what(help=NAME)]
 ModelArgument = Annotated[
     str, typer.Argument(help="Name of a timm model, or a folder written by save_pretrained.", show_default=True)
 ]
-Checkpoint = Annotated[
-    Path | None,
-    typer.Option(help="Weights, .safetensors or .pth. Default: the pretrained ones.", rich_help_panel=WHAT),
-]
-Data = Annotated[
-    Path | None,
-    typer.Option(help="Folder with labels.csv, or with one sub-folder of images per class.", rich_help_panel=WHAT),
-]
-Images = Annotated[
-    Path | None,
-    typer.Option(
-        "--images",
-        "--data",
-        help="Folder with labels.csv, or with one sub-folder of images per class.",
-        rich_help_panel=WHAT,
-    ),
-]
-ImgSize = Annotated[
-    int | None,
-    typer.Option(parser=whole(1), help="Image size in pixels, if not the model's own.", rich_help_panel=WHAT),
-]
-Limit = Annotated[
-    int | None,
-    typer.Option(parser=whole(1), help="Number of images, evenly spread over the classes.", rich_help_panel=WHAT),
-]
-SkipBad = Annotated[
-    bool, typer.Option("--skip-bad", help="Skip and count files that are not images.", rich_help_panel=WHAT)
-]
+Checkpoint = Annotated[Path | None, what(help="Weights, .safetensors or .pth. Default: the pretrained ones.")]
+Data = Annotated[Path | None, what(help=LABELLED)]
+Images = Annotated[Path | None, what("--images", "--data", help=LABELLED)]
+ImgSize = Annotated[int | None, what(parser=whole(1), help="Image size in pixels, if not the model's own.")]
+Limit = Annotated[int | None, what(parser=whole(1), help="Number of images, evenly spread over the classes.")]
+SkipBad = Annotated[bool, what("--skip-bad", help="Skip and count files that are not images.")]
 
-BatchSize = Annotated[int, typer.Option(parser=whole(1), help="Images per batch.", rich_help_panel=MEASURING)]
-BatchSizes = Annotated[
-    Several, typer.Option(parser=wholes(1), metavar=LIST, help="Images per batch: 1,32", rich_help_panel=MEASURING)
-]
-Rounds = Annotated[
-    int,
-    typer.Option(
-        parser=whole(1),
-        help="Rounds of timing. Use more on a noisy machine.",
-        rich_help_panel=MEASURING,
-    ),
-]
-Device = Annotated[str, typer.Option(help="cpu, cuda or cuda:1.", rich_help_panel=MEASURING)]
-Dtype = Annotated[str, typer.Option(help="fp32, bf16 or fp16.", rich_help_panel=MEASURING)]
-Amp = Annotated[
-    bool,
-    typer.Option("--amp", help="Measure accuracy under autocast. Timing uses --dtype.", rich_help_panel=MEASURING),
-]
-Compile = Annotated[bool, typer.Option("--compile", help="Time models under torch.compile.", rich_help_panel=MEASURING)]
-Int8 = Annotated[
-    bool,
-    typer.Option(
-        "--int8", help="Quantize linear layers to int8 by torchao. compare measures both.", rich_help_panel=MEASURING
-    ),
-]
+BatchSize = Annotated[int, measuring(parser=whole(1), help="Images per batch.")]
+BatchSizes = Annotated[Several, measuring(parser=whole(1, several=True), metavar=LIST, help="Images per batch: 1,32")]
+Rounds = Annotated[int, measuring(parser=whole(1), help="Rounds of timing. Use more on a noisy machine.")]
+Device = Annotated[str, measuring(help="cpu, cuda or cuda:1.")]
+Dtype = Annotated[str, measuring(help="fp32, bf16 or fp16.")]
+Amp = Annotated[bool, measuring("--amp", help="Measure accuracy under autocast. Timing uses --dtype.")]
+Compile = Annotated[bool, measuring("--compile", help="Time models under torch.compile.")]
+Int8 = Annotated[bool, measuring("--int8", help="Quantize linear layers to int8 by torchao. compare measures both.")]
 Rivals = Annotated[
     str | None,
-    typer.Option(
+    measuring(
         help="What one would do instead, as rows of the table: a smaller input, only the first blocks, another model, "
         'int8, or no work that nobody reads: "resolution=208,176; depth=10; model=NAME; int8; unread".',
-        rich_help_panel=MEASURING,
     ),
 ]
-Seed = Annotated[
-    int,
-    typer.Option(parser=whole(0, SEEDS[-1]), help="Seed of random methods.", rich_help_panel=MEASURING),
-]
+Seed = Annotated[int, measuring(parser=whole(0, SEEDS[-1]), help="Seed of random methods.")]
 
 
 @contextmanager

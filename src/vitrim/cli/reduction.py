@@ -9,12 +9,12 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import wraps
+from functools import partial, wraps
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .values import LIST, SHARES, Numbers, Several, numbers, wholes
+from .values import LIST, SHARES, Numbers, Several, number, whole
 
 if TYPE_CHECKING:
     from ..compare.configuration import Configuration
@@ -113,36 +113,30 @@ def _options(asked: Reduction) -> dict[str, inspect.Parameter]:
     else:
         rates = _list(SHARES, "Share of patches to keep. Default: 0.7", "--keep-rate", "--keep-rates")
     default = asked.methods.replace(",", ", ") if asked.methods else False  # breaks between names
-    option = typer.Option(flag, help=text, show_default=default, rich_help_panel=PANEL)
-    found = {"methods": Annotated[kind, option], "keep_rates": rates}
+    found = {"methods": Annotated[kind, _option(flag, help=text, show_default=default)], "keep_rates": rates}
     defaults = {"methods": asked.methods, "clamp": False}
-    return {
-        name: inspect.Parameter(
-            name, inspect.Parameter.POSITIONAL_OR_KEYWORD, default=defaults.get(name), annotation=annotation
-        )
-        for name, annotation in {**found, **AMOUNTS, **SETTINGS}.items()
-    }
+    new = partial(inspect.Parameter, kind=inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    kinds = {**found, **AMOUNTS, **SETTINGS}
+    return {name: new(name, default=defaults.get(name), annotation=kind) for name, kind in kinds.items()}
+
+
+def _option(*names: str, **settings: Any) -> Any:
+    return typer.Option(*names, rich_help_panel=PANEL, **settings)
 
 
 def _list(parser: Numbers, text: str, *names: str) -> Any:
-    return Annotated[
-        Several | None, typer.Option(*names, parser=parser, metavar=LIST, help=text, rich_help_panel=PANEL)
-    ]
+    return Annotated[Several | None, _option(*names, parser=parser, metavar=LIST, help=text)]
 
 
 AMOUNTS = {
-    "gmacs": _list(numbers(0, above=True), "Target in billions of multiply-adds: 3.0,2.5"),
-    "r": _list(wholes(), "Patches to merge per block, for tome: 8,13", "--r"),
+    "gmacs": _list(number(0, above=True, several=True), "Target in billions of multiply-adds: 3.0,2.5"),
+    "r": _list(whole(several=True), "Patches to merge per block, for tome: 8,13", "--r"),
     "mass": _list(SHARES, "Share of attention to keep, for attention_mass: 0.9,0.8", "--mass"),
 }
 SETTINGS = {
-    "clamp": Annotated[
-        bool,
-        typer.Option("--clamp", help="If --r exceeds half of the patches, merge half.", rich_help_panel=PANEL),
-    ],
-    "layers": _list(wholes(), "Reducing blocks, counted from 0. Default: 3,6,9 of 12 blocks"),
+    "clamp": Annotated[bool, _option("--clamp", help="If --r exceeds half of the patches, merge half.")],
+    "layers": _list(whole(several=True), "Reducing blocks, counted from 0. Default: 3,6,9 of 12 blocks"),
     "scorer": Annotated[
-        str | None,
-        typer.Option(help="Rank patches by cls (needs a class token), received, norm or shift.", rich_help_panel=PANEL),
+        str | None, _option(help="Rank patches by cls (needs a class token), received, norm or shift.")
     ],
 }

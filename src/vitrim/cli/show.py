@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from . import options, pictures, tables, terminal
+from . import files, options, terminal
 from .models import load_and_fit
 from .options import DEFAULT_MODEL
 from .reduction import DRAWN, Reduction, reducing
@@ -16,7 +16,7 @@ from .values import whole
 
 @reducing
 def draw(
-    images: pictures.Pictures,
+    images: files.Pictures,
     output: Annotated[Path, typer.Option(help="Picture to write: .png, .svg or .pdf")],
     model: options.Model = DEFAULT_MODEL,
     checkpoint: options.Checkpoint = None,
@@ -25,7 +25,7 @@ def draw(
         int | None,
         typer.Option(parser=whole(1), help="Pictures per method, spread over its reducing blocks."),
     ] = None,
-    limit: pictures.OfFolder = 4,
+    limit: files.OfFolder = 4,
     seed: options.Seed = 0,
     img_size: options.ImgSize = None,
 ) -> None:
@@ -36,11 +36,11 @@ def draw(
     from ..measure.folder import prepared_files
     from ..measure.model_input import eval_transform
     from ..measure.preparation import as_seen
-    from ..picture_file import SUFFIXES
+    from ..panels import SUFFIXES
 
-    tables.check_output(output, *SUFFIXES)
+    files.check_output(output, *SUFFIXES)
     wanted = reduction.configurations()
-    images = pictures.files(images, limit)
+    images = files.chosen(images, limit)
     net, fitting = load_and_fit(model, checkpoint, img_size, wanted, seed)
     options.show_notes(fitting)
     transform, inputs = eval_transform(net), prepared_files(net, images)

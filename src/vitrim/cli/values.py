@@ -67,24 +67,14 @@ class Numbers:
         return value
 
 
-def whole(least: int = 0, most: int = LARGEST) -> Numbers:
-    """Read a whole number in this range."""
-    return Numbers(int, least, most)
+def whole(least: int = 0, most: int = LARGEST, *, several: bool = False) -> Numbers:
+    """Read a whole number in this range, or several separated by commas."""
+    return Numbers(int, least, most, several=several)
 
 
-def number(least: float = -math.inf, most: float = math.inf, *, above: bool = False) -> Numbers:
-    """Read a finite number in this range. above: exclude `least` itself."""
-    return Numbers(float, least, most, above)
+def number(least: float = -math.inf, most: float = math.inf, *, above: bool = False, several: bool = False) -> Numbers:
+    """Read a finite number in this range, or several separated by commas. above: exclude `least` itself."""
+    return Numbers(float, least, most, above, several)
 
 
-def wholes(least: int = 0, most: int = LARGEST) -> Numbers:
-    """Read whole numbers separated by commas."""
-    return Numbers(int, least, most, several=True)
-
-
-def numbers(least: float = -math.inf, most: float = math.inf, *, above: bool = False) -> Numbers:
-    """Read finite numbers separated by commas. above: exclude `least` itself."""
-    return Numbers(float, least, most, above, several=True)
-
-
-SHARES = numbers(0, 1, above=True)
+SHARES = number(0, 1, above=True, several=True)

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .quiet import quiet
+from ..quiet import quiet
 from .route import Route, Runner
 from .torch_export import exported_program
 

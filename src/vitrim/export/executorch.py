@@ -18,12 +18,11 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
-from .quiet import quiet
+from ..quiet import quiet
 from .route import Route, Runner
 
 MAX_BATCH = 32  # memory is planned for this many images; a runner splits larger batches
 ENTRY = "forward"
-LOGGER = "torch.utils._pytree"  # warns about enums
 aten = torch.ops.aten
 
 
@@ -36,14 +35,14 @@ class ExecuTorch(Route):
     modules = ("executorch",)
 
     def write(self, model: nn.Module, x_BCHW: Tensor, path: Path) -> None:
-        with quiet(LOGGER), torch.no_grad():
+        with quiet(), torch.no_grad():
             batch = Dim("batch", min=1, max=MAX_BATCH)
             program = torch.export.export(model, (x_BCHW,), dynamic_shapes=({0: batch},), strict=False)
             lowered = _lower(_rewrite(program))
         path.write_bytes(lowered.buffer)
 
     def load(self, path: Path) -> Runner:
-        with quiet(LOGGER):
+        with quiet():
             from executorch.extension.pybindings import portable_lib
             from executorch.runtime import Runtime
         if portable_lib._threadpool_get_thread_count() != torch.get_num_threads():

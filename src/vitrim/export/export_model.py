@@ -6,7 +6,6 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -113,13 +112,14 @@ def export_model(
     """
     model = getattr(model, "_orig_mod", model)
     route = find_route(to) if opset is None else find_route(to).at_opset(opset)
-    asked: dict[str, Any] = {
-        "batch_sizes": batch_sizes,
-        "tolerance": tolerance,
-        "num_apart": num_apart,
-        "rounds": rounds,
-    }
-    settings = Settings(route=route, path=Path(path), **asked)
+    settings = Settings(
+        route=route,
+        path=Path(path),
+        batch_sizes=batch_sizes,
+        tolerance=tolerance,
+        num_apart=num_apart,
+        rounds=rounds,
+    )
     settings.check()
     method = None if (found := find_stack(model)) is None else found.stack.method
     if (refusal := route.refusal(method) or route.missing()) is not None:

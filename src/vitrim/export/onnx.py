@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ..core.schedule import is_whole
-from .quiet import quiet
+from ..quiet import quiet
 from .route import Route, Runner
 from .torch_export import exported_program
 
@@ -42,7 +42,7 @@ class Onnx(Route):
         from .onnx_operators import translations
 
         external = sum(weight.nbytes for weight in model.state_dict().values()) > MAX_BYTES
-        with quiet("torch.onnx", "onnxscript", "onnx_ir"):
+        with quiet():
             program: Any = torch.onnx.export(
                 exported_program(model, x_BCHW),
                 opset_version=self.opset,

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
-from .quiet import quiet
+from ..quiet import quiet
 from .route import Route, Runner
 
 

@@ -19,8 +19,7 @@ from .folder import LEARNED_FILE, WEIGHTS_FILE, Config, read_config, say_all_tok
 from .names import FOLDER, HUB, check_name, is_saved, split_name
 from .network import check_hub
 from .positions import adapting
-from .ranges import SIDES
-from .shared import check_multiple
+from .ranges import SIDES, check_multiple
 from .weights import Keep, fit, read_checkpoint
 
 T = TypeVar("T")

@@ -70,7 +70,9 @@ def load_saved(
     if acts is not None:
         try:
             reduce_tokens(model, acts, pools_patches=config.pools_patches)
-            _check_counts(model)
+            found = find_stack(model)
+            assert found is not None
+            found.stack.method.fits(found.stack.spec)
         except (ValueError, OSError):
             raise
         except Exception as error:  # a setting of the wrong type can raise anything
@@ -83,14 +85,6 @@ def load_saved(
     keep: Keep = "model" if method != SAVED else "all" if exits else "inference"
     fit(model, state, DESCRIBED, folder / WEIGHTS_FILE, keep=keep, adapt=adapting(img_size, config.library))
     return model
-
-
-def _check_counts(model: nn.Module) -> None:
-    found = find_stack(model)
-    assert found is not None
-    num_patches = found.stack.spec.num_patches
-    for layer in range(found.stack.spec.depth):
-        num_patches = found.stack.method.num_kept(layer, num_patches)
 
 
 def saved_method(folder: Path, *, exits: bool = True) -> Method | None:

@@ -8,12 +8,13 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ..extras import import_module
+from ..facts import import_module
 from ..measure.preparation import prepared_by
+from ..quiet import quiet
 from ..text import first_line
 from .folder import Config
 from .network import check_answer
-from .shared import check_multiple, quiet
+from .ranges import check_multiple
 from .weights import Adapt, fit, read_checkpoint
 
 EXAMPLE, ADVICE, RESAMPLE = "ViT-B-32/laion2b_s34b_b79k", "pass --checkpoint FILE", None

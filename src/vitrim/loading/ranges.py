@@ -1,4 +1,4 @@
-"""Check the types and ranges of the values in a config.json, which may come from anyone."""
+"""Check the types and ranges of the arguments of a model, which may come from anyone in a config.json."""
 
 from __future__ import annotations
 
@@ -113,3 +113,11 @@ def check_numbers(where: str, value: object) -> None:
         raise ValueError(f"{where} must have numbers from {-MOST:,} to {MOST:,}, not {value!r}.")
     elif isinstance(value, int) and not -(2**63) <= value < 2**63:
         raise ValueError(f"{where} must have whole numbers of at most 64 bits, not {shown(repr(value))}.")
+
+
+def check_multiple(name: str, img_size: int, patch: int) -> None:
+    """Raise ValueError unless the image size is a multiple of the patch size."""
+    if img_size % patch:
+        below, above = img_size // patch * patch, (img_size // patch + 1) * patch
+        close = f"{below} or {above}" if below else str(above)
+        raise ValueError(f"{name} has patches of {patch} pixels, so --img-size must be a multiple of {patch}: {close}.")

@@ -9,12 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..extras import import_module
+from ..facts import import_module
 from ..heads import num_classes
 from ..measure.preparation import Preparation, given_to, prepared_by
 from ..text import first_line
 from .folder import Config
-from .shared import check_multiple
+from .ranges import check_multiple
 from .weights import fit, read_checkpoint
 
 EXAMPLE, ADVICE = "vit_b_16", "pass --checkpoint FILE"

@@ -12,14 +12,13 @@ from typing import Any
 from torch import nn
 
 from ..core.notice import VitrimWarning
-from ..extras import import_module
-from ..facts import FACTS
+from ..facts import FACTS, import_module
 from ..measure.image_processor import check_size, preparation, processor_of
+from ..quiet import quiet
 from ..text import first_line, shown
 from .file_kinds import check_kinds
 from .folder import ENTRY, PROCESSOR_FILE, Config, has_reduction, say_all_tokens
 from .network import check_hub
-from .shared import quiet
 
 TOWERS = {  # model of images and text -> the class of its vision tower
     "CLIPModel": "CLIPVisionModelWithProjection",

@@ -188,6 +188,12 @@ def is_learned(key: str, only_for_training: bool = False) -> bool:
     return re.search(rf"\d\.{WEIGHTS}\.{rf'{TRAINING_ONLY}[.]' if only_for_training else ''}", key) is not None
 
 
+def exits_in(state: Mapping[str, object]) -> tuple[int, ...]:
+    """The blocks, 0-based, that have an exit head in these weights."""
+    found = (re.search(rf"(\d+)\.{WEIGHTS}\.{TRAINING_ONLY}\.", key) for key in state)
+    return tuple(sorted({int(match[1]) for match in found if match}))
+
+
 def _is_kept(key: str, keep: Keep) -> bool:
     return keep == "all" or not is_learned(key, only_for_training=keep == "inference")
 

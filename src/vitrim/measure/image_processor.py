@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ..extras import import_module
+from ..facts import import_module
 from ..text import first_line
 from .preparation import Preparation, UnlikeShapes, prepared_by
 

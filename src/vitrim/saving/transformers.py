@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from ..backbones.reader import restored
-from ..extras import import_module
+from ..facts import import_module
 from ..heads import num_classes
 from ..loading.folder import CONFIG_FILE, ENTRY, LEARNED_FILE
 from ..loading.weights import is_learned

@@ -6,8 +6,8 @@ recipe.json  metrics.jsonl  warnings.txt  checkpoints/  tensorboard/  summary.js
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -66,44 +66,42 @@ class RunFolder:
 
     def log(self, entry: Mapping[str, Any]) -> None:
         """Append one line to the log, and add it to tensorboard."""
-        try:
-            with self.metrics.open("a") as lines:
-                lines.write(json.dumps(entry) + "\n")
-            if self._wants_board:
+        with self._writing(), self.metrics.open("a") as lines:
+            lines.write(json.dumps(entry) + "\n")
+        if self._wants_board:
+            with self._writing():
                 self._log_to_board(entry)
-        except OSError as error:
-            raise self._stopped(error) from error
 
     def warn(self, text: str) -> None:
         """Append one warning, unless it was written before."""
         if not self.writes:
             return
         file = self.folder / "warnings.txt"
-        try:
+        with self._writing():
             if self._warned is None:
                 self._warned = set(file.read_text(errors="replace").splitlines()) if file.exists() else set()
             if text not in self._warned:
                 self._warned.add(text)
                 with file.open("a") as lines:
                     lines.write(text + "\n")
-        except OSError as error:
-            raise self._stopped(error) from error
 
     def sync(self) -> None:
         """Wait until the log is on the disk."""
-        try:
+        with self._writing():
             if self.metrics.exists():
                 sync(self.metrics)
             if self._board is not None:
                 self._board.flush()
-        except OSError as error:
-            raise self._stopped(error) from error
 
-    def _stopped(self, error: OSError) -> TrainingError:
-        return TrainingError(
-            f"the log of {self.folder} cannot be written ({error.strerror or error}). Correct this and start the same "
-            f"command again. {last_checkpoint(self.checkpoints)}"
-        )
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise TrainingError(
+                f"the log of {self.folder} cannot be written ({error.strerror or error}). Correct this and start the "
+                f"same command again. {last_checkpoint(self.checkpoints)}"
+            ) from error
 
     def entries(self) -> list[dict[str, Any]]:
         """Return all lines logged so far, without an incomplete last one."""

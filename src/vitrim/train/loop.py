@@ -21,6 +21,7 @@ from . import checkpoint
 from .checkpoint import TrainingError
 from .data import Views, ViewSampler, seed_all, view_loader
 from .folder import RunFolder
+from .processes import from_all
 from .setup import Setup
 from .stored import check_state
 from .warmup import keep_rates_at
@@ -160,7 +161,7 @@ class Trainer:
         self.unreadable |= unreadable
 
     def _log(self, accuracy: dict[str, float]) -> None:
-        for unreadable in self.setup.from_all(self.unreadable):  # each process decodes its own images
+        for unreadable in from_all(self.accelerator, self.unreadable):  # each process decodes its own images
             self._note(unreadable)
         losses, parts = self.window.means(self.accelerator)
         unreal = first_unreal(losses)
@@ -194,7 +195,7 @@ class Trainer:
                 checkpoint.prune(self.folder.checkpoints, self.recipe.checkpoints_kept)
             except TrainingError as caught:
                 error = caught
-        if self.setup.any_process(error is not None):
+        if any(from_all(self.accelerator, error is not None)):
             raise error or TrainingError("the first process could not write a checkpoint; see its error.")
 
     def _state(self) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
@@ -211,7 +212,7 @@ class Trainer:
     def _resume(self) -> None:
         """Load the newest checkpoint, if there is one."""
         newest = checkpoint.latest(self.folder.checkpoints)
-        found = [None if path is None else path.name for path in self.setup.from_all(newest)]
+        found = [None if path is None else path.name for path in from_all(self.accelerator, newest)]
         if len(set(found)) > 1:
             raise TrainingError(f"the processes see different checkpoints ({found}): use a shared output folder.")
         if newest is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -21,13 +21,11 @@ from .data import TrainingImages, Transform
 from .evaluation import accuracies
 from .label_views import LabelMap, LabelViews
 from .learned import scale_learned, train_learned
-from .processes import from_all, make_accelerator, shard, unused_parameters
+from .processes import make_accelerator, shard, unused_parameters
 from .recipe import Recipe
 from .start import NEW_HEAD, start_model, start_teacher
 from .task import ClassificationTask, TokenLabelingTask
 from .token_labeling import image_targets, label_map_targets, repeated
-
-T = TypeVar("T")
 
 
 class Setup:
@@ -176,14 +174,6 @@ class Setup:
     def sharded(self) -> bool:
         """Whether the weights are sharded over the processes."""
         return self.recipe.sharding == "fsdp"
-
-    def from_all(self, mine: T) -> list[T]:
-        """Gather a value from each process, in order of rank."""
-        return from_all(self.accelerator, mine)
-
-    def any_process(self, here: bool) -> bool:
-        """Whether the value is true in any process."""
-        return any(self.from_all(here))
 
 
 def training_transform(recipe: Recipe, model: nn.Module) -> Transform:

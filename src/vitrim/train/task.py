@@ -9,9 +9,10 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy, kl_div
+from torch.nn.functional import cross_entropy
 
 from ..backbones.reader import find_stack
+from ..core.exits import divergence
 from ..core.stack import TokenStack
 from ..core.tokens import Tokens
 from ..heads import logits_of
@@ -117,9 +118,7 @@ class ClassificationTask(nn.Module):
             teacher_BK = _heads(self.teacher(x_BCHW))[0].float()
         if self.distillation == "hard":
             return cross_entropy(logits_BK.float(), teacher_BK.argmax(dim=1))
-        T = self.temperature
-        student, teacher = ((x.float() / T).log_softmax(dim=1) for x in (logits_BK, teacher_BK))
-        return kl_div(student, teacher, reduction="batchmean", log_target=True) * T**2
+        return divergence(logits_BK, teacher_BK, self.temperature)
 
     def to(self, *args: Any, **kwargs: Any) -> ClassificationTask:
         if self.teacher is not None:
