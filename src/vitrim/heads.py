@@ -1,4 +1,4 @@
-"""The number of classes of a classifier, read from its head, because `num_classes` may be out of date."""
+"""The heads of models: their number of classes, which `num_classes` may not say after a change, and their logits."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .facts import FACTS
+from .facts import FACTS, every
 
 NOTHING = (nn.Identity, nn.Dropout, nn.Sequential)  # a head of these only is no head
+OUTPUTS = every("outputs")
 
 
 def check_module(model: object) -> None:
@@ -43,6 +44,23 @@ def num_classes(model: nn.Module) -> int | None:
 def logits_of(output: Any) -> Any:
     """The logits of a classifier: its output, or a field of the output of a transformers model."""
     return getattr(output, "logits", output)
+
+
+class Logits(nn.Module):
+    """The model with one output [B, K]: its logits, or the features of a tower without classes."""
+
+    def __init__(self, model: nn.Module):
+        super().__init__()
+        self.model = model
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        """Map images [B, C, H, W] to [B, K]; ValueError if the model returns something else."""
+        out: Any = self.model(x_BCHW)
+        named = [getattr(out, name) for name in OUTPUTS if getattr(out, name, None) is not None]
+        found = out if isinstance(out, Tensor) else named[0] if named else None
+        if not isinstance(found, Tensor) or found.ndim != 2:
+            raise ValueError(f"export needs a model that returns logits [batch, classes], not a {type(out).__name__}.")
+        return found
 
 
 def width(head: nn.Module, *channels: int) -> int | None:

@@ -208,7 +208,7 @@ def without_unread(model: nn.Module) -> nn.Module | None:
     The answers stay the same. No method may be credited with this.
     """
     spec = read_backbone(model).spec
-    if spec.pools_patches or spec.head_macs:
+    if spec.reads_patches:
         return None
     return reduce_tokens(copy.deepcopy(model), Ward(patches=(*[spec.num_patches] * spec.depth, 1)))
 

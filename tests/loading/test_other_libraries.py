@@ -22,7 +22,7 @@ from torchvision.models import vision_transformer
 
 from vitrim import count_macs, evaluate_folder, from_pretrained, reduce_tokens
 from vitrim.cli import app
-from vitrim.export.logits import Logits
+from vitrim.heads import Logits
 from vitrim.loading.build import build_model, load_model
 from vitrim.loading.libraries import LIBRARIES
 from vitrim.measure.evaluate import evaluate

@@ -17,7 +17,7 @@ import vitrim
 from small_job import save_images
 from vitrim.cli import app
 from vitrim.core.notice import VitrimWarning
-from vitrim.export.logits import Logits
+from vitrim.heads import Logits
 from vitrim.loading.build import build_model, load_model
 from vitrim.measure.model_input import eval_transform
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 import vitrim
 from vitrim.core.notice import VitrimWarning
-from vitrim.loading.positions import resample_positions
+from vitrim.loading.libraries import resample_positions
 from vitrim.models import lvvit, multiscale  # noqa: F401  (they register their models)
 from vitrim.train.recipe import Recipe
 from vitrim.train.start import start_model, start_teacher

@@ -74,8 +74,8 @@ def load_with_exits(model: str, checkpoint: Path | None, reduction: Reduction, i
     from ..api import reduce_tokens
     from ..core.exits import Exits
     from ..loading.build import build_for
+    from ..loading.libraries import adapting
     from ..loading.names import is_saved
-    from ..loading.positions import adapting
     from ..loading.weights import exits_in, fit, read_checkpoint
 
     if checkpoint is None and is_saved(model):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TypeGuard
 
 RATE_STEPS = 100_000  # keep rates are exact to five decimals, see `ceil_share`
@@ -98,6 +98,18 @@ def ceil_share(rate: float, count: int) -> int:
 def round_share(rate: float, count: int) -> int:
     """rate * count to the nearest whole number, at least 1; in whole numbers, as `ceil_share` is."""
     return (round(rate * PARTS) * count + PARTS // 2) // PARTS or 1
+
+
+def falling(num_patches: int, gone: Iterable[float], *, halves: bool = True, least: int = 1) -> tuple[int, ...]:
+    """Patches that enter the first block, then patches that leave each, if these shares of them are gone by then.
+
+    halves: whether a block removes at most half of what enters it. least: patches that have to stay.
+    """
+    counts = [num_patches]
+    for share in gone:
+        half = counts[-1] - counts[-1] // 2 if halves else 1
+        counts.append(min(counts[-1], max(ceil_share(1 - share, num_patches), half, least)))
+    return tuple(counts)
 
 
 def is_whole(value: object) -> TypeGuard[int]:

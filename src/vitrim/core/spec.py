@@ -26,6 +26,11 @@ class ViTSpec:
     unreadable_macs: int = 0  # multiply-adds of those blocks for one image, at the model's own resolution
 
     @property
+    def reads_patches(self) -> bool:
+        """Whether anything behind the last block reads its patch tokens."""
+        return self.pools_patches or self.head_macs > 0
+
+    @property
     def head_channels(self) -> int:
         """Channels per head."""
         return self.attention_channels // self.num_heads

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from ..backbones.reader import find_stack, restored
 from ..core.method import Method
 from ..core.schedule import is_whole
+from ..heads import Logits
 from ..measure.batches import Progress
 from ..measure.benchmark import moved
 from ..measure.forwards import evaluating
@@ -21,7 +22,6 @@ from ..measure.noise import random_images
 from ..store import replace_files, writing
 from ..temporary import temporary_folder
 from .artefact_card import artefact_card, card_path
-from .logits import Logits
 from .route import Route, RouteName, Runner, find_route
 from .timing import Speed, time_artefact
 from .verify import Difference, check_difference, check_numbers, compare_logits

@@ -16,9 +16,9 @@ from ..text import first_line, shown
 from . import libraries
 from .file_kinds import check_kinds
 from .folder import LEARNED_FILE, WEIGHTS_FILE, Config, read_config, say_all_tokens
+from .libraries import adapting
 from .names import FOLDER, HUB, check_name, is_saved, split_name
 from .network import check_hub
-from .positions import adapting
 from .ranges import SIDES, check_multiple
 from .weights import Keep, fit, read_checkpoint
 

@@ -15,8 +15,8 @@ from ..core.method import Method
 from ..text import first_line, shown
 from .build import build_saved, state_of
 from .folder import CONFIG_FILE, FILES, WEIGHTS_FILE, Config, read_config
+from .libraries import adapting
 from .network import check_answer
-from .positions import adapting
 from .weights import FLOATS, Keep, fit
 
 SAVED = "saved"  # the method that the folder names

@@ -136,19 +136,15 @@ class Ward(Method):
 
     def _shape(self, left: float, spec: ViTSpec) -> tuple[int, ...]:
         """Patches that enter the first block and that leave each."""
-        merging = spec.depth - _drops_last(spec)  # blocks
+        merging = spec.depth if spec.reads_patches else spec.depth - 1  # blocks; the last drops what nothing reads
         start, curve = self._begin(left, spec)
         if not spec.first_reducible_layer <= start < merging:
             raise ValueError(
                 f"{self.name}: start is a block from {spec.first_reducible_layer} to {merging - 1}, not {start}."
             )
-        counts = [spec.num_patches]
-        for layer in range(merging):
-            done = max(layer + 1 - start, 0) / (merging - start)
-            wanted = schedule.ceil_share(1 - (1 - left) * done**curve, spec.num_patches)
-            counts.append(min(counts[-1], max(wanted, counts[-1] - counts[-1] // 2)))
-        unread = [1 if left < 1 else spec.num_patches]
-        return (*counts, *unread) if _drops_last(spec) else tuple(counts)
+        done = (max(layer + 1 - start, 0) / (merging - start) for layer in range(merging))
+        counts = schedule.falling(spec.num_patches, ((1 - left) * share**curve for share in done))
+        return counts if spec.reads_patches else (*counts, 1 if left < 1 else spec.num_patches)
 
     def _begin(self, left: float, spec: ViTSpec) -> tuple[float, float]:
         """Where the schedule starts, and its curve: the more has to go, the earlier and the more evenly."""
@@ -195,11 +191,6 @@ class Ward(Method):
         return num_patches - self.num_kept(layer, num_patches) <= num_patches // 2
 
 
-def _drops_last(spec: ViTSpec) -> bool:
-    """Whether the last block drops its patches, because the head reads none."""
-    return not spec.pools_patches and spec.head_macs == 0
-
-
 def _check_patches(patches: Sequence[int]) -> None:
     """ValueError for what no model could take."""
     whole = isinstance(patches, Sequence) and len(patches) > 1 and all(schedule.is_whole(each) for each in patches)
@@ -220,7 +211,7 @@ def _check_fits(patches: Sequence[int], spec: ViTSpec) -> None:
     if patches[spec.first_reducible_layer] != patches[0]:
         raise ValueError(f"ward: blocks before {spec.first_reducible_layer} of {spec.name} cannot reduce.")
     for layer, (entering, leaving) in enumerate(pairwise(patches)):
-        if entering - leaving > entering // 2 and not (layer == spec.depth - 1 and _drops_last(spec)):
+        if entering - leaving > entering // 2 and (layer < spec.depth - 1 or spec.reads_patches):
             raise ValueError(
                 f"ward: block {layer} cannot merge {entering} patches to {leaving}: at most half of them can go."
             )

@@ -20,7 +20,7 @@ from ..core.block_view import WEIGHTS
 from ..core.exits import TRAINING_ONLY
 from ..loading.build import build_model, load_model
 from ..loading.folder import WEIGHTS_FILE
-from ..loading.positions import adapting
+from ..loading.libraries import adapting
 from ..loading.weights import fit, read_checkpoint
 from ..measure.class_names import imagenet_names
 from .learned import aimed, freeze

@@ -7,11 +7,11 @@ with bumps that are several blocks wide keeps what is found smooth, so that it f
 
 from __future__ import annotations
 
-import math
 import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
+from ..core.schedule import falling
 from ..core.spec import ViTSpec
 
 Shape = tuple[float, ...]
@@ -39,8 +39,7 @@ class Frame:
     @classmethod
     def of(cls, spec: ViTSpec) -> Frame:
         """The frame of a model."""
-        unread = not spec.pools_patches and spec.head_macs == 0
-        return cls(spec.num_patches, spec.depth, spec.first_reducible_layer, unread)
+        return cls(spec.num_patches, spec.depth, spec.first_reducible_layer, not spec.reads_patches)
 
     @property
     def blocks(self) -> int:
@@ -49,12 +48,8 @@ class Frame:
 
     def schedule(self, shape: Shape, scale: float) -> Schedule:
         """The shape with so large a share of the patches removed at its end."""
-        counts = [self.num_patches]
-        for gone in shape:
-            wanted = max(math.ceil(self.num_patches * (1 - scale * gone) - 1e-9), self.least)
-            least = counts[-1] - counts[-1] // 2 if self.halves else self.least
-            counts.append(min(counts[-1], max(wanted, least)))
-        return (*counts, self.least) if self.drops_last else tuple(counts)
+        counts = falling(self.num_patches, (scale * gone for gone in shape), halves=self.halves, least=self.least)
+        return (*counts, self.least) if self.drops_last else counts
 
     def fitted(self, shape: Shape, cost: Callable[[Schedule], float], budget: float) -> Schedule | None:
         """The schedule of that shape that removes the least within the budget; None if none does."""
