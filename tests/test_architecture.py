@@ -15,7 +15,7 @@ from packaging.specifiers import SpecifierSet
 SRC = Path(__file__).resolve().parents[1] / "src" / "vitrim"
 FILES = sorted(SRC.rglob("*.py"))
 FLOORS = (  # a part imports from floors below its own, and from itself
-    ("errors", "facts", "failures", "method_looks", "quiet", "temporary", "text", "version"),
+    ("facts", "failures", "method_looks", "quiet", "temporary", "text", "version"),
     ("store",),
     ("core", "heads", "kinds", "models", "panels", "report"),
     ("tuned_folder",),
@@ -122,7 +122,6 @@ def test_a_backbone_imports_core_the_finder_and_its_own_library() -> None:
         own = (f"models.{library}", f"backbones.{library}_eva", f"backbones.{library}_layers")
         allowed = (
             "core",
-            "errors",
             "facts",
             "heads",
             "backbones.reader",

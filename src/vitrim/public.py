@@ -10,6 +10,7 @@ from .class_attention import ClsQuality as ClsQuality
 from .class_attention import cls_quality as cls_quality
 from .core.exits import Exits as Exits
 from .core.method import Method as Method
+from .core.notice import VitrimError as VitrimError
 from .dense import DenseFeatures as DenseFeatures
 from .dense import features as features
 from .draw import draw_tokens as draw_tokens
@@ -20,7 +21,6 @@ from .early_exit.calibration import record_exits as record_exits
 from .early_exit.model import Anytime as Anytime
 from .early_exit.model import Prediction as Prediction
 from .early_exit.model import anytime as anytime
-from .errors import VitrimError as VitrimError
 from .export.export_model import ExportReport as ExportReport
 from .export.export_model import export_model as export_model
 from .export.verify import ExportMismatch as ExportMismatch

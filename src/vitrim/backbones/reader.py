@@ -14,10 +14,10 @@ from torch import nn
 
 from ..core.block_reader import BlockReader
 from ..core.hooks import is_dispatched
+from ..core.notice import VitrimError
 from ..core.self_check import check_reader
 from ..core.spec import ViTSpec
 from ..core.stack import TokenStack
-from ..errors import VitrimError
 from ..facts import FACTS
 from ..heads import check_module
 

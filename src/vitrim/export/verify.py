@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from ..errors import VitrimError
+from ..core.notice import VitrimError
 from .route import Runner
 
 

@@ -7,43 +7,26 @@
 
 The model's `image_preparation` is its library's own transform, so images get the same pixels as in that library.
 `num_classes` is set if the model has classes.
+
+The module of each library has the same names: `build(name, img_size)`, a model with random weights; `load(name,
+checkpoint, img_size)`, with the checkpoint's weights or the library's; `candidates(model)`, descriptions to try, for
+saving; `rebuild(config, folder, img_size)`, the model that a folder describes; `RESAMPLE`, which resamples position
+embeddings to the model's resolution, or None; `EXAMPLE`, a name; `ADVICE`, what to do without the network.
 """
 
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
 from ..text import first_line
 from . import transformers
-from .folder import Config
 from .names import LIBRARIES as NAMES
 from .weights import Adapt
 
-
-class Library(NamedTuple):
-    """The functions that load the models of one library."""
-
-    build: Callable[[str, int | None], nn.Module]  # with random weights
-    load: Callable[[str, Path | None, int | None], nn.Module]  # with the checkpoint's weights, or the library's
-    example: str  # a name of a model
-    advice: str  # what to do without the network
-    candidates: Callable[[Any], Iterator[tuple[str, dict[str, Any], dict[str, Any]]]]  # descriptions to try, for saving
-    rebuild: Callable[[Config, Path, int | None], nn.Module]  # the model that a folder describes
-    resample: Adapt | None  # resamples position embeddings to the model's resolution
-
-
-def _library(name: str) -> Library:
-    module = importlib.import_module(f".{name}", __package__)
-    texts = module.EXAMPLE, module.ADVICE
-    return Library(module.build, module.load, *texts, module.candidates, module.rebuild, module.RESAMPLE)
-
-
-LIBRARIES = {name: _library(name) for name in NAMES}
+LIBRARIES = {name: importlib.import_module(f".{name}", __package__) for name in NAMES}
 
 
 def build(library: str, name: str, img_size: int | None) -> nn.Module:
@@ -71,13 +54,13 @@ def load(library: str, name: str, checkpoint: Path | None, img_size: int | None)
             raise
         raise OSError(
             f"the weights of {library}:{name} cannot be downloaded ({first_line(error)}): check the network, or "
-            f"{LIBRARIES[library].advice} to use weights on this machine."
+            f"{LIBRARIES[library].ADVICE} to use weights on this machine."
         ) from error
 
 
 def _check(library: str, name: str, img_size: int | None) -> None:
     if not name.strip():
-        raise ValueError(f"{library}: names no model: add a name, such as {library}:{LIBRARIES[library].example}.")
+        raise ValueError(f"{library}: names no model: add a name, such as {library}:{LIBRARIES[library].EXAMPLE}.")
     if img_size is not None and img_size < 1:
         raise ValueError(f"--img-size must be a number of pixels, at least 1, not {img_size}.")
 
@@ -91,7 +74,7 @@ def adapting(img_size: int | None, library: str = "timm") -> Adapt:
     """The function that adapts a state_dict to its model; it resamples position embeddings if a size is given."""
     if img_size is None:
         return adapt_state
-    return resample_positions if library == "timm" else LIBRARIES[library].resample or adapt_state
+    return resample_positions if library == "timm" else LIBRARIES[library].RESAMPLE or adapt_state
 
 
 def resample_positions(model: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:

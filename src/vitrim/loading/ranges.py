@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from ..kinds import is_number, is_text, is_whole
+from ..kinds import is_number, is_text, is_whole, list_of, named
 from ..text import shown
 
 MOST = 10**6  # the largest fraction or count; with larger ones, building a model might not end
@@ -31,7 +31,7 @@ def _number(least: float, most: float) -> Kind:
 
 
 def _several(what: str, fits: Callable[[Any], bool], counts: tuple[int, ...] = tuple(range(1, 1025))) -> Kind:
-    return Kind(what, lambda value: isinstance(value, (tuple, list)) and len(value) in counts and all(map(fits, value)))
+    return Kind(what, lambda value: list_of(fits)(value) and len(value) in counts)
 
 
 def one_of(*words: str) -> Kind:
@@ -50,9 +50,7 @@ def _is_side(value: object) -> bool:
 PIXELS = _several(f"channels, height and width, each from 1 to {SIDE}", _is_side, (3,))
 SIDES = Kind(
     f"a whole number of pixels, or height and width, each from 1 to {SIDE}",
-    lambda value: (
-        _is_side(value) or (isinstance(value, (tuple, list)) and len(value) == 2 and all(map(_is_side, value)))
-    ),
+    lambda value: _is_side(value) or (list_of(_is_side)(value) and len(value) == 2),
 )
 CROP = _number(0.05, 5)
 DATA: Mapping[str, Kind] = {
@@ -64,16 +62,9 @@ DATA: Mapping[str, Kind] = {
     "test_crop_pct": CROP,
     "crop_mode": one_of(*CROP_MODES),
     "interpolation": one_of(*INTERPOLATIONS),
-    "label_names": Kind(
-        "a list of strings", lambda value: isinstance(value, (tuple, list)) and all(map(is_text, value))
-    ),
+    "label_names": Kind("a list of strings", list_of(is_text)),
     "label_descriptions": Kind(
-        "a list of strings, or strings by name",
-        lambda value: (
-            all(map(is_text, value.values() if isinstance(value, Mapping) else value))
-            if isinstance(value, (tuple, list, Mapping))
-            else False
-        ),
+        "a list of strings, or strings by name", lambda value: list_of(is_text)(value) or named(is_text)(value)
     ),
 }
 ARGUMENTS: Mapping[str, Kind] = {  # in arguments that are not listed, only the size of numbers is checked

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..errors import VitrimError
+from ..core.notice import VitrimError
 from ..kinds import read_object
 from ..store import discard, replacing_folder
 from ..temporary import remove_left

@@ -38,13 +38,6 @@ def make_accelerator(recipe: Recipe, cpu: bool) -> Any:
     return accelerator
 
 
-def unused_parameters() -> Any:
-    """DDP's settings for a model in which some weights may get no gradient in an update."""
-    from accelerate import DistributedDataParallelKwargs
-
-    return DistributedDataParallelKwargs(find_unused_parameters=True)
-
-
 def shard(model: nn.Module, blocks: Iterable[nn.Module], accelerator: Any) -> None:
     """Shard each block, and the rest of the model, over the processes (FSDP2). Call it before making the optimiser.
 

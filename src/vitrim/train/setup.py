@@ -21,7 +21,7 @@ from .data import TrainingImages, Transform
 from .evaluation import accuracies
 from .label_views import LabelMap, LabelViews
 from .learned import scale_learned, train_learned
-from .processes import make_accelerator, shard, unused_parameters
+from .processes import make_accelerator, shard
 from .recipe import Recipe
 from .start import NEW_HEAD, start_model, start_teacher
 from .task import ClassificationTask, TokenLabelingTask
@@ -76,6 +76,7 @@ class Setup:
             self.target_rate = plain_settings(method)[KEEP_RATE.setting]
 
     def _set_up_optimisation(self) -> None:
+        from accelerate import DistributedDataParallelKwargs
         from timm.optim import create_optimizer_v2
         from timm.utils import ModelEmaV3
 
@@ -95,8 +96,8 @@ class Setup:
         self.scheduler = self._scheduler()
         self.mixup = _mixup(recipe, self.num_classes)
         self.optimizer = self.accelerator.prepare(self.bare_optimizer)
-        if self.target_rate is not None and _learns(self.stack):
-            self.accelerator.ddp_handler = unused_parameters()  # at keep rate 1, the method's weights are not used
+        if self.target_rate is not None and _learns(self.stack):  # at keep rate 1, its weights get no gradient
+            self.accelerator.ddp_handler = DistributedDataParallelKwargs(find_unused_parameters=True)
         self.task = task if self.sharded else self.accelerator.prepare(task)
         if recipe.compile:
             self.task.compile()
