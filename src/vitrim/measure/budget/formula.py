@@ -20,7 +20,8 @@ def token_counts(spec: ViTSpec, method: Method | None, num_patches: int | None =
     Args:
         num_patches: patches that enter the first block. None: those of the spec.
     """
-    return tuple(spec.num_prefix + patches for _, patches in _patch_counts(spec, method, num_patches))
+    built = None if method is None else method.built_for(spec)
+    return tuple(spec.num_prefix + patches for _, patches in _patch_counts(spec, built, num_patches))
 
 
 def block_macs(spec: ViTSpec, method: Method | None, num_patches: int | None = None) -> int:
@@ -47,12 +48,11 @@ def reduced_macs(model_macs: int, spec: ViTSpec, method: Method, num_patches: in
 
 
 def _patch_counts(spec: ViTSpec, method: Method | None, num_patches: int | None) -> Iterator[tuple[int, int]]:
-    """Yield the number of patches before and after each block."""
+    """Yield the number of patches before and after each block. method: built for the model."""
     before = spec.num_patches if num_patches is None else num_patches
     if spec.first_reducible_layer and before != spec.num_patches:
         raise ValueError(f"{spec.name} takes exactly {spec.num_patches} patches, not {before}.")
     if method is not None:
-        method = method.built_for(spec)
         check_reducible(method, spec)
         if method.varies:
             raise ValueError(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from dataclasses import replace
 from functools import cache
 from typing import Any, NamedTuple
@@ -14,13 +14,13 @@ from torch import Tensor, nn
 from ...api import create_method
 from ...backbones.reader import read_backbone, restored
 from ...core.amount import Scale
-from ...core.method import Method
+from ...core.method import Method, plain_settings
 from ...core.scored import WITHOUT_CLS
 from ...core.spec import ViTSpec
 from ...heads import check_module
 from ..macs import count_macs
 from .adaptive import method_on_images
-from .formula import reduced_macs
+from .formula import block_macs, reduced_macs
 
 
 def method_for_macs(
@@ -122,8 +122,12 @@ def _solve(method: Method, spec: ViTSpec, model_macs: int, target: int, settings
     def at(step: int) -> Method:
         return method.at(scale.value(step))
 
-    at(scale.high).built_for(spec)  # raises the errors of other settings
-    plateaus = list(_plateaus(scale, lambda step: reduced_macs(model_macs, spec, at(step))))
+    neutral, rest = at(scale.high), model_macs - block_macs(spec, None)
+    neutral.built_for(spec)  # raises the errors of other settings
+    key = (type(method), repr(plain_settings(neutral)), scale.low, scale.high, spec, rest)
+    if key not in _KNOWN:
+        _KNOWN[key] = tuple(_plateaus(scale, lambda step: rest + block_macs(spec, at(step))))
+    plateaus = _KNOWN[key]
     lowest = min(each.macs for each in plateaus)
     if not lowest <= target <= model_macs:
         raise ValueError(
@@ -155,6 +159,9 @@ class Plateau(NamedTuple):
     first: int
     last: int
     macs: int
+
+
+_KNOWN: dict[Hashable, tuple[Plateau, ...]] = {}  # for other targets: finding them takes seconds
 
 
 def _plateaus(scale: Scale, cost: Callable[[int], int]) -> Iterator[Plateau]:
