@@ -12,7 +12,11 @@ from vitrim.core import ops
 from vitrim.core.tokens import Tokens
 
 B, P, C = 2, 9, 4
+
+
 each_prefix = pytest.mark.parametrize("prefix", [0, 1, 5])
+
+
 each_reduction = pytest.mark.parametrize(
     "reduce",
     [
@@ -78,15 +82,6 @@ def test_rank_is_best_first_and_breaks_ties_by_index() -> None:
     best, others = ops.rank(score_BN, 400)
     wanted = [sorted(range(1000), key=lambda i, row=row: (-row[i], i)) for row in score_BN.tolist()]
     assert torch.cat([best, others], dim=1).tolist() == wanted
-
-
-@pytest.mark.parametrize("shape", [(), (4,), (4, 5)])
-def test_take_takes_other_rows_in_every_image(shape: tuple[int, ...]) -> None:
-    x = torch.randn(2, 6, *shape)
-    index_BK = torch.tensor([[5, 0, 0], [1, 2, 3]])
-    wanted = torch.stack([image[index] for image, index in zip(x, index_BK, strict=True)])
-    assert torch.equal(ops.take(x, index_BK), wanted)
-    assert torch.equal(ops.take(x[:1].expand(2, *x.shape[1:]), index_BK)[0], wanted[0])
 
 
 @each_prefix
@@ -276,23 +271,6 @@ def test_spread_gives_every_patch_the_features_of_its_token(prefix: int) -> None
     for image in range(B):
         assert torch.equal(spread.x_BNC[image, :prefix], tokens.x_BNC[image, :prefix])
         assert torch.equal(spread.x_BNC[image, prefix:], tokens.x_BNC[image, tokens.source_BP[image]])
-
-
-@pytest.mark.parametrize("shape", [(1, 600), (1, 600, 3), (2, 600, 3)], ids=str)
-def test_the_gradient_of_a_row_that_many_patches_read_is_not_cut_short_in_bf16(shape: tuple[int, ...]) -> None:
-    x = torch.zeros(shape, dtype=torch.bfloat16, requires_grad=True)
-    ops.take(x, torch.zeros(shape[0], 4096, dtype=torch.long)).sum().backward()
-    assert x.grad is not None
-    assert x.grad[:, 0].eq(4096).all()
-    assert x.grad[:, 1:].eq(0).all()
-
-
-@pytest.mark.parametrize("batch", [1, 3])
-def test_taken_rows_are_the_same_with_and_without_a_gradient(batch: int) -> None:
-    x_BNC, index_BK = torch.randn(batch, 9, 4), torch.randint(0, 9, (batch, 6))
-    with torch.no_grad():
-        assert torch.equal(ops.take(x_BNC, index_BK), torch.stack([x[i] for x, i in zip(x_BNC, index_BK, strict=True)]))
-    assert torch.equal(ops.take(x_BNC, index_BK), torch.stack([x[i] for x, i in zip(x_BNC, index_BK, strict=True)]))
 
 
 def test_the_mean_of_thousands_of_patches_stays_in_the_range_of_fp16() -> None:

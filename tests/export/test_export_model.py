@@ -22,17 +22,14 @@ from vitrim.export.torch_export import TorchExport
 from vitrim.export.verify import ExportMismatch, compare_logits
 
 DEPTH = 2
+
+
 LAYERS = {"layers": (1,), "keep_rate": 0.5}
 
 
 @pytest.fixture
 def model(tiny_vit) -> nn.Module:
     return vitrim.reduce_tokens(tiny_vit(depth=DEPTH), "evit", **LAYERS)
-
-
-@pytest.fixture
-def images() -> Tensor:
-    return torch.randn(7, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 
 
 def outputs_agree(model: nn.Module, to: str, path: Path, images: Tensor) -> None:
@@ -290,44 +287,6 @@ def test_a_tower_without_classes_goes_through_the_command(tmp_path, monkeypatch)
         app(["export", *(f"--{name}={value}" for name, value in options.items()), "--batch-sizes=1,3", "--rounds=0"])
     assert end.value.code == 0
     assert torch.export.load(tmp_path / "tower.pt2").module()(torch.zeros(2, 3, 32, 32)).shape == (2, 192)
-
-
-def by_ones_own_script(model: nn.Module, path: Path, images: Tensor, *, dynamo: bool, opset: int = 18) -> Tensor:
-    """What onnxruntime makes of torch.onnx.export, without anything of vitrim's routes."""
-    onnxruntime = pytest.importorskip("onnxruntime")
-    torch.onnx.export(model, (images,), path, dynamo=dynamo, opset_version=opset, input_names=["images"], verbose=False)
-    session = onnxruntime.InferenceSession(path)
-    return torch.from_numpy(session.run(None, {"images": images.numpy()})[0])
-
-
-RANDOM_PAIRS = ("token_mergence", {"layers": (0,), "similarity": "random"})
-EVERY_WAY = [("evit", LAYERS), ("token_mergence", LAYERS), ("beyond_attentive", LAYERS), ("tome", {"r": 7})]
-
-
-@pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize(("name", "settings"), [*EVERY_WAY, ("random", LAYERS), RANDOM_PAIRS])
-def test_the_older_exporter_of_torch_takes_a_reduced_model(tiny_vit, name, settings, images, tmp_path):
-    pytest.importorskip("onnx")
-    reduced = vitrim.reduce_tokens(tiny_vit(depth=DEPTH), name, **settings)
-    with torch.no_grad():
-        got = by_ones_own_script(reduced, tmp_path / "m.onnx", images, dynamo=False)
-        torch.testing.assert_close(got, reduced(images), rtol=0, atol=1e-5)
-
-
-@pytest.mark.slow
-@pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("opset", [18, 23])
-@pytest.mark.parametrize(("name", "settings"), [*EVERY_WAY, ("beyond_attentive", {**LAYERS, "inattentive": "drop"})])
-def test_torchs_own_exporter_writes_no_sums_over_duplicates(tiny_vit, name, settings, opset, images, tmp_path):
-    onnx = pytest.importorskip("onnx")
-    reduced = vitrim.reduce_tokens(tiny_vit(depth=DEPTH), name, **settings)
-    with torch.no_grad():
-        got = by_ones_own_script(reduced, tmp_path / "m.onnx", images, dynamo=True, opset=opset)
-        torch.testing.assert_close(got, reduced(images), rtol=0, atol=1e-5)
-    nodes = onnx.load(tmp_path / "m.onnx").graph.node
-    reductions = [each.s for node in nodes for each in node.attribute if each.name == "reduction"]
-    assert set(reductions) <= {b"none"}
-    assert not {"ScatterND", "ReduceL2"} & {node.op_type for node in nodes}
 
 
 def test_a_full_disk_names_the_file_and_leaves_nothing(model, images, tmp_path, monkeypatch):

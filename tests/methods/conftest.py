@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import pytest
 import torch
+from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
 from vitrim.core.attention import Attention
@@ -53,3 +55,9 @@ def moment() -> Moment:
         mlp_macs=8 * (H * D) ** 2,
     )
     return Moment(spec, Tokens(x_BNC, PREFIX, traced=True), Attention(q, k, v, D**-0.5), matrix)
+
+
+@pytest.fixture
+def build(tiny_vit: Callable[..., VisionTransformer]) -> Callable[..., VisionTransformer]:
+    """A ViT of six blocks."""
+    return lambda **settings: tiny_vit(**({"depth": 6, "patch_size": 8} | settings))
