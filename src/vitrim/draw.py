@@ -3,7 +3,7 @@
 Takes images and traces, never a model. Images are resized and cropped as for the model, but not normalised.
 `masked` and `grouped` paint pixels; `panels` arranges the results.
 
-Shape letters: Y X pixels, 3 colours, R C rows and columns of patches.
+Shape letters: Y X pixels (X all of them, P some), 3 colours, R C rows and columns of patches.
 """
 
 from __future__ import annotations
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Groups = NDArray[np.int64]
-Mask = NDArray[np.bool_]
 Painter = Callable[[Pixels, Groups], Pixels]
 
 MAX_PANELS = 12  # in one row, as long as each method gets one
@@ -45,9 +44,10 @@ def masked(pixels_YX3: Pixels, groups_RC: Groups) -> Pixels:
 
     groups_RC: number of the token that holds each patch, -1 if dropped.
     """
-    out = _blend(pixels_YX3, per_pixel(groups_RC < 0, pixels_YX3), DROPPED, FADE)
+    out, group_X = pixels_YX3.copy(), per_pixel(groups_RC, pixels_YX3).ravel()
+    _blend(out, np.flatnonzero(group_X < 0), DROPPED, FADE)
     for i, group in enumerate(_shared_groups(groups_RC)):
-        out = _blend(out, per_pixel(groups_RC == group, pixels_YX3), FUSED[i % len(FUSED)], FADE)
+        _blend(out, np.flatnonzero(group_X == group), FUSED[i % len(FUSED)], FADE)
     return out
 
 
@@ -56,16 +56,17 @@ def grouped(pixels_YX3: Pixels, groups_RC: Groups) -> Pixels:
 
     Dropped patches fade to rose. Patches with their own token do not change. groups_RC: as in `masked`.
     """
-    out = _blend(pixels_YX3, per_pixel(groups_RC < 0, pixels_YX3), DROPPED, FADE)
-    rim_YX = _rim(groups_RC, pixels_YX3)
+    out, group_X = pixels_YX3.copy(), per_pixel(groups_RC, pixels_YX3).ravel()
+    _blend(out, np.flatnonzero(group_X < 0), DROPPED, FADE)
+    rim_X = _rim(groups_RC, pixels_YX3).ravel()
     edge_3 = WHITE * (pixels_YX3.mean() < 170)
     for group in _shared_groups(groups_RC):
-        here_YX = per_pixel(groups_RC == group, pixels_YX3)
-        mean_3 = pixels_YX3[here_YX].mean(axis=0)
-        out[here_YX] = mean_3
+        at_P = np.flatnonzero(group_X == group)
+        mean_3 = pixels_YX3.reshape(-1, 3)[at_P].mean(axis=0)
+        out.reshape(-1, 3)[at_P] = mean_3
         row, column = np.argwhere(groups_RC == group)[0]
-        out = _blend(out, here_YX, _hue(row, column) * (0.4 + 0.6 * mean_3.mean() / 255), TINT)
-        out = _blend(out, here_YX & rim_YX, edge_3, EDGE)
+        _blend(out, at_P, _hue(row, column) * (0.4 + 0.6 * mean_3.mean() / 255), TINT)
+        _blend(out, at_P[rim_X[at_P]], edge_3, EDGE)
     return out
 
 
@@ -181,17 +182,16 @@ def _shared_groups(groups_RC: Groups) -> list[int]:
     return [int(number) for number in numbers[count > 1]]
 
 
-def _blend(pixels_YX3: Pixels, here_YX: Mask, colour_3: NDArray[Any], share: float) -> Pixels:
-    """A copy with a share of the colour at here_YX."""
-    out = pixels_YX3.copy()
-    out[here_YX] = (pixels_YX3[here_YX] * (1 - share) + colour_3 * share).round()
-    return out
+def _blend(pixels_YX3: Pixels, at_P: NDArray[np.intp], colour_3: NDArray[Any], share: float) -> None:
+    """Mix a share of the colour into some pixels."""
+    flat_X3 = pixels_YX3.reshape(-1, 3)
+    flat_X3[at_P] = (flat_X3[at_P] * (1 - share) + colour_3 * share).round()
 
 
-def _rim(groups_RC: Groups, pixels_YX3: Pixels) -> Mask:
+def _rim(groups_RC: Groups, pixels_YX3: Pixels) -> NDArray[np.bool_]:
     """The pixels next to another group. The line is thicker on larger pictures."""
     group_YX = per_pixel(groups_RC, pixels_YX3)
-    rim_YX: Mask = np.zeros(group_YX.shape, dtype=bool)
+    rim_YX = np.zeros(group_YX.shape, dtype=bool)
     for step in range(1, max(1, min(group_YX.shape) // 200) + 1):
         across, down = group_YX[:, step:] != group_YX[:, :-step], group_YX[step:] != group_YX[:-step]
         rim_YX[:, step:] |= across
