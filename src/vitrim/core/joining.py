@@ -1,4 +1,4 @@
-"""The features of tokens that receive others: means, sums, maxima, and means that keep the largest norm."""
+"""The features of tokens that others merge into: means, sums, maxima, and means scaled to the largest norm."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from .tokens import Tokens
 def join(
     kept: Tokens, slot_BM: Tensor, rest_BMC: Tensor, share_BM: Tensor, total_BK: Tensor, how: str
 ) -> tuple[Tensor, Tensor | None]:
-    """The features of the kept tokens with the rest in them, and by what each of their means was multiplied, if it was.
+    """The features of the kept tokens after the rest has joined, and the factor that scales each mean, if any.
 
-    kept: in memory that may be written to. slot_BM: which patch of kept each row of rest_BMC joins. share_BM: its share
-    of the mean. total_BK: the sum of the weights in each kept patch. how: as for `ops.merge`.
+    kept: its memory may be overwritten. slot_BM: the kept patch that each row of rest_BMC joins. share_BM: the row's
+    share of the mean. total_BK: the sum of the weights in each kept patch. how: as for `ops.merge`.
     """
     at_BM = slot_BM + kept.num_prefix
     if how == "max":
         index_BMC = at_BM.unsqueeze(2).expand_as(rest_BMC)
         return kept.x_BNC.scatter_reduce_(1, index_BMC, rest_BMC, "amax"), None
-    old_BK = _norms(kept.patches_BNC.clone()) if how.endswith("norm") else None  # what they were is written over
+    old_BK = _norms(kept.patches_BNC.clone()) if how.endswith("norm") else None  # the features are overwritten below
     x_BNC = portable.move_towards(kept.x_BNC, at_BM, rest_BMC, share_BM.to(rest_BMC.dtype))
     if how == "mean":
         return x_BNC, None

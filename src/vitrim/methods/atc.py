@@ -8,12 +8,12 @@ nearest become one, until as many are left as wanted. Each cluster becomes the m
     d(A, B) = min d_ij (single), max d_ij (complete) or mean d_ij (average linkage)    over i in A and j in B
     x_A = Σ s_i x_i / Σ s_i    over the i in A; attention adds log s_A as in ToMe
 
-As in the official code: the class token is clustered with nothing; linkage counts tokens, not the patches in them.
-Different: off the shelf, the official code counts the class token among the tokens when it turns r into clusters, so
-that r = 8 removes 7 patches; here r removes r, and its results are those of r - 1. It clusters image by image with
-scikit-learn; here all images of a batch are clustered at once, and equal distances go to the lower indices.
-The fine-tuned models have int(P rate^s) clusters after the s-th of three blocks, of P patches at the start: with 196
-and 0.7 that is r=[59, 41, 29], layers=(3, 6, 9). A cluster takes the place of its first patch.
+As in the official code: the class token is never clustered. Average linkage counts tokens, not the patches in them.
+Different: without training, the official code counts the class token when it computes the number of clusters from r,
+so its r = 8 removes 7 patches. Here r removes r patches. The official code clusters image by image with scikit-learn;
+here all images of a batch are clustered together, and ties go to the lower indices.
+The fine-tuned models have int(P rate^s) clusters after the s-th of three blocks, of P patches at the start. With 196
+patches and 0.7 that is r=[59, 41, 29], layers=(3, 6, 9). A cluster takes the position of its first patch.
 """
 
 from __future__ import annotations
@@ -48,11 +48,11 @@ class ATC(RemovingMethod):
         layers: the blocks that cluster, 0-based and increasing; None means every block. A list of r then has a number
             for each of them.
         clamp: whether a block that is asked for more leaves one patch; otherwise it is an error.
-        linkage: how far apart clusters are: single, complete or average.
+        linkage: the distance between two clusters: single, complete or average.
         prop_attn: whether attention adds log(size) to the logits.
 
     Raises:
-        ValueError: for a setting that no model could take. Where it does not fit a model, `reduce_tokens` says so.
+        ValueError: If no model can take a setting. `reduce_tokens` raises it for the model at hand.
 
     Source:
         Haurum et al., ECCV 2024, https://arxiv.org/abs/2409.11923.

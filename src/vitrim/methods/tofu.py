@@ -2,15 +2,17 @@
 
 Paper: https://arxiv.org/abs/2312.01026. No official code is public; two versions by others agree, in OpenToMe
 (https://github.com/Westlake-AI/OpenToMe, Apache-2.0) and in PiToMe's repository (CC-BY-NC 4.0). Every block finds the
-r most similar pairs as ToMe does. Early blocks drop one of each pair, since a mean of features would leave the range
-that they know how to treat; late blocks merge the pair, and the mean is brought to the largest norm of its group.
+r most similar pairs as ToMe does. Early blocks drop one patch of each pair, because they were not trained on means of
+features. Late blocks merge the pair, and the mean is scaled to the largest norm of its group.
 
     x_j = mean · max ‖x_i‖ / ‖mean‖    mean: of x_j and the x_i that merge into j; the maximum runs over the same
 
-As in both public versions: blocks up to the middle drop (0 to 6 of 12); what goes is what resembles another patch most,
-not what is least important; no sizes are kept, so means are plain and attention knows nothing of them.
-Different: both public versions divide by the norm that x_j had before instead of that of the mean (norm="old"), so that
-the result has the largest norm only where the group points one way. norm="mean" is what the name of the mean promises.
+As in both public versions: blocks up to the middle drop patches (0 to 6 of 12). They drop the patches that are most
+similar to another one, not the least important ones. Sizes are not counted, so means are not weighted and attention
+does not use sizes.
+Different: both public versions divide by the former norm of x_j and not by the norm of the mean (norm="old"). The
+result then has the largest norm only if all features of the group point in the same direction. The default divides by
+the norm of the mean.
 """
 
 from __future__ import annotations
@@ -43,8 +45,8 @@ class ToFu(RemovingMethod):
         layers: the blocks that reduce, 0-based and increasing; None means every block. A list of r then has one number
             per layer.
         merge_from: the first block that merges; those before drop. None means the one behind the middle (7 of 12).
-        norm: what becomes of a mean: brought to its group's largest norm (mean), the same with a division by the
-            receiver's old norm as in the public versions (old), or left as it is, as for MAE (plain).
+        norm: how a mean is scaled: to its group's largest norm (mean), the same but divided by the receiver's former
+            norm as in the public versions (old), or not at all, as for MAE (plain).
         clamp: whether a block that is asked for more than half of its patches removes that half; otherwise an error.
 
     Raises:

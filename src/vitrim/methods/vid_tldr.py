@@ -1,8 +1,9 @@
 """vid-TLDR: Training Free Token Merging for Light-weight Video Transformer (Choi et al., CVPR 2024).
 
 Paper: https://arxiv.org/abs/2403.13347. Official code: https://github.com/mlvlab/vid-TLDR (MIT; this file is written
-from what it computes). In a few early blocks the most similar pairs of patches merge as in ToMe, but a patch enters its
-partner only as far as it is foreground: one whose attention is sharper than the average. Background vanishes.
+from what it computes). In a few early blocks the most similar pairs of patches merge as in ToMe. A patch that merges is
+weighted by how much it belongs to the foreground, which is where attention is sharper than on average. Background is
+dropped.
 
     h_i = Σ_j a_ij log a_ij    a: attention of patch i, mean over heads; minus its entropy
     f_i = relu(h_i - mean h) / max(h - mean h)    foreground, from 0 to 1
@@ -11,11 +12,11 @@ partner only as far as it is foreground: one whose attention is sharper than the
 
 As in the official code: the features after the attention residual are compared, not the keys; a patch with f = 0 is
 dropped, and sizes are fractions from then on.
-Different: the prefix is never merged, where the official code protects no token. Entropies are taken over all keys,
-the prefix among them. Where no patch stands out, what would have merged is dropped; there is no division by 0.
-The code was made for video models; which blocks of an image model merge how many patches is a setting of ours. So is
-`prop_attn`: that attention adds the log of the fractional sizes, as ToMe's does, is our reading, and the oracles of its
-merge do not show it.
+Different: the prefix is never merged; the official code protects no token. Entropies include the keys of the prefix. If
+no patch is foreground, the patches that would have merged are dropped, and nothing is divided by 0.
+The official code is for video models. How many patches merge in which blocks of an image model is our setting. So is
+`prop_attn`: that attention adds the log of the fractional sizes, as in ToMe, is our reading; the oracles of the official
+merge do not cover it.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ EARLY = 4  # blocks, at the start
 
 @dataclass(frozen=True, kw_only=True)
 class VidTLDR(RemovingMethod):
-    """Merge similar patches in the first blocks, each as far as it is foreground.
+    """Merge similar patches in the first blocks, weighted by how much they belong to the foreground.
 
     Args:
         r: patches to remove in each of the layers: one number; a pair (r, inflect), which runs linearly from
@@ -50,7 +51,7 @@ class VidTLDR(RemovingMethod):
         prop_attn: whether attention adds log(size) to the logits (our reading).
 
     Raises:
-        ValueError: for a setting that no model could take. Where it does not fit a model, `reduce_tokens` says so.
+        ValueError: If no model can take a setting. `reduce_tokens` raises it for the model at hand.
 
     Source:
         Choi et al., CVPR 2024, https://arxiv.org/abs/2403.13347.

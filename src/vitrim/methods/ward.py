@@ -1,9 +1,9 @@
-"""Ward: ToMe's matching by Ward's criterion, with class attention as mass, on a schedule that starts late. Of no paper.
+"""Ward: ToMe's matching by Ward's criterion, with class attention as mass, on a schedule that starts late.
 
-ToMe merges the most similar patches, whatever they are worth, and the same number in every block. Here two patches
-merge if that costs little: Ward's criterion (J. Am. Stat. Assoc. 58, 1963) is the loss of variance when two groups
-become one. The mass of a patch is the attention that the class token pays to it, plus a share that every patch has
-because the other patches read it too.
+Not from a paper. ToMe merges the most similar patches, whether they are important or not, and the same number in every
+block. Here two patches merge if that costs little. Ward's criterion (J. Am. Stat. Assoc. 58, 1963) is the variance that
+is lost if two groups become one. The mass of a patch is the attention that the class token pays to it, plus a constant
+share, because other patches attend to it too.
 
     cost(i, j) = (1 - cos(x_i, x_j)) m_i m_j / (m_i + m_j)    x: features after the attention
     m_i = a_i / mean(a) + 0.3                                 a: class attention, mean over heads
@@ -13,8 +13,8 @@ Each patch at an even position proposes to the cheapest one at an odd position, 
 patch of more mass instead, so that any two patches of the background can merge, and the order of the patches does not
 matter. That takes 1.75 times the multiply-adds. Means are weighted by size, and attention by log size (eq. 1 there).
 
-The first third of the blocks keeps all patches. From then on patches go quickly at first and slowly later. If the head
-reads no patches, the last block drops them after its attention, since nothing reads what its MLP would make of them.
+The first third of the blocks keeps all patches. After that, many patches go at first and fewer later. If the head reads
+no patches, the last block drops them after its attention, because nothing uses the output of its MLP for them.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class Ward(Method):
         scorer: cls, received, norm or shift, see `patch_scores`; None for cls, or received if there is no class token.
 
     Raises:
-        ValueError: for a setting that no model could take. Where it does not fit a model, `reduce_tokens` says so.
+        ValueError: If no model can take a setting. `reduce_tokens` raises it for the model at hand.
 
     >>> Ward(left=0.5)
     Ward(left=0.5, start=None, curve=None, speedup=None, patches=None, partner='odd', scorer=None)
