@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, NamedTuple
 
-from ..kinds import is_number, is_text, is_whole, list_of, named
+from ..kinds import Test, is_number, is_text, is_whole, list_of, named
 from ..text import shown
 
 MOST = 10**6  # the largest fraction or count; with larger ones, building a model might not end
 SIDE = 2**14  # pixels
 CROP_MODES = ("center", "squash", "border")
+_is_number: Test = partial(is_number, most=MOST)
+_is_side: Test = partial(is_whole, least=1, most=SIDE)
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "box", "hamming", "lanczos")
 
 
@@ -37,14 +40,6 @@ def _several(what: str, fits: Callable[[Any], bool], counts: tuple[int, ...] = t
 def one_of(*words: str) -> Kind:
     """One of these strings."""
     return Kind(f"one of {', '.join(words)}", lambda value: isinstance(value, str) and value in words)
-
-
-def _is_number(value: object) -> bool:
-    return is_number(value, MOST)
-
-
-def _is_side(value: object) -> bool:
-    return is_whole(value, 1, SIDE)
 
 
 PIXELS = _several(f"channels, height and width, each from 1 to {SIDE}", _is_side, (3,))

@@ -5,27 +5,20 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import fields
+from functools import partial
 from typing import Any
 
-from .. import kinds
+from ..kinds import Test, is_number, is_whole, list_of
 from ..loading.ranges import Kind, one_of
 from ..text import shown
 
 LARGEST = 10**12  # of any number: with larger ones a run would never end
+_is_number: Test = partial(is_number, most=LARGEST)
 
 
 def _at_least(low: float, high: float = LARGEST) -> Kind:
     wanted = f"a number of at least {low:g}" if high == LARGEST else f"a number from {low:g} to {high:g}"
     return Kind(wanted, lambda value: low <= value <= high)
-
-
-def _is_number(value: object) -> bool:
-    """Whether it is a number, neither NaN, infinity nor a truth value."""
-    return kinds.is_number(value, LARGEST)
-
-
-def _is_pair(value: object) -> bool:
-    return isinstance(value, tuple | list) and len(value) == 2 and all(map(_is_number, value))
 
 
 def _is_named(value: object) -> bool:
@@ -34,10 +27,12 @@ def _is_named(value: object) -> bool:
 
 KINDS: Mapping[str, Kind] = {  # by annotation
     "str": Kind("a text", lambda value: isinstance(value, str) and bool(value)),
-    "int": Kind("a whole number", lambda value: kinds.is_whole(value, -LARGEST, LARGEST)),
+    "int": Kind("a whole number", partial(is_whole, least=-LARGEST, most=LARGEST)),
     "float": Kind("a number", _is_number),
     "bool": Kind("true or false", lambda value: isinstance(value, bool)),
-    "tuple[float, float]": Kind("two numbers such as [0.08, 1.0]", _is_pair),
+    "tuple[float, float]": Kind(
+        "two numbers such as [0.08, 1.0]", lambda value: list_of(_is_number)(value) and len(value) == 2
+    ),
     "Mapping[str, Any]": Kind("names with values", _is_named),
 }
 SHARE, COUNT, NOT_NEGATIVE = _at_least(0, 1), _at_least(1), _at_least(0)

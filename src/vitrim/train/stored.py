@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,7 @@ from ..text import shown
 LARGEST = 2**53  # of counts
 WORDS = r"[\w .-]{1,60}"  # names of curves
 
-
-def _is_count(value: object) -> bool:
-    return is_whole(value, 0, LARGEST)
+_is_count: Test = partial(is_whole, least=0, most=LARGEST)
 
 
 def _is_at_least_0(value: object) -> bool:
