@@ -88,7 +88,7 @@ def load_with_exits(model: str, checkpoint: Path | None, reduction: Reduction, i
     if not (exits := exits_in(state)):
         raise ValueError(f"{checkpoint} has no exit heads (keys blocks.N.method.exit.*): train the model with METR.")
     net = build_for(model, state, img_size)
-    reduce_tokens(net, wanted.make(net), exits=Exits(layers=exits))
+    reduce_tokens(net, replace(wanted.make(net), exits=Exits(layers=exits)))
     fit(net, state, model, checkpoint, adapt=adapting(img_size))
     return net
 
