@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 from pathlib import Path
 
 import pytest
@@ -97,6 +98,20 @@ def test_an_error_in_a_worker_process_is_told_without_its_traceback(folder):
         with pytest.raises(ValueError, match=words) as error:
             list(batches)
         assert "\n" not in str(error.value)
+
+
+def test_workers_end_with_a_pass_that_fails_or_is_left(folder):
+    """Left to the garbage collector, each would be waited for."""
+    before = set(multiprocessing.active_children())
+    left = iter(load(folder, max_bytes=0, num_workers=1))
+    next(left)
+    assert set(multiprocessing.active_children()) > before
+    left.close()
+    assert set(multiprocessing.active_children()) == before
+    (folder / "0" / "0.png").write_bytes(b"")
+    with pytest.raises(ImageDataError) as error:
+        list(load(folder, max_bytes=0, num_workers=1))
+    assert error.traceback and set(multiprocessing.active_children()) == before
 
 
 def test_a_batch_may_be_skipped_as_a_whole(folder):

@@ -8,12 +8,14 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
+from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from ..kinds import is_whole
 from .images import ImageDataError, LabelledImages, open_image
@@ -139,13 +141,28 @@ class _Stream:
     skip_bad: bool
 
     def __iter__(self) -> Iterator[Batch]:
-        with torch.random.fork_rng(devices=[]):  # the loader draws a random number for its workers
-            decoded = iter(self.loader)
-        while (found := _next(decoded)) is not None:
-            batch, failure = found
-            if failure and not self.skip_bad:
-                raise ImageDataError(f"{failure} Use --skip-bad, or skip_bad=True, to leave such files out.")
-            yield batch
+        with one_pass(self.loader) as decoded:
+            while (found := _next(decoded)) is not None:
+                batch, failure = found
+                if failure and not self.skip_bad:
+                    raise ImageDataError(f"{failure} Use --skip-bad, or skip_bad=True, to leave such files out.")
+                yield batch
+
+
+@contextmanager
+def one_pass(loader: DataLoader[Any]) -> Iterator[Iterator[Any]]:
+    """Iterate over a loader. Its worker processes end with the with block.
+
+    Otherwise the garbage collector ends them after an error. It closes their queues first, so they do not hear that
+    they should end, and torch waits five seconds for each.
+    """
+    with torch.random.fork_rng(devices=[]):  # the loader draws a random number for its workers
+        found = iter(loader)
+    try:
+        yield found
+    finally:
+        if isinstance(found, _MultiProcessingDataLoaderIter):
+            found._shutdown_workers()
 
 
 def _collate(samples: list[Sample]) -> tuple[Batch, str]:

@@ -16,6 +16,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from ..measure.batches import one_pass
 from ..measure.images import ImageDataError
 from . import checkpoint
 from .checkpoint import TrainingError
@@ -110,9 +111,9 @@ class Trainer:
 
     def _batches(self) -> Iterator[list[Views]]:
         pin = self.accelerator.device.type == "cuda"
-        views = iter(view_loader(self.setup.train_images, self._sampler(), self.recipe.workers, pin=pin))
-        for _ in range(self.step, self.num_steps):
-            yield [next(views) for _ in range(self.recipe.accumulate)]
+        with one_pass(view_loader(self.setup.train_images, self._sampler(), self.recipe.workers, pin=pin)) as views:
+            for _ in range(self.step, self.num_steps):
+                yield [next(views) for _ in range(self.recipe.accumulate)]
 
     def _update(self, parts: list[Views]) -> None:
         """Run one optimiser step over the accumulated parts of a batch."""
