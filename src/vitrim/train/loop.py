@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
-from contextlib import nullcontext
+from collections.abc import Callable, Generator
+from contextlib import closing, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -76,19 +76,20 @@ class Trainer:
         """Train to the end and return the accuracies (top-1 in percent) of the last evaluation."""
         self._resume()
         started = time.perf_counter() - self.seconds
-        for updates in self._batches():
-            self._update(updates)
-            self.step += 1
-            self.seconds = time.perf_counter() - started
-            ends_epoch = self.step % self.steps_per_epoch == 0 or self.step == self.num_steps
-            saves = ends_epoch or self.step % self.recipe.checkpoint_every == 0
-            if ends_epoch:
-                with self.window.paused():
-                    self.accuracy = self._evaluate()
-            if saves or self.step % self.recipe.log_every == 0:
-                self._log(self.accuracy if ends_epoch else {})
-            if saves:
-                self._save()
+        with closing(self._batches()) as batches:
+            for updates in batches:
+                self._update(updates)
+                self.step += 1
+                self.seconds = time.perf_counter() - started
+                ends_epoch = self.step % self.steps_per_epoch == 0 or self.step == self.num_steps
+                saves = ends_epoch or self.step % self.recipe.checkpoint_every == 0
+                if ends_epoch:
+                    with self.window.paused():
+                        self.accuracy = self._evaluate()
+                if saves or self.step % self.recipe.log_every == 0:
+                    self._log(self.accuracy if ends_epoch else {})
+                if saves:
+                    self._save()
         return self.accuracy
 
     def _evaluate(self) -> dict[str, float]:
@@ -109,7 +110,7 @@ class Trainer:
             seed=self.recipe.seed,
         )
 
-    def _batches(self) -> Iterator[list[Views]]:
+    def _batches(self) -> Generator[list[Views], None, None]:
         pin = self.accelerator.device.type == "cuda"
         with one_pass(view_loader(self.setup.train_images, self._sampler(), self.recipe.workers, pin=pin)) as views:
             for _ in range(self.step, self.num_steps):
