@@ -15,8 +15,8 @@ dropped, and sizes are fractions from then on.
 Different: the prefix is never merged; the official code protects no token. Entropies include the keys of the prefix. If
 no patch is foreground, the patches that would have merged are dropped, and nothing is divided by 0.
 The official code is for video models. How many patches merge in which blocks of an image model is our setting. So is
-`prop_attn`: that attention adds the log of the fractional sizes, as in ToMe, is our reading; the oracles of the official
-merge do not cover it.
+`prop_attn`: that attention adds the log of the fractional sizes, as in ToMe, is our reading. The oracles of the
+official merge do not cover it.
 """
 
 from __future__ import annotations
