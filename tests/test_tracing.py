@@ -96,7 +96,7 @@ def test_unmerging_token_indices_gives_the_sources(method):
         assert layer.unmerge(index_BN, fill=-1).equal(layer.source_BP)
 
 
-@every_method
+@pytest.mark.parametrize("method", [name for name in NAMES if not PLAIN[name].brings_back])
 def test_later_layers_never_split_or_revive_what_earlier_ones_merged_or_dropped(method):
     layers = traced(reduced_vit(method)).layers
     for earlier, later in pairwise(layers):

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 import vitrim
-from every_method import FIXED, in_layers
+from every_method import FIXED, PLAIN, in_layers
 from vitrim.backbones.reader import find_stack, read_backbone
 from vitrim.core.block_reader import UnreadableReader
 from vitrim.measure.budget.formula import block_macs, reduced_macs, token_counts
@@ -53,7 +53,8 @@ def images(count: int = 2) -> Tensor:
 
 def method_for(name: str, keep_rate: float = 0.7) -> vitrim.Method:
     per_block = 0 if keep_rate == 1 else LATE_R[-1]
-    return vitrim.create_method(name, **in_layers(name, LAYERS, DEPTH, per_block=per_block, share=keep_rate))
+    layers = LAYERS if PLAIN[name].first_layer == 0 else (3, 4)  # some read the block before
+    return vitrim.create_method(name, **in_layers(name, layers, DEPTH, per_block=per_block, share=keep_rate))
 
 
 def test_what_is_read() -> None:

@@ -91,7 +91,10 @@ def test_gradient_checkpointing_gives_the_same_outputs_and_gradients(family: str
     model, images = families.reduced(family, name).train(), families.small_images(family)
     twin = copy.deepcopy(model)
     twin.set_grad_checkpointing()
-    outputs = [each(images) for each in (model, twin)]
+    outputs = []
+    for each in (model, twin):
+        torch.manual_seed(0)  # some methods mask at random in training
+        outputs.append(each(images))
     assert torch.equal(*outputs)
     for output in outputs:
         output.square().sum().backward()

@@ -13,7 +13,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 import vitrim
-from every_method import DROPPING, MERGING, WEIGHTED_MEANS, in_layers
+from every_method import DROPPING, MERGING, PLAIN, WEIGHTED_MEANS, in_layers
 from vitrim.core.stack import Snapshot
 from vitrim.core.tokens import Tokens
 
@@ -28,7 +28,16 @@ POOLINGS: dict[str, dict[str, Any]] = {
     "prr": {"class_token": False, "global_pool": "prr"},
 }
 POOLED = [  # most of these models have no class token
-    name for name in MERGING if name not in families.NEEDS_CLASS_TOKEN and name not in DROPPING
+    name
+    for name in MERGING
+    if name not in families.NEEDS_CLASS_TOKEN and name not in DROPPING and not PLAIN[name].brings_back
+]
+EXACT = [  # what lets equal patches merge without a trace
+    name
+    for name in WEIGHTED_MEANS
+    if name not in DROPPING
+    and not PLAIN[name].fuses
+    and (PLAIN[name].size_in_attention or not PLAIN[name].before_attention)
 ]
 ONLY_DROPPING = [name for name in DROPPING if name not in MERGING]
 every_pooling = pytest.mark.parametrize("pooling", POOLINGS)
@@ -110,7 +119,7 @@ def test_patches_dropped_beside_merged_ones_do_not_enter_the_average(pooling: st
 
 
 @pytest.mark.parametrize("pooling", ["average", "attention"])
-@pytest.mark.parametrize("name", [name for name in WEIGHTED_MEANS if name not in DROPPING])
+@pytest.mark.parametrize("name", EXACT)
 @torch.no_grad()
 def test_merging_equal_patches_in_the_last_block_changes_nothing(pooling: str, name: str) -> None:
     plain, image = model_with(pooling, pos_embed="none"), two_kinds_of_patches()

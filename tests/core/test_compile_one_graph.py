@@ -25,7 +25,7 @@ from torch._dynamo.testing import CompileCounterWithBackend
 
 import library_models
 import vitrim
-from every_method import FIXED, amount
+from every_method import FIXED, PLAIN, amount
 from vitrim.methods import settings_of
 
 BY_MARK = ("beyond_attentive", "evit+bat")
@@ -96,7 +96,8 @@ def test_a_reduced_model_is_one_graph_for_every_batch_size(
 ) -> None:
     # Through the fused kernel, as uncompiled: another rounding may tip a choice among a random model's scores.
     monkeypatch.setattr("vitrim.core.token_block.max_chunked_tokens", lambda _: 0)
-    layers = {"layers": (0, 1)} if "layers" in settings_of(name) else {}
+    first = PLAIN[name].first_layer
+    layers = {"layers": (first, first + 1)} if "layers" in settings_of(name) else {}
     model = vitrim.reduce_tokens(tiny_vit(depth=3), name, **settings, **layers)
     assert_one_graph(model, tolerance=0.0, by_mark=name in BY_MARK)
 

@@ -13,7 +13,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
 import vitrim
-from every_method import EVERYWHERE, FIXED, amount
+from every_method import EVERYWHERE, FIXED, PLAIN, amount
 from operations import FUSED, Operations
 from vitrim.methods import settings_of
 
@@ -21,7 +21,7 @@ BY_SHAPE = [name for name in FIXED if "curve" in settings_of(name)]  # their sha
 EVERY = [
     (name, amount(name, per_block=11 if name in EVERYWHERE else 22, share=0.8 if name in EVERYWHERE else None))
     for name in FIXED
-    if name not in BY_SHAPE
+    if name not in BY_SHAPE and not PLAIN[name].forms_matrix
 ] + [(name, amount(name, per_block=0, share=0.5)) for name in BY_SHAPE]  # test_packing has the others
 
 every_method = pytest.mark.parametrize(("name", "settings"), EVERY, ids=[name for name, _ in EVERY])
@@ -62,7 +62,8 @@ def test_the_fused_kernel_runs_and_no_square_matrix_of_tokens_is_formed(
     assert len(counts) == 12
     assert counts[0] == 145
     assert counts[-1] < 80
-    assert [shape[2] for shape in operations.named(FUSED) if len(shape) == 4] == counts
+    attended = counts[1:] + counts[-1:] if model.blocks.method.before_attention else counts
+    assert [shape[2] for shape in operations.named(FUSED) if len(shape) == 4] == attended
     squares = {(count, count) for count in counts} - {(48, 48)}  # which the images are
     assert [made for made in operations.made if made[1][-2:] in squares] == []
 
@@ -98,7 +99,7 @@ def test_the_check_for_square_matrices_sees_one(tiny_vit: Callable[..., VisionTr
     assert len(operations.named(FUSED)) == 22  # output and log-sum-exp of each of the other 11
 
 
-@every_method
+@pytest.mark.parametrize(("name", "settings"), [case for case in EVERY if not PLAIN[case[0]].trains_by_masks])
 def test_a_training_step_uses_the_fused_kernel_too(
     tiny_vit: Callable[..., VisionTransformer], name: str, settings: dict[str, Any]
 ) -> None:
@@ -135,8 +136,9 @@ def test_an_exported_model_equals_the_eager_one_at_any_batch_size(
     tiny_vit: Callable[..., VisionTransformer], name: str, settings: dict[str, Any]
 ) -> None:
     # Two reductions in a row have every formula of counts, and each block more takes the exporter a second.
-    layers = {"layers": (0, 1)} if "layers" in settings_of(name) else {}
-    assert_exports(vitrim.reduce_tokens(tiny_vit(depth=2), name, **few(settings), **layers))
+    first = PLAIN[name].first_layer
+    layers = {"layers": (first, first + 1)} if "layers" in settings_of(name) else {}
+    assert_exports(vitrim.reduce_tokens(tiny_vit(depth=first + 2), name, **few(settings), **layers))
 
 
 def test_a_model_that_averages_its_patches_exports_too(tiny_vit: Callable[..., VisionTransformer]) -> None:

@@ -37,6 +37,8 @@ class Attention(NamedTuple):
     input_BNC: Tensor | None = None  # what queries, keys and values were made of
     mlp_input_BNC: Tensor | None = None  # features before the MLP, for a method that reduces after it
     density: float = 1.0  # share of each head's entries, the largest, that are kept after the softmax; the rest is 0
+    matrix_BHNN: Tensor | None = None  # attention that stands in for the softmax
+    query_lengths: packing.Lengths | None = None  # queries of each image, if packed and fewer than keys
     mask: Mask | None = None  # how keys are weighed while tokens are masked in training, not removed
 
     def output(self, *, max_chunked_tokens: int = 0) -> Tensor:
@@ -47,8 +49,12 @@ class Attention(NamedTuple):
         if self.lengths is not None:
             # Joined as [1, T, H, D], the order in which the kernel writes, so that whole rows are copied.
             mixed = [image.output(max_chunked_tokens=max_chunked_tokens).transpose(1, 2) for image in self.images()]
-            return torch.cat(mixed, dim=1).transpose(1, 2)
-        if self.density < 1 or self.mask is not None:
+            joined = torch.cat(mixed, dim=1)
+            counts = self.query_lengths
+            if counts is not None and min(counts) == max(counts):  # then they are not packed after this
+                joined = joined.view(len(counts), counts[0], *joined.shape[2:])
+            return joined.transpose(1, 2)
+        if self.density < 1 or self.mask is not None or self.matrix_BHNN is not None:
             return self.rows(0, self.q_BHND.shape[2]).to(self.v_BHND.dtype) @ self.v_BHND
         if self.q_BHND.shape[2] <= max_chunked_tokens and not self.dropout:
             return self._chunked_output()
@@ -61,30 +67,34 @@ class Attention(NamedTuple):
 
     def _chunked_output(self) -> Tensor:
         """Softmax(q k^T) v by explicit products, CHUNK_SIZE queries at a time."""
-        B, H, N, D = self.q_BHND.shape
+        B, H, M, D = self.q_BHND.shape
+        N = self.k_BHND.shape[2]
         parts = [self.q_BHND, self.k_BHND, self.v_BHND]
         if not torch.compiler.is_compiling():
             parts = [part.contiguous() for part in parts]  # bmm would do it itself, more slowly
-        q_XND, k_XND, v_XND = (part.reshape(B * H, N, D) for part in parts)
+        q_XND, k_XND, v_XND = (part.reshape(B * H, -1, D) for part in parts)
         q_XND, k_XDN = q_XND * self.scale, k_XND.transpose(1, 2)
         bias_X1N = None if self.bias is None else self.bias.expand(B, H, 1, N).reshape(B * H, 1, N)
         mixed = []
-        for q_XMD in [q_XND] if N <= CHUNK_SIZE else torch.split(q_XND, CHUNK_SIZE, dim=1):
+        for q_XMD in [q_XND] if M <= CHUNK_SIZE else torch.split(q_XND, CHUNK_SIZE, dim=1):
             logits_XMN = torch.bmm(q_XMD, k_XDN) if bias_X1N is None else torch.baddbmm(bias_X1N, q_XMD, k_XDN)
             mixed.append(_mix(logits_XMN, v_XND))
-        return (mixed[0] if len(mixed) == 1 else torch.cat(mixed, dim=1)).view(B, H, N, D)
+        return (mixed[0] if len(mixed) == 1 else torch.cat(mixed, dim=1)).view(B, H, M, D)
 
     def images(self) -> list[Attention]:
         """Each image's own attention if the tokens are packed: views of [1, H, n, D]."""
         assert self.lengths is not None
         counts = list(self.lengths)
-        q, k, v = (torch.split(part, counts, dim=2) for part in (self.q_BHND, self.k_BHND, self.v_BHND))
+        q = torch.split(self.q_BHND, counts if self.query_lengths is None else list(self.query_lengths), dim=2)
+        k, v = (torch.split(part, counts, dim=2) for part in (self.k_BHND, self.v_BHND))
         bias = [None] * len(counts) if self.bias is None else torch.split(self.bias, counts, dim=3)
         parts = zip(q, k, v, bias, strict=True)
         return [Attention(q, k, v, self.scale, bias, self.dropout) for q, k, v, bias in parts]
 
     def rows(self, start: int, stop: int) -> Tensor:
         """Attention of the queries from start to stop - 1 to all keys, in at least fp32: [B, H, stop - start, N]."""
+        if self.matrix_BHNN is not None:
+            return self.matrix_BHNN[:, :, start:stop]
         if self.density < 1:
             return self._sparse_matrix()[:, :, start:stop]
         query = at_least_fp32(self.q_BHND[:, :, start:stop]) * self.scale

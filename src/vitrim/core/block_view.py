@@ -15,6 +15,7 @@ from .exits import TRAINING_ONLY
 from .hooks import DISPATCH, StandIn, dispatch_like, is_watched
 from .listening import OutputCollector
 from .method import Method
+from .rotary import Rotation, positions
 from .spec import ViTSpec
 from .tokens import Tokens
 
@@ -22,7 +23,8 @@ WEIGHTS = "method"  # name under which a block holds what the method learns
 OWN = ("block", "reader", "spec", "layer", "kept", "acting", "collector", "_compiled_call_impl", *DISPATCH)
 V = TypeVar("V", bound="BlockView")
 
-Mixed = tuple[Tensor, Attention | None]  # what attention gives, and what of it a method wants to see
+Seen = tuple[Tokens, Attention | None]  # the tokens that leave attention, and what of it a method wants to see
+Mixed = tuple[Tensor, Seen]  # what attention gives, and the rest
 
 
 class Acting(NamedTuple):
@@ -103,6 +105,21 @@ class BlockView(nn.Module):
         drops = any(getattr(module, "drop_prob", None) for module in self.modules())
         return Padding(self.reader, tokens.lengths) if drops else self.reader
 
+    def project_tokens(
+        self, method: Method, rotation: Rotation | None, tokens: Tokens, x_BNC: Tensor | None = None
+    ) -> Attention:
+        """Queries, keys and values of the tokens. x_BNC: what they are made of, such as the norm; None: made here."""
+        x_BNC = self.reader.enter(self, tokens.x_BNC) if x_BNC is None else x_BNC
+        attention = self.reader.attention(self, x_BNC)
+        bias = attention.bias
+        if method.size_in_attention and tokens.size_BN is not None:
+            bias = tokens.size_BN.log()[:, None, None].to(attention.q_BHND.dtype)
+        attention = attention._replace(bias=bias, lengths=tokens.lengths, input_BNC=x_BNC)
+        attention = attention._replace(density=method.attention_density, mask=method.mask(tokens.live_BN))
+        if rotation is None:
+            return attention
+        return self.reader.apply_rope(self, attention, rotation.rows(positions(tokens)))
+
     def own_forward(self, *args: Any, **kwargs: Any) -> Any:
         """The block's own forward, features in and out."""
         return super().forward(*args, **kwargs)
@@ -126,11 +143,11 @@ class BlockView(nn.Module):
 
 def hooked_attention(module: nn.Module, reader: BlockReader, x_BNC: Tensor, mix: Callable[[Tensor], Mixed]) -> Mixed:
     """Call mix(x_BNC) in place of a block's attention, with the hooks of that attention around it."""
-    seen: list[Attention | None] = []
+    seen: list[Seen] = []
 
     def compute(x_BNC: Tensor, *_: Tensor, **__: Any) -> Any:
-        out_BNC, attention = mix(x_BNC)
-        seen.append(attention)
+        out_BNC, rest = mix(x_BNC)
+        seen.append(rest)
         return (out_BNC, None) if reader.pairs else out_BNC
 
     out = StandIn(module, compute)(*[x_BNC] * reader.inputs)

@@ -23,10 +23,11 @@ class Groups(NamedTuple):
     slot: Tensor  # [B, M - G]: position in `centre` of the group that each member joins
 
 
-def density_peaks(x_BMC: Tensor, num_groups: int, neighbours: int) -> Groups:
+def density_peaks(x_BMC: Tensor, num_groups: int, neighbours: int, *, to_denser: bool = True) -> Groups:
     """Density-peak clustering (BAT, eq. 6 and 7): centres are dense, and far from anything denser.
 
-    Every other token joins the nearest centre that is denser than itself. Equal densities rank by index.
+    Every other token joins the nearest centre, of those that are denser than itself if `to_denser`. Equal densities
+    rank by index.
     """
     _, M, C = x_BMC.shape
     square_BMM = squared_distances(x_BMC, x_BMC) / C
@@ -43,7 +44,7 @@ def density_peaks(x_BMC: Tensor, num_groups: int, neighbours: int) -> Groups:
     centre_BM = marked(peak_BM[:, :num_groups], M)
     # The densest token must be a centre, because no denser one is there to join.
     centre_BM = _force(centre_BM, rank_BM == 0, peak_BM[:, num_groups - 1 : num_groups])
-    eligible = centre_BM.unsqueeze(1) & denser_BMM
+    eligible = centre_BM.unsqueeze(1) & denser_BMM if to_denser else centre_BM.unsqueeze(1)
     parent_BM = distance_BMM.masked_fill(~eligible, torch.inf).argmin(dim=-1)
     return groups_from(~centre_BM, parent_BM, num_groups)
 

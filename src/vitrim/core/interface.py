@@ -6,6 +6,7 @@ finish                                                                after the 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import ClassVar
 
 from torch import Tensor, nn
@@ -81,6 +82,15 @@ class MethodInterface:
     def before_block(self, layer: int, tokens: Tokens) -> Tokens:
         """Called with the input of block `layer`."""
         return tokens
+
+    def within_attention(
+        self, layer: int, tokens: Tokens, attention: Attention, project: Callable[[Tokens], Attention]
+    ) -> tuple[Tokens, Attention]:
+        """Called before queries, keys and values of block `layer` are mixed.
+
+        Returns the tokens that leave the attention, and what gives their features. project: of other tokens.
+        """
+        return tokens, attention
 
     def after_attention(self, layer: int, tokens: Tokens, attention: Attention) -> Tokens:
         """Called between the attention and the MLP of block `layer`; x_BNC includes the residual."""

@@ -55,13 +55,38 @@ class Method(MethodInterface):
         return getattr(self, "scorer", None) == "shift"
 
     @property
+    def before_attention(self) -> bool:
+        """Whether the output of a block's attention has the reduced tokens already, as `before_block` can make it."""
+        return False
+
+    @property
+    def first_layer(self) -> int:
+        """The first block where it can reduce: 1 if it reads the attention of the block before."""
+        return 0
+
+    @property
+    def forms_matrix(self) -> bool:
+        """Whether the whole attention matrix of a reducing block is formed: memory grows with the square of tokens."""
+        return self.attention_density < 1
+
+    @property
     def attention_density(self) -> float:
         """Share of each head's attention entries that are kept, the largest, in every block."""
         return 1.0
 
     @property
     def propagates(self) -> bool:
-        """Whether a removed patch can flow into several tokens. A trace calls it dropped."""
+        """Whether a patch can flow into several tokens. A trace calls it dropped, or shows the token it is most in."""
+        return False
+
+    @property
+    def trains_by_masks(self) -> bool:
+        """Whether training masks tokens, where inference removes them. It forms attention matrices then."""
+        return getattr(self, "target", None) is not None
+
+    @property
+    def brings_back(self) -> bool:
+        """Whether patches that went, or share a token, can have one of their own again in a later block."""
         return False
 
     @property
@@ -176,7 +201,7 @@ class KeepRateMethod(Method):
         schedule.check_reducing(self.layers, self.name)
         schedule.check_shares(self.keep_rate, self.name)
         schedule.check_removed(self.r, self.name)
-        if self.r is not None and self.keep_rate not in (KEEP_RATE.usual, ()):
+        if self.r is not None and self.keep_rate not in (type(self).keep_rate, ()):
             raise ValueError(f"{self.name}: r says how many patches go: leave keep_rate out.")
 
     def build(self: K, spec: ViTSpec) -> K:

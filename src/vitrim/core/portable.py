@@ -80,6 +80,15 @@ def move_towards(x_BNC: Tensor, slot_BM: Tensor, rows_BMC: Tensor, share_BM: Ten
     return x_BNC * (1 - share_BNM.sum(dim=2, keepdim=True)) + share_BNM @ rows_BMC
 
 
+def add_rows(x_BKC: Tensor, slot_BM: Tensor, rows_BMC: Tensor) -> Tensor:
+    """x plus the rows that come to each slot. Eager code overwrites x."""
+    B, K, C = x_BKC.shape
+    if not writing():
+        x_BKC.view(B * K, C).index_add_(0, flat_rows(slot_BM, K), rows_BMC.flatten(0, 1))
+        return x_BKC
+    return x_BKC + _at_slot(K, slot_BM, torch.ones_like(rows_BMC[:, :, 0])) @ rows_BMC
+
+
 def put_last(x: Tensor, last: Tensor) -> Tensor:
     """Replace the last rows of [B, N, ...] by [B, K, ...]. Eager code overwrites x."""
     kept = x.shape[1] - last.shape[1]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -23,6 +25,14 @@ def matmul_without_autocast(a: Tensor, b: Tensor) -> Tensor:
         return multiply(a, b)
     with torch.autocast(a.device.type, enabled=False):
         return multiply(a, b)
+
+
+def without_autocast(compute: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """compute(x), where modules compute in the dtype of their weights also under autocast."""
+    if x.is_meta or not torch.is_autocast_enabled(x.device.type):
+        return compute(x)
+    with torch.autocast(x.device.type, enabled=False):
+        return compute(x)
 
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]

@@ -8,7 +8,7 @@ from typing import Literal, TypeVar
 import torch
 from torch import Tensor
 
-from . import portable
+from . import packing, portable
 from .attention import Attention
 from .choices import check_choice
 from .method import KeepRateMethod, Method
@@ -35,6 +35,20 @@ def patch_scores(scorer: Scorer, tokens: Tokens, attention: Attention) -> Tensor
         return norm_BN / norm_BN.sum(dim=1, keepdim=True).clamp(min=torch.finfo(norm_BN.dtype).tiny)
     row_BHN = attention.cls_row() if scorer == "cls" else attention.received()
     return row_BHN[:, :, tokens.num_prefix :].mean(dim=1)
+
+
+def value_scores(scorer: Scorer, tokens: Tokens, attention: Attention) -> Tensor:
+    """`patch_scores` times the norm of each value, all heads together, which sum to 1 in an image (ATS, eq. 3).
+
+    norm stands for itself: [B, N - prefix], padded with zeros if packed.
+    """
+    score_BN = patch_scores(scorer, tokens, attention)
+    if scorer != "norm":
+        norm_BN = portable.norm(at_least_fp32(attention.v_BHND.transpose(1, 2).flatten(2))).squeeze(2)
+        if tokens.lengths is not None:
+            norm_BN = packing.pad(norm_BN[0], tokens.lengths)
+        score_BN = score_BN * norm_BN[:, tokens.num_prefix :]
+    return score_BN / score_BN.sum(dim=1, keepdim=True).clamp(min=torch.finfo(score_BN.dtype).tiny)
 
 
 def _shifts(tokens: Tokens, attention: Attention) -> Tokens:

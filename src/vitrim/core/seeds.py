@@ -1,9 +1,20 @@
-"""Pseudo-random numbers without a generator."""
+"""Random numbers that leave the global generator alone."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from torch import Tensor
+
+
+@contextmanager
+def seeded(layer: int) -> Iterator[None]:
+    """New weights of a block: the same under one seed of torch, whatever was drawn before. Draws nothing from it."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed((torch.initial_seed() + layer) % 2**63)
+        yield
 
 
 def pseudo_random(count: int, seed: int, layer: int, device: torch.device) -> Tensor:

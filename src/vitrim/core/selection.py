@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from . import packing, portable
+from .attention import Attention
 from .ops import arrange, follow, ones_like_size, patch_sizes
 from .precision import matmul_without_autocast
 from .rotary import NO_POSITION
@@ -34,6 +35,19 @@ def keep_where(tokens: Tokens, kept_BN: Tensor) -> Tokens:
         return out
     slot_BN = torch.where(kept_BN, kept_BN.cumsum(dim=1) - 1, -1)
     return follow(out, tokens, slot_BN, torch.ones_like(patch_sizes(tokens)))
+
+
+def keep_queries_where(tokens: Tokens, attention: Attention, kept_BN: Tensor) -> tuple[Tokens, Attention]:
+    """`keep_where` within attention: the kept tokens alone ask, and all tokens answer."""
+    out = keep_where(tokens, kept_BN)
+    if out is tokens:
+        return tokens, attention
+    rows_T = _rows_where(tokens, kept_BN & live_patches(tokens))
+    q, k, v = (part.transpose(1, 2).flatten(0, 1) for part in (attention.q_BHND, attention.k_BHND, attention.v_BHND))
+    q_1HTD, k_1HTD, v_1HTD = (part.unsqueeze(0).transpose(1, 2) for part in (q.index_select(0, rows_T), k, v))
+    bias = None if attention.bias is None else attention.bias.flatten(0, 2).reshape(1, 1, 1, -1)
+    packed = attention._replace(q_BHND=q_1HTD, k_BHND=k_1HTD, v_BHND=v_1HTD, bias=bias)
+    return out, packed._replace(lengths=tokens.num_tokens_B, query_lengths=out.num_tokens_B)
 
 
 def fuse_where(tokens: Tokens, kept_BN: Tensor, weight_BN: Tensor) -> Tokens:
@@ -169,18 +183,23 @@ def _shares(weight_BN: Tensor, rest_BN: Tensor) -> Tensor:
 
 def _take_where(tokens: Tokens, kept_BN: Tensor, lengths: packing.Lengths, more_B: Tensor | None = None) -> Tokens:
     """Copy the prefix, the kept patches and, in the images of more_B, a row to overwrite. Sources stay."""
-    B, device = len(lengths), kept_BN.device
-    start_B1 = packing.starts(tokens.num_tokens_B, device).unsqueeze(1)
-    index_BN = start_B1 + torch.arange(tokens.num_prefix + kept_BN.shape[1], device=device)
-    chosen_BN = torch.cat([kept_BN.new_ones(B, tokens.num_prefix), kept_BN], dim=1)
-    if more_B is not None:
-        index_BN = torch.cat([index_BN, start_B1], dim=1)  # any row will do
-        chosen_BN = torch.cat([chosen_BN, more_B.unsqueeze(1)], dim=1)
-    rows_T = index_BN[chosen_BN]
+    rows_T = _rows_where(tokens, kept_BN, more_B)
     x_TC = tokens.x_BNC.flatten(0, 1).index_select(0, rows_T)
     size = None if tokens.size_BN is None else tokens.size_BN.flatten().index_select(0, rows_T).unsqueeze(0)
     position_BK = _positions(tokens, kept_BN, more_B is not None)
     return arrange(tokens._replace(x_BNC=x_TC.unsqueeze(0), size_BN=size, position_BK=position_BK), lengths)
+
+
+def _rows_where(tokens: Tokens, kept_BN: Tensor, more_B: Tensor | None = None) -> Tensor:
+    """The rows of the prefix and the kept patches of every image, and any one of its own for the images of more_B."""
+    B, device = len(kept_BN), kept_BN.device
+    start_B1 = packing.starts(tokens.num_tokens_B, device).unsqueeze(1)
+    index_BN = start_B1 + torch.arange(tokens.num_prefix + kept_BN.shape[1], device=device)
+    chosen_BN = torch.cat([kept_BN.new_ones(B, tokens.num_prefix), kept_BN], dim=1)
+    if more_B is not None:
+        index_BN = torch.cat([index_BN, start_B1], dim=1)
+        chosen_BN = torch.cat([chosen_BN, more_B.unsqueeze(1)], dim=1)
+    return index_BN[chosen_BN]
 
 
 def _positions(tokens: Tokens, kept_BN: Tensor, more: bool) -> Tensor | None:

@@ -5,12 +5,13 @@ The first block turns features into `Tokens`, and the last turns them back.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from . import ops, rotary
+from . import ops
 from .attention import max_chunked_tokens
 from .block_view import BlockView, Mixed, check_features, hooked_attention
 from .hooks import has_hooks
@@ -72,7 +73,7 @@ class TokenBlock(BlockView):
         if run.keeps_all and not reader.is_exact(self):
             # No block reduces, and only the block's own kernels give bit-identical outputs.
             return method.after_block(self.layer, tokens.with_features(reader.own_output(self, tokens.x_BNC, rotation)))
-        out_BNC, seen = self._attend(tokens, rotation, method)
+        out_BNC, (tokens, seen) = self._attend(tokens, rotation, method)
         tokens = tokens.with_features(self.residuals(tokens).add_attention(self, tokens.x_BNC, out_BNC))
         del out_BNC
         if seen is not None and not method.after_mlp:  # free the attention before the MLP, where memory peaks
@@ -91,17 +92,11 @@ class TokenBlock(BlockView):
         return hooked_attention(module, self.reader, x_BNC, lambda x_BNC: self._mix(x_BNC, tokens, rotation, method))
 
     def _mix(self, x_BNC: Tensor, tokens: Tokens, rotation: Rotation | None, method: Method) -> Mixed:
-        attention = self.reader.attention(self, x_BNC)
-        bias = attention.bias
-        if method.size_in_attention and tokens.size_BN is not None:
-            bias = tokens.size_BN.log()[:, None, None].to(attention.q_BHND.dtype)
-        attention = attention._replace(bias=bias, lengths=tokens.lengths, input_BNC=x_BNC)
-        attention = attention._replace(density=method.attention_density, mask=method.mask(tokens.live_BN))
-        if rotation is not None:
-            attention = self.reader.apply_rope(self, attention, rotation.rows(rotary.positions(tokens)))
+        is_active = method.is_active(self.layer, tokens.num_patches)  # else the memory of attention is free early
+        project = partial(self.project_tokens, method, rotation)
+        tokens, attention = method.within_attention(self.layer, tokens, project(tokens, x_BNC), project)
         mixed_BHND = attention.output(max_chunked_tokens=tokens.run.max_chunked_tokens)
-        seen = attention if method.is_active(self.layer, tokens.num_patches) else None  # else its memory is free early
-        return self.reader.leave(self, mixed_BHND), seen
+        return self.reader.leave(self, mixed_BHND), (tokens, attention if is_active else None)
 
     def _end(self, tokens: Tokens) -> Tensor:
         run: Run = tokens.run

@@ -23,14 +23,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..core import ops, portable, schedule
+from ..core import ops, schedule
 from ..core.amount import PerBlock
 from ..core.attention import Attention
 from ..core.choices import check_choice
 from ..core.matching import match, match_macs
-from ..core.precision import at_least_fp32
 from ..core.removing import RemovingMethod
-from ..core.scored import Scorer, check_scorer, patch_scores, score_macs
+from ..core.scored import Scorer, check_scorer, score_macs, value_scores
 from ..core.spec import ViTSpec
 from ..core.tokens import Tokens
 
@@ -100,11 +99,7 @@ class PPT(RemovingMethod):
 
     def scores(self, tokens: Tokens, attention: Attention) -> Tensor:
         """Importance of each patch, which sum to 1 in an image: [B, N - prefix]."""
-        score_BN = patch_scores(self.scorer, tokens, attention)
-        if self.scorer != "norm":
-            value_BNC = attention.v_BHND[:, :, tokens.num_prefix :].transpose(1, 2).flatten(2)
-            score_BN = score_BN * portable.norm(at_least_fp32(value_BNC)).squeeze(2)
-        return score_BN / score_BN.sum(dim=1, keepdim=True).clamp(min=torch.finfo(score_BN.dtype).tiny)
+        return value_scores(self.scorer, tokens, attention)
 
 
 def variance(score_BN: Tensor) -> Tensor:

@@ -36,6 +36,7 @@ def block_macs(spec: ViTSpec, method: Method | None, num_patches: int | None = N
         if layer < spec.first_reducible_layer:
             continue
         num_in, num_out = spec.num_prefix + before, spec.num_prefix + after
+        num_in = num_out if method is not None and method.before_attention else num_in
         num_mlp = num_in if method is not None and method.after_mlp else num_out
         total += num_in * spec.attention_macs + 2 * num_in**2 * spec.attention_channels + num_mlp * spec.mlp_macs
         total += 0 if method is None else method.extra_macs(layer, before, spec)
