@@ -146,7 +146,7 @@ def _scale(method: Method, spec: ViTSpec, settings: dict[str, Any]) -> Scale:
     if not amount.solved:
         raise ValueError(
             f"{method.name}: no formula gives the cost of its {amount.setting}, so it cannot be solved for "
-            f"multiply-adds without images: pass images_ICHW, or set it, for example to {amount.usual:g}."
+            f"multiply-adds without images: set it, for example to {amount.usual:g}, or in Python pass images_ICHW."
         )
     if amount.setting in settings:
         raise ValueError(f"{method.name}: a MACs target solves for {amount.setting}, so it cannot be set too.")
