@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,6 +11,9 @@ import torch
 
 import vitrim
 from conformance import families
+from vitrim.compare import fitting
+from vitrim.compare.configuration import configurations
+from vitrim.loading.weights import fit
 from vitrim.testing import leaving_blocks
 
 
@@ -44,3 +48,15 @@ def test_what_the_metric_makes_alike_merges_whatever_the_keys_say() -> None:
 def test_a_width_that_is_no_number_is_refused() -> None:
     with pytest.raises(ValueError, match="metric_channels is a whole number"):
         vitrim.DTEM(metric_channels=0)
+
+
+def test_new_weights_are_said_to_need_training_and_a_checkpoint_without_them_says_how() -> None:
+    model = families.small_model("vit")
+    state = dict(model.state_dict())
+    found = fitting.fit(model, configurations(["dtem", "tome"], r=[3]))
+    assert "dtem must be trained first" in found.assumption
+    assert "vitrim train" in found.assumption
+    assert fitting.fit(model, configurations(["tome"], r=[3])).assumption == ""
+    vitrim.reduce_tokens(model, vitrim.DTEM(r=3))
+    with pytest.raises(ValueError, match=r"has no weights for the method.*train it first"):
+        fit(model, state, "vit", Path("plain.safetensors"))
