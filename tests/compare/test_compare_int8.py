@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import sys
 import xml.etree.ElementTree as ElementTree
+from dataclasses import replace
 
 import pytest
 
 from rows import make_row
 from small_job import small_job
-from vitrim.compare.charts import accuracy_chart
+from vitrim.compare.answer import answers
 from vitrim.compare.job import Watcher
-from vitrim.compare.report import findings, render
+from vitrim.compare.report import render
 from vitrim.compare.run import compare
 from vitrim.compare.run_folder import Run, read_run
+from vitrim.compare.usage import use_lines
+from vitrim.compare.view import figures
 
 KEYS = [("unreduced", ""), ("unreduced", "int8"), ("evit", "keep 0.5"), ("evit", "keep 0.5, int8")]
 ROWS = (
@@ -68,27 +72,30 @@ def test_without_torchao_nothing_is_begun(tmp_path, monkeypatch):
     assert not (tmp_path / "out").exists()
 
 
+RUN = Run(
+    {"model": "m", "data": "d", "dtype": "fp32", "compiled": False}, {"device": "chip", "vitrim": "0"}, ("c",), ROWS
+)
+
+
 def test_the_report_tells_the_precisions_apart(tmp_path):
-    run = Run(
-        {"model": "m", "data": "d", "dtype": "fp32", "compiled": False}, {"device": "chip", "vitrim": "0"}, ("c",)
-    )
-    page = render(Run(run.identity, run.environment, run.commands, rows=ROWS), tmp_path)
-    assert "1 configuration, each in fp32 and in int8" in page
-    assert page.count('<td data-value="int8">int8</td>') == page.count('<td data-value="fp32">fp32</td>') == 2
+    page = render(RUN, [tmp_path])
+    assert re.findall(r">([^<>]*, int8|int8)</td>", page) == ["int8", "keep 0.7, int8"]
+    assert "hollow: int8" in page and "fp32 and int8 on chip" in page
     assert "Nothing was compiled here" in page
-    plain = render(Run(run.identity, run.environment, run.commands, rows=ROWS[::2]), tmp_path)
+    plain = render(replace(RUN, rows=ROWS[::2]), [tmp_path])
     assert "int8" not in plain
-    assert "precision</button>" not in plain
 
 
-@pytest.mark.parametrize("cost", ["gmacs", "speedup"])
-def test_points_in_int8_have_their_own_numbers(cost):
-    tree = ElementTree.fromstring(accuracy_chart(ROWS, cost))
+@pytest.mark.parametrize("place", [0, 1])
+def test_points_in_int8_have_their_own_numbers(place):
+    tree = ElementTree.fromstring(figures(ROWS)[place].svg)
     told = [title.text for title in tree.iter() if title.tag.endswith("title")]
     assert len(told) == 4
-    assert "unreduced int8: top-1 79.90 %, 1 GMACs, 0.50x" in told
-    assert "evit keep 0.7, int8: top-1 78.50 %, 0.7 GMACs, 1.60x" in told
+    for name, numbers in (("unreduced int8", "1 GMACs, 0.50x"), ("evit keep 0.7, int8", "0.7 GMACs, 1.60x")):
+        assert any(each.startswith(f"{name}: top-1") and numbers in each for each in told)
 
 
-def test_findings_name_the_precision():
-    assert findings(ROWS)[-1].detail.startswith("evit, keep 0.7, int8")
+def test_the_answer_and_the_line_to_use_name_the_precision():
+    rows = (ROWS[0], *(replace(row, drop=0.1, lost=1, won=1, num_images=10_000) for row in ROWS[1:]))
+    assert answers(rows)[-1].sentence.startswith("evit keep 0.7, int8 is the fastest")
+    assert "vitrim.quantize_int8(model)" in use_lines(RUN, ROWS[3])[0][1]

@@ -38,8 +38,9 @@ def fitted(filled: Table, console: Console, spare: Sequence[str]) -> Table:
 
     What is then still too wide is folded in the columns that may be.
     """
+    unbounded = console.options.update_width(PLAIN_WIDTH)
     for title in spare:
-        if console.measure(filled).minimum <= console.width:
+        if console.measure(filled, options=unbounded).maximum <= console.width:
             break
         filled.columns[:] = [column for column in filled.columns if column.header != title]
     return filled
