@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -13,7 +14,7 @@ from timm.models.vision_transformer import VisionTransformer
 import vitrim
 from vitrim.backbones.reader import read_backbone
 from vitrim.tuning.answers import Answers
-from vitrim.tuning.cost import Macs, Milliseconds, measure_milliseconds
+from vitrim.tuning.cost import Cost, Macs, Milliseconds, measure_milliseconds
 from vitrim.tuning.families import Family, families
 from vitrim.tuning.resume import Resumable
 from vitrim.tuning.sample import for_search
@@ -79,8 +80,20 @@ def small_model() -> VisionTransformer:
     return model
 
 
-def small_search(seed: int, *only: str, **settings: Any) -> tuple[Search, Candidate]:
-    """A search by multiply-adds, among all families or those of some methods."""
+class Times:
+    """A fixed table: a patch takes a millisecond in each block, and a reduction five."""
+
+    unit, unreduced = "ms", 6 * 64.0
+
+    def __call__(self, patches: Sequence[int]) -> float:
+        return sum(after + 5.0 * (after < before) for before, after in pairwise(patches))
+
+    def rounded(self, patches: Sequence[int]) -> tuple[int, ...]:
+        return tuple(patches)
+
+
+def small_search(seed: int, *only: str, times: Times | None = None, **settings: Any) -> tuple[Search, Candidate]:
+    """A search by multiply-adds or a table of times, among all families or those of some methods."""
     model = small_model()
     answers, spec = Answers(classes=True), read_backbone(model).spec
     batches = for_search(torch.randn(20, 3, 32, 32))
@@ -90,10 +103,10 @@ def small_search(seed: int, *only: str, **settings: Any) -> tuple[Search, Candid
     resumable = Resumable(vitrim.reduce_tokens(model, "ward"), batches, answers)
     kinds = [family for family in families(spec) if not only or family.method in only]
 
-    def cost(family: Family, shares: Shape) -> Macs:
-        return Macs(spec, macs, lambda schedule: family.make(schedule, shares))
+    def cost(family: Family, shares: Shape) -> Cost:
+        return times or Macs(spec, macs, lambda schedule: family.make(schedule, shares))
 
-    budget = settings.pop("share", 0.7) * macs / 1e9
+    budget = settings.pop("share", 0.7) * (times.unreduced if times else macs / 1e9)
     search = Search(resumable, wanted, kinds, cost, budget, seed, **settings)
     return search, search.run()
 
@@ -126,8 +139,9 @@ def test_the_search_is_among_methods_and_improves_on_their_plain_schedules() -> 
     assert 3 * len(whole) < len(search.tried) + 3 * 40  # most of the race is run on a part of the images
 
 
-def test_the_same_seed_gives_the_same_schedule() -> None:
-    (one, best), (again, repeated) = (small_search(3, "tome", "diffrate", tries=10) for _ in range(2))
+@pytest.mark.parametrize("times", [None, Times()], ids=["multiply-adds", "times"])
+def test_the_same_seed_gives_the_same_schedule(times: Times | None) -> None:
+    (one, best), (again, repeated) = (small_search(3, "tome", "diffrate", times=times, tries=8) for _ in range(2))
     assert repeated.family.name == best.family.name and repeated.schedule == best.schedule
     assert torch.equal(repeated.divergence_I, best.divergence_I)
     assert [each.content() for each in one.tried] == [each.content() for each in again.tried]
