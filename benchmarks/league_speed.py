@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import cache
 
 import torch
+from torch import nn
 
 import vitrim
 from vitrim.measure.benchmark import DTYPES
 from vitrim.measure.model_input import input_size_of
 from vitrim.rivals import UNREDUCED
 
-from .contenders import applies, base_model, column_values, load_plugin, make, names
+from .contenders import Contender, applies, base_model, column_values, load_plugin, make, names
 from .experiment import Cell, Experiment
 from .league import OPTIONS
 
@@ -28,10 +30,8 @@ LEFT_OUT, EVERYWHERE = ("int8",), ("unread",)
 
 def measure(cell: Cell) -> Iterator[dict[str, object]]:
     load_plugin(cell.plugin)
-    torch.manual_seed(0)
-    base = base_model(cell.model, cell.checkpoint) if cell.checkpoint else vitrim.build_model(cell.model)
+    base, made = _contenders(cell.model, cell.checkpoint, cell.target, tuple(cell.method))
     full = vitrim.count_macs(base)
-    made = [make(base, name, cell.target) for name in cell.method if name not in (UNREDUCED, *LEFT_OUT)]
     models = {UNREDUCED: base, **{each.name: each.model for each in made if each.model is not None}}
     sizes = {name: input_size_of(model) for name, model in models.items()}
     timings = vitrim.benchmark(models, sizes, batch_size=cell.batch, rounds=cell.rounds, dtype=cell.dtype)
@@ -45,6 +45,16 @@ def measure(cell: Cell) -> Iterator[dict[str, object]]:
             **({"speedup": timing.speedup} if timing else dict.fromkeys(("speedup", "speedup_p10", "speedup_p90"))),
             "rounds": timing and timing.rounds,
         }
+
+
+@cache
+def _contenders(
+    model: str, checkpoint: str, target: float, wanted: tuple[str, ...]
+) -> tuple[nn.Module, list[Contender]]:
+    """The unreduced model and the contenders, for all batch sizes."""
+    torch.manual_seed(0)
+    base = base_model(model, checkpoint) if checkpoint else vitrim.build_model(model)
+    return base, [make(base, name, target) for name in wanted if name not in (UNREDUCED, *LEFT_OUT)]
 
 
 def timed(name: str) -> bool:
