@@ -9,7 +9,7 @@ from vitrim.measure.turns import column_names
 
 from .. import rows as recorded
 from ..rows import Row
-from .table import SPREAD, Table, num_rounds, rows_of
+from .table import SPREAD, Grid, Table, num_rounds, rows_of
 
 SPEEDS = "league_speed_*.csv"
 KEY = ("model", "target", "method")
@@ -24,6 +24,19 @@ SHORT = (  # methods of the README
     *("ward", "tome", "ppt", "diffrate", "evit", "token_mergence", "beyond_attentive"),
 )
 BATCHES = ("32", "1")
+
+
+BY_RATE = {
+    "evit": "EViT",
+    "evit-nofuse": "EViT, no fusion (top-k)",
+    "token_mergence": "TM",
+    "beyond_attentive": "BAT",
+    "evit+bat": "EViT + BAT",
+    "tome": "ToMe, at EViT's MACs",
+    "feature_norm": "feature norm",
+    "random": "random",
+}
+KEEP_RATES = ("0.9", "0.7", "0.5")
 
 
 def loss(row: Row) -> str:
@@ -192,6 +205,12 @@ def about_short(rows: Sequence[Row]) -> str:
     )
 
 
+def accuracy_lines(rows: Sequence[Row]) -> Iterable[Sequence[str]]:
+    drops = {(row["method"], row["setting"]): float(row["drop"]) for row in rows}
+    for method, title in BY_RATE.items():
+        yield [title, *(f"{drops[method, f'keep {rate}']:.1f}" for rate in KEEP_RATES)]
+
+
 TABLES: dict[str, Table] = {
     "league_1.25": at_ratio("1.25"),
     "league_1.5": at_ratio("1.5"),
@@ -202,6 +221,16 @@ TABLES: dict[str, Table] = {
         ratio="1.0",
         about=lambda _: "Rivals that have no ratio:",
         after=reasons,
+        cpu=False,
+    ),
+    "accuracy": Grid(
+        files="accuracy_*.csv",
+        about=lambda rows: (
+            f"Top-1 lost by DeiT-Tiny without any training, in points, on {rows[0]['num_images']} ImageNet validation "
+            f"images (unreduced: {float(rows[0]['top1']):.1f} %; easier than the full set, so compare drops only):"
+        ),
+        header_of=lambda _: ["method", *(f"keep {rate}" for rate in KEEP_RATES)],
+        lines_of=accuracy_lines,
         cpu=False,
     ),
 }
