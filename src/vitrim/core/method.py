@@ -201,7 +201,7 @@ class KeepRateMethod(Method):
         schedule.check_reducing(self.layers, self.name)
         schedule.check_shares(self.keep_rate, self.name)
         schedule.check_removed(self.r, self.name)
-        if self.r is not None and self.keep_rate not in (type(self).keep_rate, ()):
+        if self.r is not None and self.keep_rate not in (KEEP_RATE.usual, type(self).keep_rate, ()):
             raise ValueError(f"{self.name}: r says how many patches go: leave keep_rate out.")
 
     def build(self: K, spec: ViTSpec) -> K:

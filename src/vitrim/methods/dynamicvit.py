@@ -25,7 +25,7 @@ from dataclasses import dataclass
 
 import torch
 
-from ..core import ops
+from ..core import ops, portable
 from ..core.predicted import PredictedMethod
 from ..core.schedule import is_number
 from ..core.selection import keep_where, live_patches
@@ -85,4 +85,4 @@ class DynamicViT(PredictedMethod):
 
     def reduce(self, layer: int, tokens: Tokens, num_kept: int) -> Tokens:
         keep_BK, _ = ops.rank(self.predictor(layer).margin(tokens.patches_BNC), num_kept)
-        return ops.keep(tokens, keep_BK)
+        return ops.keep(tokens, portable.ascending(keep_BK))

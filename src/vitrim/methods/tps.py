@@ -75,7 +75,7 @@ class TPS(PredictedMethod):
 
     def reduce(self, layer: int, tokens: Tokens, num_kept: int) -> Tokens:
         keep_BK, rest_BM = ops.rank(self.predictor(layer).margin(tokens.patches_BNC), num_kept)
-        return squeeze(tokens, keep_BK, rest_BM, self.temperature)
+        return squeeze(tokens, portable.ascending(keep_BK), portable.ascending(rest_BM), self.temperature)
 
     def reduce_masked(self, tokens: Tokens, was_BP: Tensor, stays_BP: Tensor) -> Tokens:
         x_BPC, joins_BP = tokens.patches_BNC, was_BP & ~stays_BP
