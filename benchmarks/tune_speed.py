@@ -15,6 +15,7 @@ from torch import Tensor, nn
 import vitrim
 from vitrim.backbones.reader import read_backbone
 from vitrim.measure.batches import Batch
+from vitrim.measure.evaluate import evaluate
 from vitrim.tuning.answers import Answers
 from vitrim.tuning.cost import Macs
 from vitrim.tuning.families import Family, families
@@ -27,10 +28,11 @@ from .experiment import Cell, Experiment
 
 ABOUT = """How many candidates a minute a search tries, against evaluating each on the same images.
 
-In turns: a whole search of --tries changes, then `vitrim.evaluate` on every n-th candidate that it tried, on the images
-of the search, decoded once for all and 32 at a time; then another seed. A candidate of the search is a method with a
-schedule that was compared with others. Most are dropped after a few images, and most begin behind blocks that others
-have computed; `images_each` is the mean number of images that one was tried on, and `whole` how many were tried on all.
+In turns: a whole search of --tries changes, then the accuracy of every n-th candidate that it tried, as
+`vitrim evaluate` computes it, on the images of the search, decoded once for all and 32 at a time; then another seed. A
+candidate of the search is a method with a schedule that was compared with others. Most are dropped after a few images,
+and most begin behind blocks that others have computed; `images_each` is the mean number of images that one was tried
+on, and `whole` how many were tried on all.
 
     python -m benchmarks tune_speed --threads 2 --data imagenet/val --checkpoint deit_tiny.safetensors
 """
@@ -61,7 +63,7 @@ def measure(cell: Cell) -> Iterator[dict[str, object]]:
         some = found[:: math.ceil(len(found) / cell.each)]
         began = time.perf_counter()
         for each in some:
-            evaluate(given, each)
+            evaluate_alone(given, each)
         seconds["evaluate"] += time.perf_counter() - began
         tried, evaluated = tried + found, evaluated + some
     images = {"tune": [len(each.divergence_I) for each in tried], "evaluate": [cell.images] * len(evaluated)}
@@ -93,12 +95,12 @@ def searched(given: Given, cell: Cell, seed: int) -> list[Candidate]:
     return search.tried
 
 
-def evaluate(given: Given, candidate: Candidate) -> None:
+def evaluate_alone(given: Given, candidate: Candidate) -> None:
     """As one would without a search."""
     sample = given.sample
     parts = torch.split(sample.searched, BATCH)
     batches = [Batch(sample.x_ICHW[part], sample.labels_I[part].clamp(min=0)) for part in parts]
-    vitrim.evaluate(vitrim.reduce_tokens(copy.deepcopy(given.model), candidate.method), batches)
+    evaluate(vitrim.reduce_tokens(copy.deepcopy(given.model), candidate.method), batches)
 
 
 EXPERIMENT = Experiment(
