@@ -184,7 +184,7 @@ def options_that_exist() -> set[str]:
 
 
 def test_options_in_the_documents_exist() -> None:
-    elsewhere = {"--nproc-per-node", "--help", "--settings"}  # torchrun's, typer's, and `--settings.NAME` of a recipe
+    elsewhere = {"--nproc-per-node", "--help", "--settings", "--plugin"}  # of torchrun, typer, recipes, benchmarks
     found = {
         (document, option)
         for document in set(DOCUMENTS) - {"docs/log.md"}  # which may name what is gone

@@ -42,7 +42,7 @@ def test_text_is_read(text: str, wanted: list[tuple[str, dict[str, Any]]]) -> No
     [
         ("", "empty"),
         ("evit fuse=maybe", "True or False"),
-        ("evit fusee=true", "fusee.*keep_rate, layers, scorer, fuse"),
+        ("evit fusee=true", "fusee.*keep_rate, layers, r, scorer, fuse"),
         ("evit fuse", "method.*'evit fuse'"),
         ("evit fuse=true loud", "name=value"),
         ("evit fuse=", "name=value"),
