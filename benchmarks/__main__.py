@@ -26,6 +26,7 @@ EXPERIMENTS = {
     "export_stability": "whether an exported model returns the same bits in every run",
     "export_kept": "whether runtimes keep the same tokens as eager",
     "tune_speed": "candidates a minute of a search, against evaluating each",
+    "tuned_time": "whether tuning for measured time beats tuning for multiply-adds",
     "imagenette": "accuracy after training",
     "gpu_numbers": "whether a GPU keeps the tokens that the CPU keeps",
     "gpu_speed": "speed and memory on a GPU",

@@ -40,6 +40,7 @@ def test_a_forward_from_a_block_on_equals_the_whole_one_to_the_last_bit(build: C
     resumable = Resumable(model, [images(2), images(3)], answers)
     resumable.keep(before.built_for(spec))
     wanted = resumable.forward(after.built_for(spec), batch=1)
+    resumable.forward(before.built_for(spec), batch=1, start=3)
     ran: list[int] = []
     for block in resumable.stack:
         block.register_forward_hook(lambda module, *_: ran.append(module.layer))
@@ -57,5 +58,7 @@ def test_where_memory_is_short_a_forward_begins_at_an_earlier_block(monkeypatch:
     monkeypatch.setattr("vitrim.tuning.resume.MAX_BYTES", 3 * 2 * 65 * 48 * 4)  # three of the five blocks' tokens
     resumable = Resumable(model, [images(2)], answers_for(model, 1))
     resumable.keep(method)
+    whole = resumable.forward(method, 0)
+    assert not resumable._entering[0]  # nothing is stored before it is needed
+    assert torch.equal(resumable.forward(method, 0, start=3), whole)
     assert sorted(resumable._entering[0]) == [2, 4]
-    assert torch.equal(resumable.forward(method, 0, start=3), resumable.forward(method, 0))

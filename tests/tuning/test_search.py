@@ -14,12 +14,13 @@ from timm.models.vision_transformer import VisionTransformer
 import vitrim
 from vitrim.backbones.reader import read_backbone
 from vitrim.tuning.answers import Answers
-from vitrim.tuning.cost import Cost, Macs, Milliseconds, measure_milliseconds
+from vitrim.tuning.cost import Cost, Macs, Milliseconds
 from vitrim.tuning.families import Family, families
 from vitrim.tuning.resume import Resumable
 from vitrim.tuning.sample import for_search
 from vitrim.tuning.search import Candidate, Search
 from vitrim.tuning.shapes import Frame, Shape, agree_until, power
+from vitrim.tuning.table import measure_table
 from vitrim.tuning.target import target_of
 
 FRAME = Frame(num_patches=196, depth=12, first=0, drops_last=True)
@@ -185,22 +186,22 @@ def test_multiply_adds_of_a_schedule_are_those_that_are_counted() -> None:
 
 def test_times_between_those_of_the_table_are_interpolated() -> None:
     table = {64: 8.0, 32: 2.0, 1: 0.0}
-    cost = Milliseconds(attention=table, mlp=table, reducing={64: 1.0}, rest=5.0, depth=2, num_patches=64)
-    assert cost.unreduced == 5 + 2 * (8 + 8)
+    cost = Milliseconds(attention=table, mlp=table, reducing={64: 1.0}, rest=5.0)
+    assert cost((64, 64, 64)) == 5 + 2 * (8 + 8)
     assert cost((64, 48, 48)) == 5 + (8 + 5 + 1) + (5 + 5)
 
 
 def test_the_table_of_times_has_every_part_and_adds_up_to_the_model(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("vitrim.tuning.cost.TABLE_SECONDS", 0.2)
+    monkeypatch.setattr("vitrim.tuning.table.SECONDS", 0.2)
     model = vitrim.reduce_tokens(VisionTransformer(**SMALL).eval(), "ward")
     kinds = families(read_backbone(vitrim.restore(model)).spec)
     vitrim.reduce_tokens(model, "ward")
-    tables = measure_milliseconds(model, torch.randn(2, 3, 32, 32), {family.name: family.make for family in kinds})
+    tables = measure_table(model, torch.randn(2, 3, 32, 32), {family.name: family.make for family in kinds})
     table = tables["pitome"]
     assert tables.keys() == {family.name for family in kinds} and tables["tome"].mlp == table.mlp
     assert set(table.attention) == set(table.mlp) >= {64, 1} and set(table.reducing) <= set(table.mlp)
     assert min(table.attention.values()) > 0 and table.rest >= 0
-    assert isinstance(vitrim.method_of(model), vitrim.Ward) is False  # it was measured at every number of patches
+    assert table.unreduced > table.rest and table.noise >= 0
 
 
 @pytest.mark.parametrize(

@@ -18,9 +18,11 @@ from vitrim.measure.turns import Spread
 from vitrim.models.embedded import demo_images
 from vitrim.tuning.cost import Milliseconds
 from vitrim.tuning.families import families
-from vitrim.tuning.files import check_output, render, write
+from vitrim.tuning.files import render
 from vitrim.tuning.outcome import Row, Tuned
+from vitrim.tuning.output import Output
 from vitrim.tuning.stored import found_in
+from vitrim.tuning.timing import Way
 
 MODEL = "vitrim_fashion_tiny"
 
@@ -37,8 +39,7 @@ def tuned(images: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Tuned
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("vitrim.tuning.timing.ROUNDS", 2)
         patch.setattr("vitrim.tuning.bench.families", lambda spec: families(spec)[:4])
-        found = vitrim.tune(model, images, gmacs=0.11, limit=40, tries=4, name=MODEL)
-    write(found, model, folder)
+        found = vitrim.tune(model, images, gmacs=0.11, limit=40, tries=4, name=MODEL, output=folder)
     return found, folder
 
 
@@ -55,7 +56,7 @@ def test_what_is_found_meets_the_goal_and_is_held_against_methods_and_rivals(tun
     assert unreduced.divergence == 0 and unread.divergence < 1e-9 and unread.lost == 0
 
 
-def test_the_folder_is_a_model_for_everything_else(tuned: tuple[Tuned, Path], images: Path) -> None:
+def test_the_folder_is_a_model_for_everything_else(tuned: tuple[Tuned, Path], images: Path, tmp_path: Path) -> None:
     found, folder = tuned
     assert sorted(path.name for path in folder.iterdir() if path.suffix) == [
         "README.md", "config.json", "model.safetensors", "report.html", "tuned.json",
@@ -66,8 +67,15 @@ def test_the_folder_is_a_model_for_everything_else(tuned: tuple[Tuned, Path], im
         wanted = by_name(batch)
         assert torch.equal(vitrim.from_pretrained(folder)(batch), wanted)
     assert vitrim.count_macs(by_name) / 1e9 == pytest.approx(found.cost)
+    with pytest.warns(UserWarning, match="from_pretrained"):  # all tokens, as of any folder with a reduction
+        assert vitrim.method_of(vitrim.load_model(str(folder))) is None
     said = CliRunner().invoke(app, ["evaluate", "--model", str(folder), "--data", str(images), "--limit", "10"])
     assert said.exit_code == 0 and found.method in said.output
+    file = tmp_path / "model.pt2"
+    command = ["export", "--model", str(folder), "--images", str(images), "--to", "torch-export", "--output", str(file)]
+    said = CliRunner().invoke(app, [*command, "--limit", "8", "--rounds", "0", "--batch-sizes", "2"])
+    assert said.exit_code == 0, said.output
+    assert file.exists()
 
 
 def test_tuned_json_and_the_report_say_the_same(tuned: tuple[Tuned, Path]) -> None:
@@ -123,11 +131,11 @@ def test_goals_of_speed_and_loss_lead_to_a_schedule(
     images: Path, goal: dict[str, float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("vitrim.tuning.timing.ROUNDS", 1)
-    monkeypatch.setattr("vitrim.tuning.bench.measure_milliseconds", lambda *given: dict.fromkeys(given[2], table))
+    monkeypatch.setattr("vitrim.tuning.bench.measure_table", lambda *given: dict.fromkeys(given[2], table))
     monkeypatch.setattr("vitrim.tuning.bench.SPEEDS", (1.1, 1.3))
     said: list[str] = []
     line = {100: 100.0, 1: 1.0}
-    table = Milliseconds(line, line, dict.fromkeys(line, 2.0), rest=5.0, depth=12, num_patches=100)
+    table = Milliseconds(line, line, dict.fromkeys(line, 2.0), rest=5.0, unreduced=5.0 + 2 * 12 * 100)
     found = vitrim.tune(vitrim.load_model(MODEL), images, **goal, limit=16, tries=1, progress=said.append)
     assert found.unit == "ms" and found.cost < found.unreduced_cost
     assert set(found.block_ms) == {"attention", "mlp", "reducing"}
@@ -186,8 +194,8 @@ def test_what_cannot_be_done_is_said_in_one_line(arguments: list[str], words: st
 def test_a_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").touch()
     with pytest.raises(ValueError, match=r"holds thesis\.tex"):
-        check_output(tmp_path)
-    check_output(tmp_path / "new")
+        Output(tmp_path).check()
+    Output(tmp_path / "new").check()
 
 
 def test_a_model_that_is_reduced_already_is_refused(images: Path) -> None:
@@ -199,3 +207,52 @@ def test_a_folder_without_a_method_is_refused(tmp_path: Path) -> None:
     (tmp_path / "tuned.json").write_text('{"method": 3}')
     with pytest.raises(ValueError, match="names no method"):
         vitrim.reduce_tokens(vitrim.load_model(MODEL), str(tmp_path))
+
+
+def test_images_without_labels_have_a_goal_in_answers_that_change(
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vitrim.tuning.timing.ROUNDS", 1)
+    monkeypatch.setattr("vitrim.tuning.bench.SPEEDS", (1.1,))
+    for file in sorted(images.rglob("*.png"))[:16]:
+        shutil.copy(file, tmp_path)
+    said: list[str] = []
+    found = vitrim.tune(vitrim.load_model(MODEL), tmp_path, max_loss=50.0, by="macs", tries=0, progress=said.append)
+    wanted = "The images have no labels, so 50 % of the answers may change"
+    assert sum(line.startswith(wanted) for line in said) == 1 and found.notes[0].startswith(wanted)
+    monkeypatch.setattr("vitrim.tuning.bench.Bench._measured_loss", lambda *_: 70.0)
+    with pytest.raises(ValueError, match=r"loses at most 50 .* the best loses 70"):
+        vitrim.tune(vitrim.load_model(MODEL), tmp_path, max_loss=50.0, by="macs", tries=0)
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"route": "onnx", "dtype": "bf16"}, "fp32 on the CPU"),
+        ({"route": "onnx", "compile": True}, "without torch.compile"),
+        ({"route": "tensorrt"}, "eager, torch-export, onnx"),
+        ({"dtype": "float8"}, "fp32, bf16, fp16"),
+        ({"batch_size": 0}, "at least 1"),
+        ({"device": "cuda:7"}, "this machine has"),
+    ],
+)
+def test_ways_to_run_that_are_none_are_refused(images: Path, settings: dict[str, object], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        vitrim.tune(vitrim.load_model(MODEL), images, speedup=1.2, **settings)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("settings", "what"), [({"compile": True}, "--compile"), ({"route": "onnx"}, "route onnx")])
+def test_a_method_that_varies_is_refused_where_counts_must_be_fixed(settings: dict[str, object], what: str) -> None:
+    way = Way(**settings)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=f"decides for each image .* {what}"):
+        way.check(vitrim.LTMP())
+    way.check(vitrim.Ward())
+    Way().check(vitrim.LTMP())
+
+
+def test_an_empty_folder_is_refused_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    command = ["tune", "--output", str(tmp_path / "out"), "--images", str(tmp_path / "images"), "--speedup", "1.5"]
+    said = CliRunner().invoke(app, command)
+    assert said.exit_code == 2 and "images" in said.output.splitlines()[-1]
+    assert not (tmp_path / "out").exists()

@@ -142,7 +142,7 @@ def _export(
     start, partial = time.perf_counter(), folder / path.name
     with evaluating(plain), torch.inference_mode():
         logits = Logits(plain)
-        runner = _written(route, logits, images_ICHW, partial)
+        runner = write_and_load(route, logits, images_ICHW, partial)
         seconds = time.perf_counter() - start
         differences = _verified(settings, logits, runner, images_ICHW)
         unreduced, notes = _baseline(settings, method, plain, images_ICHW, folder)
@@ -192,7 +192,7 @@ def _baseline(
     route = settings.route
     try:
         with restored(model):
-            runner = _written(route, Logits(model), images_ICHW, folder / f"unreduced{route.suffix}")
+            runner = write_and_load(route, Logits(model), images_ICHW, folder / f"unreduced{route.suffix}")
         for size in settings.batch_sizes:
             runner(images_ICHW[:size].contiguous())
     except Exception as error:  # the artefact itself is fine
@@ -212,7 +212,7 @@ def _images(model: nn.Module, images: Tensor | None, num_images: int) -> Tensor:
     return images.detach().to("cpu", torch.float32)
 
 
-def _written(route: Route, model: nn.Module, images_ICHW: Tensor, path: Path) -> Runner:
+def write_and_load(route: Route, model: nn.Module, images_ICHW: Tensor, path: Path) -> Runner:
     """Write the artefact and return its runner; ValueError, in one line, if the exporter fails."""
     try:
         with torch.inference_mode(False):  # tracing must not create inference tensors

@@ -141,7 +141,7 @@ def _timed(
         for runner in runners.values():
             stack.enter_context(evaluating(runner.model))
             runner.prepare(warmup)
-        turns = take_turns(runners, rounds, warmup=0, wait=partial(_wait, device), progress=progress)
+        turns = take_turns(runners, rounds, warmup=0, wait=partial(wait_for, device), progress=progress)
     num_batches = {name: len(runner.batches) for name, runner in runners.items()}
     return Turns({name: tuple(each / num_batches[name] for each in own) for name, own in turns.seconds.items()})
 
@@ -184,11 +184,11 @@ class _Runner:
             with PeakMemory(own) as memory:
                 self.model(x_BCHW, **self.model_kwargs)
             return memory.peak_bytes
-        _wait(device)
+        wait_for(device)
         torch.cuda.reset_peak_memory_stats(device)
         before = torch.cuda.memory_allocated(device)
         self.forward(x_BCHW, **self.model_kwargs)
-        _wait(device)
+        wait_for(device)
         return (
             torch.cuda.max_memory_allocated(device)
             - before
@@ -233,7 +233,8 @@ def _timing(turns: Turns, name: str, baseline: str, runner: _Runner) -> Timing:
     return Timing(per_batch / latency, latency * 1e3, speedup, len(seconds), runner.peak_bytes / MIB, seconds)
 
 
-def _wait(device: torch.device) -> None:
+def wait_for(device: torch.device) -> None:
+    """Wait until an asynchronous device has done its work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     elif device.type == "mps":

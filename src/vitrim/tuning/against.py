@@ -26,7 +26,6 @@ from .bench import Bench
 from .outcome import ANSWERS, METHOD, RIVAL, SIMILARITY, TUNED, UNREDUCED, Row
 from .sample import BATCH, answer
 from .search import Candidate
-from .timing import time_in_turns
 
 METHODS = ("tome", "evit", "token_mergence", "diffrate")
 
@@ -111,7 +110,8 @@ class Field:
     def rows(self, contenders: Sequence[Contender], progress: Callable[[str], None]) -> list[Row]:
         """Every contender, measured."""
         progress("speed in turns")
-        turns = time_in_turns([each.model for each in contenders], self.bench.batch_size, self.bench.device)
+        names = ", ".join(each.name for each in contenders)
+        turns = self.bench.turns(names, [each.model for each in contenders[1:]])
         found = []
         for i, each in enumerate(contenders):
             progress(each.name)
@@ -120,7 +120,10 @@ class Field:
 
     def _row(self, each: Contender, turns: Turns, key: str) -> Row:
         held = self.bench.sample.x_ICHW[self.bench.sample.held_out] if each.x_ICHW is None else each.x_ICHW
-        found_IK = answer(each.model, held, self.bench.answers, self.bench.device)
+        name = f"answers of {each.name} to the images held out"
+        found_IK = self.bench.memory.tensor(
+            name, lambda: answer(each.model, held, self.bench.answers, self.bench.device)
+        )
         divergence_I = self.bench.answers.divergence(self.bench.wanted_held_out, found_IK)
         lost, interval, paired = self._loss(found_IK, divergence_I)
         return Row(

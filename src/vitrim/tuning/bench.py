@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -18,17 +18,22 @@ from ..core.spec import ViTSpec
 from ..measure.budget.formula import reduced_macs
 from ..measure.forwards import dtype_of
 from ..measure.macs import count_macs
+from ..measure.model_input import input_size_of
 from ..measure.noise import random_images
+from ..measure.turns import Turns
 from .answers import Answers
-from .cost import Cost, Macs, Milliseconds, measure_milliseconds
+from .cost import MS, Cost, Fitted, Macs, Milliseconds
 from .families import Family, families
+from .fitted import measure_fitted
+from .memory import Memory
 from .outcome import ACCURACY, ANSWERS, SIMILARITY
 from .resume import Resumable
 from .sample import Sample, answer, answers_for, for_search
 from .search import Candidate, Search
 from .shapes import Shape
+from .table import measure_table
 from .target import Target
-from .timing import time_in_turns
+from .timing import Clock, Way
 
 Progress = Callable[[str], None]  # what is being done, in a few words
 CORRECTIONS = 3  # times that a budget is corrected by the speed that a schedule turned out to have
@@ -40,7 +45,7 @@ class Limits(NamedTuple):
     """When a search ends."""
 
     tries: int
-    deadline: float  # of time.monotonic
+    deadline: float  # of `Memory.seconds`
     seed: int
 
 
@@ -56,8 +61,17 @@ class Bench:
     wanted_IK: Tensor  # the unreduced model's answers
     families: Sequence[Family]
     costs: Mapping[str, Cost]  # by family; the shares that are dropped count in multiply-adds alone
-    batch_size: int
-    device: torch.device
+    clock: Clock
+    memory: Memory
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model runs."""
+        return self.clock.way.device
+
+    def turns(self, name: str, models: Sequence[nn.Module]) -> Turns:
+        """Seconds of a batch in turns: of the unreduced model, "0", and of these, "1" and so on."""
+        return Turns(self.memory.value(f"times of {name}", lambda: self.clock.turns(models).seconds))
 
     @property
     def wanted_held_out(self) -> Tensor:
@@ -99,14 +113,16 @@ class Bench:
             budget, tried = self._budget_for_loss(goal.value, limits, say)
         else:
             budget, tried = goal.budget(self.cost.unreduced), []
-        search = self._within(budget, limits, say, self.families)
+        search = self.within(budget, limits, say, self.families)
         say(f"methods: {len(self.families)} kinds with plain schedules")
         best = search.run()
-        if isinstance(self.cost, Milliseconds) and goal.name in ("speedup", "latency_ms"):
-            best = self._corrected(goal, search, best, say)
+        if self.cost.unit == MS and goal.name in ("speedup", "latency_ms"):
+            best = self.corrected(goal, search, best, say)
         return best, tried + search.tried
 
-    def _within(self, budget: float, limits: Limits, say: Progress, families: Sequence[Family]) -> Search:
+    def within(self, budget: float, limits: Limits, say: Progress, families: Sequence[Family]) -> Search:
+        """A search within a budget."""
+
         def progress(done: int, total: int, best: float) -> None:
             say(f"schedules: {done} of {total} changes tried, divergence {best:.4f}")
 
@@ -123,12 +139,12 @@ class Bench:
             progress,
         )
 
-    def _corrected(self, goal: Target, search: Search, best: Candidate, say: Progress) -> Candidate:
+    def corrected(self, goal: Target, search: Search, best: Candidate, say: Progress) -> Candidate:
         """The same shape, with fewer or more patches if it is slower or faster in turns than the table says."""
         for _ in range(CORRECTIONS):
             say("speed in turns")
             tuned = reduce_tokens(copy.deepcopy(self.unreduced), best.method)
-            turns = time_in_turns([self.unreduced, tuned], self.batch_size, self.device)
+            turns = self.turns(repr(best.method), [tuned])
             reached = turns.ratio("1", "0") / goal.value
             if goal.name == "latency_ms":
                 reached = goal.value / (1e3 * turns.median("1"))
@@ -143,10 +159,10 @@ class Bench:
 
     def _budget_for_loss(self, points: float, limits: Limits, say: Progress) -> tuple[float, list[Candidate]]:
         """The smallest budget whose plain schedules of the first family lose no more on the images of the search."""
-        budget, tried = self.cost.unreduced, list[Candidate]()
+        budget, tried, lost = self.cost.unreduced, list[Candidate](), 0.0
         for speed in SPEEDS:
             say(f"loss at {speed:g} times the speed")
-            search = self._within(self.cost.unreduced / speed, limits._replace(tries=0), say, self.families[:1])
+            search = self.within(self.cost.unreduced / speed, limits._replace(tries=0), say, self.families[:1])
             try:
                 best = search.run()
             except ValueError as error:  # no schedule is so fast
@@ -156,18 +172,22 @@ class Bench:
                     ) from error
                 break
             tried += search.tried
-            if self._lost(best) > points:
+            lost = self._lost(best)
+            if lost > points:
                 break
             budget = search.budget
         if budget == self.cost.unreduced:
             raise ValueError(
                 f"no schedule that is at least {SPEEDS[0]:g} times as fast loses at most {points:g} on the "
-                f"{len(self.sample.searched)} images that were searched with."
+                f"{len(self.sample.searched)} images that were searched with: the best loses {lost:.3g}."
             )
         return budget, tried
 
     def _lost(self, best: Candidate) -> float:
         """What is lost on the images that are searched with, in points or per cent."""
+        return self.memory.value(f"loss of {best.method!r}", lambda: self._measured_loss(best))
+
+    def _measured_loss(self, best: Candidate) -> float:
         if self.loss == SIMILARITY:
             return 100 * best.divergence
         tuned = reduce_tokens(copy.deepcopy(self.unreduced), best.method)
@@ -179,22 +199,43 @@ class Bench:
         return 100 * float((wanted == labels).float().mean() - (found == labels).float().mean())
 
 
-def prepare(model: nn.Module, sample: Sample, device: torch.device, by: str, batch_size: int, say: Progress) -> Bench:
-    """Compute the unreduced model's answers and measure what schedules cost."""
+def prepare(model: nn.Module, sample: Sample, way: Way, by: str, memory: Memory, say: Progress) -> Bench:
+    """Compute the unreduced model's answers and measure what schedules cost. model: on the device of that way."""
     spec = read_backbone(model).spec
-    answers = answers_for(model, spec.num_prefix)
+    answers, kinds = answers_for(model, spec.num_prefix), families(spec)
     say("answers of the unreduced model")
-    wanted_IK = answer(model, sample.x_ICHW, answers, device)
-    kinds = families(spec)
+    wanted_IK = memory.tensor(
+        "answers of the unreduced model", lambda: answer(model, sample.x_ICHW, answers, way.device)
+    )
     reduced = reduce_tokens(copy.deepcopy(model), kinds[0].method)
-    batches = [part.to(device, dtype_of(model, part)) for part in for_search(sample.x_ICHW[sample.searched])]
-    makes, costs = {family.name: family.make for family in kinds}, dict[str, Cost]()
-    if by == "time":
+    searched = sample.x_ICHW[sample.searched]
+    batches = [part.to(way.device, dtype_of(model, part)) for part in for_search(searched)]
+    resumable, clock = Resumable(reduced, batches, answers, memory), Clock(way, model)
+    costs = in_time(reduced, clock, kinds, memory, say) if by == "time" else in_macs(model, spec, kinds)
+    return Bench(model, resumable, sample, spec, answers, wanted_IK, kinds, costs, clock, memory)
+
+
+def in_macs(model: nn.Module, spec: ViTSpec, kinds: Sequence[Family]) -> dict[str, Cost]:
+    """Multiply-adds by family."""
+    model_macs = count_macs(model)
+    return {family.name: Macs(spec, model_macs, family.make) for family in kinds}
+
+
+def in_time(
+    reduced: nn.Module, clock: Clock, kinds: Sequence[Family], memory: Memory, say: Progress
+) -> dict[str, Cost]:
+    """Measured times by family. Those that are fitted to whole models are the same for all."""
+    way, spec = clock.way, read_backbone(clock.unreduced).spec
+    if way.by_block:
         say("time per block and number of patches")
-        x_BCHW = random_images(batch_size, tuple(sample.x_ICHW.shape[1:]))
-        costs.update(measure_milliseconds(reduced, x_BCHW.to(device, dtype_of(model, x_BCHW)), makes))
-    else:
-        model_macs = count_macs(model, tuple(sample.x_ICHW.shape[1:]))  # type: ignore[arg-type]
-        costs.update({name: Macs(spec, model_macs, make) for name, make in makes.items()})
-    resumable = Resumable(reduced, batches, answers)
-    return Bench(model, resumable, sample, spec, answers, wanted_IK, kinds, costs, batch_size, device)
+        makes = {family.name: family.make for family in kinds}
+        x_BCHW = random_images(way.batch_size, input_size_of(clock.unreduced))
+        x_BCHW = x_BCHW.to(way.device, dtype_of(clock.unreduced, x_BCHW))
+
+        def measure() -> dict[str, Any]:
+            return {name: asdict(each) for name, each in measure_table(reduced, x_BCHW, makes).items()}
+
+        return {name: Milliseconds.read(each) for name, each in memory.value("table of times", measure).items()}
+    say("time of a few schedules")
+    found = memory.value("fitted times", lambda: measure_fitted(clock, spec, kinds[0].make).content())
+    return dict.fromkeys((family.name for family in kinds), Fitted(spec, **found))

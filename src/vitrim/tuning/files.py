@@ -5,7 +5,9 @@ from __future__ import annotations
 import copy
 import json
 import shlex
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 
@@ -24,28 +26,19 @@ REPORT = "report.html"
 TEMPLATE = Path(__file__).parent / "tuned.html.jinja"
 
 
-def write(found: Tuned, model: nn.Module, folder: Path) -> None:
+def write(found: Tuned, model: nn.Module, folder: Path, run: Mapping[str, Any] | None = None) -> None:
     """Fill the folder with the reduced model, as `save_pretrained` writes it, tuned.json and report.html.
 
-    model: the unreduced one.
+    model: the unreduced one. run: what tells this search from others.
     """
     tuned = reduce_tokens(copy.deepcopy(model), found.method, **found.settings)
-    place = folder.expanduser().resolve()
+    place, content = folder.expanduser().resolve(), found.content() | {"run": dict(run or {})}
     with writing(place):
         place.parent.mkdir(parents=True, exist_ok=True)
     with replacing_folder(place) as new:
         save_pretrained(tuned, new, notes=found.answer)
-        (new / RESULT).write_text(json.dumps(found.content(), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        (new / RESULT).write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
         (new / REPORT).write_text(render(found), encoding="utf-8")
-
-
-def check_output(folder: Path) -> None:
-    """ValueError for a folder that holds something else."""
-    others = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
-    if folder.exists() and not folder.is_dir():
-        raise ValueError(f"{folder} is a file: name a folder for the results.")
-    if others and RESULT not in others:
-        raise ValueError(f"{folder} holds {others[0]} and no {RESULT}: name another folder for the results.")
 
 
 def render(found: Tuned) -> str:

@@ -57,6 +57,7 @@ class Tuned:
     notes: Sequence[str] = field(default_factory=tuple)
     block_ms: Mapping[str, Mapping[int, float]] = field(default_factory=dict)  # measured, by part and patches
     tried: Sequence[Mapping[str, Any]] = field(default_factory=tuple)  # every candidate of the search, see `Candidate`
+    way: str = ""  # in which the models were run while they were timed
 
     @property
     def best(self) -> Row:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import math
 import random
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -75,7 +74,7 @@ class Candidate:
 class Search:
     """A search within one budget.
 
-    cost: of a family with these shares dropped. tries: bumps to try; fewer if the deadline (seconds of time.monotonic)
+    cost: of a family with these shares dropped. tries: bumps to try; fewer if the deadline (`Memory.seconds`)
     comes first.
     """
 
@@ -124,14 +123,14 @@ class Search:
         costs = ((self.cost(family, family.shares), family.frame.schedule(shape, 1.0)) for family, shape in pairs)
         lowest, cost = min(cost(schedule) for cost, schedule in costs), self.cost(self.families[0], ())
         raise ValueError(
-            f"the budget of {self.budget:.4g} {cost.unit} cannot be met: {lowest:.4g} {cost.unit} is the least, and "
-            f"{cost.unreduced:.4g} {cost.unit} the unreduced model."
+            f"the budget of {self.budget:.4g} {cost.unit} cannot be met: {lowest:.4g} {cost.unit} is the least, "
+            f"{cost.unreduced / lowest:.3g} times less than the unreduced model's {cost.unreduced:.4g}."
         )
 
     def _fitted(self, family: Family, shape: Shape, shares: Shape) -> Candidate | None:
         """The plan, scaled to the budget; None if it cannot meet it, or was tried."""
         cost = self.cost(family, shares)
-        schedule = family.frame.fitted(shape, cost, self.budget)
+        schedule = family.frame.fitted(shape, cost, self.budget, cost.rounded)
         if schedule is None or (family.name, schedule, shares) in self._seen:
             return None
         self._seen.add((family.name, schedule, shares))
@@ -141,10 +140,10 @@ class Search:
         """The best plan of each of the best families, on all images: all on few images, ever fewer on ever more."""
         self._keep(replace(plans[0], schedule=(plans[0].schedule[0],) * len(plans[0].schedule), shares=()))
         racing, seen, end = list(plans), 0, 1
-        half = time.monotonic() + RACE * (self.deadline - time.monotonic())
+        half = self.resumable.memory.seconds + RACE * (self.deadline - self.resumable.memory.seconds)
         while True:
             racing = [self._further(plan, range(seen, end)) for plan in racing[:1]] + [
-                self._further(plan, range(seen, end)) for plan in racing[1:] if time.monotonic() < half
+                self._further(plan, range(seen, end)) for plan in racing[1:] if self.resumable.memory.seconds < half
             ]
             racing.sort(key=lambda each: each.divergence)
             if end == len(self.wanted):
@@ -166,19 +165,15 @@ class Search:
         if start is None:
             start = agree_until((plan.schedule[0],) * len(plan.schedule), plan.schedule)
         method = self._built(plan)
-        found = [self._divergence(method, batch, start) for batch in batches]
+        found = [self.resumable.divergence(method, batch, self.wanted[batch], start) for batch in batches]
         return replace(plan, divergence_I=torch.cat([plan.divergence_I, *found]))
-
-    def _divergence(self, method: Method, batch: int, start: int) -> Tensor:
-        found = self.resumable.forward(method, batch, start)
-        return self.resumable.answers.divergence(self.wanted[batch], found)
 
     def _climb(self, best: Candidate, tries: int, rng: random.Random) -> Candidate:
         """The best candidate after so many bumps."""
         if tries:
             self._keep(best)
         for _ in range(tries):
-            if time.monotonic() > self.deadline:
+            if self.resumable.memory.seconds > self.deadline:
                 break
             found = self._better(self._bumped(best, rng), best)
             if found is not None:

@@ -51,15 +51,24 @@ class Frame:
         counts = falling(self.num_patches, (scale * gone for gone in shape), halves=self.halves, least=self.least)
         return (*counts, self.least) if self.drops_last else counts
 
-    def fitted(self, shape: Shape, cost: Callable[[Schedule], float], budget: float) -> Schedule | None:
-        """The schedule of that shape that removes the least within the budget; None if none does."""
+    def fitted(
+        self,
+        shape: Shape,
+        cost: Callable[[Schedule], float],
+        budget: float,
+        rounded: Callable[[Schedule], Schedule] = tuple,
+    ) -> Schedule | None:
+        """The schedule of that shape that removes the least within the budget; None if none does.
+
+        rounded: adds patches where they cost nothing.
+        """
         low, high = 0.0, 1.0
-        if cost(self.schedule(shape, high)) > budget:
+        if cost(rounded(self.schedule(shape, high))) > budget:
             return None
         while high - low > 0.25 / self.num_patches:
             middle = (low + high) / 2
-            low, high = (low, middle) if cost(self.schedule(shape, middle)) <= budget else (middle, high)
-        return self.schedule(shape, high)
+            low, high = (low, middle) if cost(rounded(self.schedule(shape, middle))) <= budget else (middle, high)
+        return rounded(self.schedule(shape, high))
 
     def plain(self) -> Iterator[Shape]:
         """Shapes to begin with: evenly in all blocks, from a block on by a power, and in three steps."""
