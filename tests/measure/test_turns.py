@@ -7,6 +7,7 @@ import json
 import pickle
 import statistics
 import time
+from functools import partial
 
 import pytest
 
@@ -92,3 +93,12 @@ def test_the_older_names_of_the_percentiles_say_the_new_ones() -> None:
         assert timing.speedup_low == 0.9
     with pytest.warns(DeprecationWarning, match=r"speedup\.high"):
         assert timing.speedup_high == 1.1
+
+
+def test_untimed_calls_come_right_before_each_sample(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vitrim.measure.turns.MIN_SECONDS", 0.0)
+    said: list[str] = []
+    names = ("a", "b")
+    calls = {name: partial(said.append, name) for name in names}
+    take_turns(calls, 2, warmup=0, untimed=2, wait=lambda: said.append("|"))
+    assert "".join(said).endswith("aa|a|bb|b|bb|b|aa|a|")

@@ -115,6 +115,7 @@ def take_turns(
     rounds: int,
     *,
     warmup: int = 1,
+    untimed: int = 0,
     wait: Callable[[], object] = lambda: None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Turns:
@@ -124,6 +125,8 @@ def take_turns(
         calls: Callables by name.
         rounds: Samples of each callable. A sample is as many calls in a row as take 20 ms.
         warmup: Untimed calls of each callable before the first round.
+        untimed: Untimed calls right before each sample. Models with weights of their own push each other's out of the
+            cache; with one such call each finds its weights there, as a model does that runs alone.
         wait: Called before and after each sample, to synchronise an asynchronous device.
         progress: Called after each round with rounds done and their total.
     """
@@ -134,6 +137,8 @@ def take_turns(
     seconds: dict[str, list[float]] = {name: [] for name in calls}
     for done in range(rounds):
         for name in order_of_turns(list(calls), done):
+            for _ in range(untimed):
+                calls[name]()
             seconds[name].append(_sample(calls[name], counts[name], wait))
         if progress is not None:
             progress(done + 1, rounds)

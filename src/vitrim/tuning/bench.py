@@ -194,9 +194,9 @@ class Bench:
         found = answer(tuned, self.sample.x_ICHW[self.sample.searched], self.answers, self.device).argmax(dim=1)
         wanted = self.wanted_IK[self.sample.searched].argmax(dim=1)
         if self.loss == ANSWERS:
-            return 100 * float((found != wanted).float().mean())
+            return 100 * int((found != wanted).sum()) / len(found)
         labels = self.sample.labels_I[self.sample.searched]
-        return 100 * float((wanted == labels).float().mean() - (found == labels).float().mean())
+        return 100 * int((wanted == labels).sum() - (found == labels).sum()) / len(found)
 
 
 def prepare(model: nn.Module, sample: Sample, way: Way, by: str, memory: Memory, say: Progress) -> Bench:

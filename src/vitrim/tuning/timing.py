@@ -107,7 +107,7 @@ class Clock:
             if self._call is None:
                 self._call = self._called(self.unreduced)
             calls = {"0": self._call} | {str(i): self._called(model) for i, model in enumerate(models, 1)}
-            return take_turns(calls, ROUNDS, warmup=2, wait=partial(wait_for, self.way.device))
+            return take_turns(calls, ROUNDS, warmup=2, untimed=1, wait=partial(wait_for, self.way.device))
 
     def _called(self, model: nn.Module) -> Call:
         """A call of the model on a batch."""
