@@ -86,7 +86,8 @@ def merging_loses_no_patch_and_dropping_merges_none(tokens: Tokens, merging: boo
     kept_B = [num_tokens - tokens.num_prefix for num_tokens in tokens.num_tokens_B]
     assert dropped_B.tolist() == [0 if merging else num_patches - kept for kept in kept_B]
     if tokens.size_BN is not None and not propagates:
-        assert tokens.size_BN.sum(dim=1).tolist() == [num_patches + tokens.num_prefix] * len(dropped_B)
+        sizes = tokens.size_BN if tokens.lengths is None else torch.split(tokens.size_BN[0], list(tokens.lengths))
+        assert [size_N.sum().item() for size_N in sizes] == [num_patches + tokens.num_prefix] * len(dropped_B)
 
 
 def weights_of_a_token_sum_to_one(tokens: Tokens) -> None:
