@@ -22,7 +22,6 @@ from vitrim.tuning.files import render
 from vitrim.tuning.outcome import Row, Tuned
 from vitrim.tuning.output import Output
 from vitrim.tuning.stored import found_in
-from vitrim.tuning.timing import Way
 
 MODEL = "vitrim_fashion_tiny"
 
@@ -239,15 +238,6 @@ def test_images_without_labels_have_a_goal_in_answers_that_change(
 def test_ways_to_run_that_are_none_are_refused(images: Path, settings: dict[str, object], words: str) -> None:
     with pytest.raises(ValueError, match=words):
         vitrim.tune(vitrim.load_model(MODEL), images, speedup=1.2, **settings)  # type: ignore[arg-type]
-
-
-@pytest.mark.parametrize(("settings", "what"), [({"compile": True}, "--compile"), ({"route": "onnx"}, "route onnx")])
-def test_a_method_that_varies_is_refused_where_counts_must_be_fixed(settings: dict[str, object], what: str) -> None:
-    way = Way(**settings)  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match=f"decides for each image .* {what}"):
-        way.check(vitrim.LTMP())
-    way.check(vitrim.Ward())
-    Way().check(vitrim.LTMP())
 
 
 def test_an_empty_folder_is_refused_in_one_line(tmp_path: Path) -> None:

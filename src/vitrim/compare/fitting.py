@@ -91,7 +91,7 @@ def _untrained(methods: Iterable[Method]) -> str:
         return ""
     return (
         f"{', '.join(names)} must be trained first, and runs here with weights that are not: train with `vitrim train` "
-        "(recipes/learned), and pass the folder of the trained model as --model."
+        "(docs/training.md), and pass the folder of the trained model as --model."
     )
 
 

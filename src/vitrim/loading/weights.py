@@ -160,7 +160,7 @@ def fit(
     if new and not may_be_new:
         raise ValueError(
             f"{source} has no weights for the method, which learns {new[0]}: train it first (`vitrim train`, "
-            "see recipes/learned), call reduce_tokens after loading, or choose a method without weights."
+            "docs/training.md), call reduce_tokens after loading, or choose a method without weights."
         )
     check_fit(model, found | {key: own[key] for key in new}, name, source)
     model.load_state_dict(found, strict=not new)

@@ -12,7 +12,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..core.method import Method
 from ..export.export_model import write_and_load
 from ..export.route import ROUTES, Route, find_route
 from ..heads import Logits
@@ -77,16 +76,6 @@ class Way:
     def moved(self, model: nn.Module) -> nn.Module:
         """The model on this device and in this dtype; a copy if it is not."""
         return moved(model, self.device, DTYPES[self.dtype])
-
-    def check(self, method: Method) -> None:
-        """ValueError for a method that cannot run in this way."""
-        if self.by_block or not method.varies:
-            return
-        what = "--compile" if self.compile else f"the route {self.route}"
-        raise ValueError(
-            f"{method.name} decides for each image how many tokens stay, and {what} needs fixed token counts: choose "
-            "another method, or run it eagerly."
-        )
 
 
 @dataclass
