@@ -153,6 +153,13 @@ def test_the_answer_does_not_claim_what_was_not_reached():
     assert "loses at most 1 point. random keep 0.5 loses least" in sentences(lossy)[1]
 
 
+@pytest.mark.parametrize(("drop", "words"), [(0.0, "is the fastest"), (5.0, "loses least")])
+def test_every_answer_says_when_its_speed_is_not_certain(drop, words):
+    row = replace(make_row("evit", top1=80 - drop, drop=drop, **LOST), speedup=Spread(0.8, 1.9, 5.9))
+    _, said = answers((replace(UNREDUCED, num_images=10_000), row))
+    assert words in said.sentence and "machine was busy" in said.more
+
+
 def test_batch_1_is_answered_once():
     assert len(answers((replace(UNREDUCED, batch=1), make_row("evit", batch=1)))) == 1
 

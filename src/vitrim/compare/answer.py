@@ -62,9 +62,8 @@ def _answer(rows: Sequence[Row], batch: int, speed_of: Callable[[Row], Spread]) 
     if not close:
         least = min(faster, key=lambda row: row.drop)
         loss = described(least, speed_of(least))
-        return Answer(
-            batch, f"Nothing that was measured is faster and loses {LIMIT}. {_capital(least)} loses least: {loss}."
-        )
+        sentence = f"Nothing that was measured is faster and loses {LIMIT}. {_capital(least)} loses least: {loss}."
+        return Answer(batch, sentence, more=_more(least, speed_of))
     fastest = max(close, key=speed_of)
     sure = [row for row in close if interval(row)[1] <= SMALL_LOSS]
     if not sure:
